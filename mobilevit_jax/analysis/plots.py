@@ -1,0 +1,233 @@
+"""Pictures of a run and of predictions, as PNG files.
+
+Figures are made without pyplot, so that nothing global (backend, style, open figures) changes.
+Colours are those of Okabe and Ito, which people with colour-blindness can tell apart.
+"""
+
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+DPI = 120
+COLOURS = {"train": "#0072B2", "validation": "#D55E00", "test": "#009E73"}
+_RATE_COLOUR = "#555555"
+_BAR_COLOUR, _BEST_BAR_COLOUR = "#B7CFE0", "#0072B2"
+_GRID_COLOUR = "#E4E4E4"
+_TEXT_COLOUR = "#222222"
+_NAME_LENGTH, _TITLE_LENGTH = 38, 30
+
+Row = Mapping[str, Any]
+
+
+def learning_curves(rows: Sequence[Row], path: str | Path, *, title: str = "") -> None:
+    """Draws loss, top-1 and learning rate of a run against the epoch.
+
+    Args:
+        rows: Rows of metrics.jsonl. The panels use `loss`, `top1` (a fraction) and
+            `learning_rate`; a panel without numbers is left out.
+        path: The PNG file to write.
+        title: Shown above the panels if not empty.
+
+    Raises:
+        ValueError: If no row has a number for any panel.
+        OSError: If the file cannot be written.
+    """
+    panels: list[tuple[str, Callable[[Axes, Sequence[Row]], None]]] = [
+        ("loss", _draw_loss),
+        ("top1", _draw_top1),
+        ("learning_rate", _draw_learning_rate),
+    ]
+    panels = [panel for panel in panels if any(_points(rows, panel[0]).values())]
+    if not panels:
+        raise ValueError("there is nothing to draw: no row has loss, top1 or learning_rate")
+    figure = _figure(4.6 * len(panels) + 0.4, 3.7)
+    for index, (_, draw) in enumerate(panels, start=1):
+        axes = figure.add_subplot(1, len(panels), index)
+        draw(axes, rows)
+        _tidy(axes)
+        axes.set_xlabel("epoch")
+        axes.set_xlim(0.0, 1.02 * max(row["epoch"] for row in rows))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+    if title:
+        figure.suptitle(title, x=0.012, ha="left", fontsize=12, fontweight="bold")
+    _write(figure, path)
+
+
+def predictions(
+    images: Sequence[np.ndarray],
+    answers: Sequence[Sequence[tuple[str, float]]],
+    path: str | Path,
+    *,
+    titles: Sequence[str] | None = None,
+) -> None:
+    """Draws images, each with the probabilities of its most likely classes beside it.
+
+    Args:
+        images: uint8 [height, width, 3] each, in RGB.
+        answers: For each image (class name, probability), the most likely first.
+        path: The PNG file to write.
+        titles: A line above each image, such as its file name.
+
+    Raises:
+        ValueError: If there is no image, or not one list of answers and one title an image.
+        OSError: If the file cannot be written.
+    """
+    titles = [""] * len(images) if titles is None else titles
+    if not images or not len(images) == len(answers) == len(titles):
+        raise ValueError(
+            f"{len(images)} images, {len(answers)} answers and {len(titles)} titles; "
+            "there must be as many of each, and at least one"
+        )
+    columns = 1 if len(images) == 1 else 2
+    count = math.ceil(len(images) / columns)
+    figure = _figure(6.2 * columns, 2.5 * count)
+    grid = figure.add_gridspec(count, 2 * columns, width_ratios=[1, 1.45] * columns)
+    for index, (image, answer, title) in enumerate(zip(images, answers, titles, strict=True)):
+        row, column = divmod(index, columns)
+        _draw_image(figure.add_subplot(grid[row, 2 * column]), image, title)
+        _draw_answer(figure.add_subplot(grid[row, 2 * column + 1]), answer)
+    _write(figure, path)
+
+
+def _points(rows: Sequence[Row], name: str) -> dict[str, list[tuple[float, float]]]:
+    """Returns {split: [(epoch, value)]} with the epoch as a fraction where steps tell it."""
+    last = {}  # epoch -> its last step
+    for row in rows:
+        last[row["epoch"]] = max(row["step"], last.get(row["epoch"], 0))
+    points: dict[str, list[tuple[float, float]]] = {}
+    for row in rows:
+        value = row.get(name)
+        if value is None:
+            continue
+        end = last[row["epoch"]]
+        begin = max((step for epoch, step in last.items() if epoch < row["epoch"]), default=0)
+        share = (row["step"] - begin) / (end - begin) if end > begin else 1.0
+        points.setdefault(row["split"], []).append((row["epoch"] - 1 + share, value))
+    return {split: points[split] for split in COLOURS if split in points}
+
+
+def _draw_curves(
+    axes: Axes, rows: Sequence[Row], name: str, label: Callable[[str, list[float]], str]
+) -> None:
+    for split, points in _points(rows, name).items():
+        x, y = zip(*points, strict=True)
+        axes.plot(
+            x,
+            y,
+            marker=_marker(points),
+            markersize=6 if len(points) == 1 else 3.5,
+            color=COLOURS[split],
+            label=label(split, list(y)),
+        )
+    axes.legend(frameon=False, fontsize=9)
+
+
+def _marker(points: Sequence[object]) -> str:
+    # A line through one point is invisible; dots on a hundred hide the line.
+    return "o" if len(points) <= 20 else ""
+
+
+def _draw_loss(axes: Axes, rows: Sequence[Row]) -> None:
+    _draw_curves(axes, rows, "loss", lambda split, values: f"{split} {values[-1]:.3g}")
+    axes.set_title("loss", loc="left")
+
+
+def _draw_top1(axes: Axes, rows: Sequence[Row]) -> None:
+    def label(split: str, values: list[float]) -> str:
+        best = f" (best {max(values):.1%})" if len(values) > 1 and split != "train" else ""
+        return f"{split} {values[-1]:.1%}{best}"
+
+    _draw_curves(axes, rows, "top1", label)
+    axes.set_title("top-1 accuracy", loc="left")
+    axes.yaxis.set_major_formatter(PercentFormatter(xmax=1.0, decimals=None))
+    axes.set_ylim(0.0, max(0.01, min(1.0, axes.get_ylim()[1])) * 1.02)
+
+
+def _draw_learning_rate(axes: Axes, rows: Sequence[Row]) -> None:
+    points = [point for line in _points(rows, "learning_rate").values() for point in line]
+    x, y = zip(*sorted(points), strict=True)
+    exponent = math.floor(math.log10(max(y))) if max(y) > 0 else 0
+    scaled = [value / 10.0**exponent for value in y]
+    axes.plot(x, scaled, marker=_marker(points), markersize=3.5, color=_RATE_COLOUR)
+    unit = f" / $10^{{{exponent}}}$" if exponent else ""
+    axes.set_title(f"learning rate{unit}", loc="left")
+    axes.set_ylim(bottom=0.0)
+
+
+def _draw_image(axes: Axes, image: np.ndarray, title: str) -> None:
+    height, width = image.shape[:2]
+    half = max(height, width) / 2
+    axes.imshow(image, interpolation="antialiased")
+    # Every image gets a square, so that those beside it line up.
+    axes.set_xlim(width / 2 - 0.5 - half, width / 2 - 0.5 + half)
+    axes.set_ylim(height / 2 - 0.5 + half, height / 2 - 0.5 - half)
+    axes.set_anchor("NE")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    # The end of a file name tells more than its beginning.
+    text = shorten(title[::-1], _TITLE_LENGTH)[::-1]
+    axes.set_title(text, fontsize=9, loc="left", color=_TEXT_COLOUR, parse_math=False)
+
+
+def _draw_answer(axes: Axes, answer: Sequence[tuple[str, float]]) -> None:
+    probabilities = [probability for _, probability in answer]
+    places = range(len(answer))
+    colours = [_BEST_BAR_COLOUR, *[_BAR_COLOUR] * (len(answer) - 1)]
+    axes.barh(places, probabilities, height=0.36, color=colours)
+    for place, (name, probability) in enumerate(answer):
+        weight = "bold" if place == 0 else "normal"
+        text: dict[str, Any] = {"va": "bottom", "fontsize": 9, "fontweight": weight}
+        # Names are data: a "$" in one starts no formula.
+        axes.text(
+            0.0, place - 0.24, shorten(name, _NAME_LENGTH), parse_math=False, ha="left", **text
+        )
+        axes.text(1.0, place - 0.24, f"{probability:.1%}", ha="right", **text)
+    axes.set_xlim(0.0, 1.0)
+    axes.set_ylim(max(len(answer), 5) - 0.6, -0.8)
+    axes.set_axis_off()
+
+
+def shorten(text: str, length: int) -> str:
+    """Cuts a text to a length, with an ellipsis for what is left out."""
+    return text if len(text) <= length else text[: length - 1].rstrip(" ,") + "…"
+
+
+def _figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _tidy(axes: Axes) -> None:
+    axes.grid(True, color=_GRID_COLOUR, linewidth=0.8)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color("#999999")
+    axes.tick_params(colors=_TEXT_COLOUR, labelsize=9)
+
+
+def _write(figure: Figure, path: str | Path) -> None:
+    """Writes a PNG so that the file is never half-written."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(path.name + ".tmp")
+    try:
+        with warnings.catch_warnings():
+            # A script that the font lacks is drawn as boxes; nothing a caller could mend.
+            warnings.filterwarnings("ignore", "Glyph .* missing from font")
+            figure.savefig(unfinished, format="png")
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)

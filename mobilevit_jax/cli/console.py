@@ -1,0 +1,154 @@
+"""What the commands show: results on stdout, progress on stderr, plain where there is no terminal.
+
+Progress goes to stderr so that `mobilevit predict --json > file` and pipes get results alone.
+"""
+
+import math
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Self, TextIO
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+# Without a terminal there is no width to fit: rich would fold tables at 80 columns.
+_PLAIN_WIDTH = 240
+
+# Steps of a multi-scale run differ in length, so the time left is estimated over many of them.
+_SPEED_WINDOW_SECONDS = 120.0
+
+
+def make_console(stream: TextIO) -> Console:
+    """Returns a console on a stream: coloured on a terminal, plain text elsewhere."""
+    width = None if stream.isatty() else _PLAIN_WIDTH
+    return Console(file=stream, highlight=False, width=width, emoji=False)
+
+
+def say(message: str) -> None:
+    """Prints one line for the reader, on stderr, as it is (no markup)."""
+    make_console(sys.stderr).print(message, markup=False, soft_wrap=True)
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str = "") -> None:
+    """Prints a table on stdout: the first column to the left, the others to the right.
+
+    Args:
+        columns: Headings.
+        rows: One sequence of cells a row; floats are shown with four significant digits.
+        title: Shown above the table if not empty.
+    """
+    table = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left")
+    for index, heading in enumerate(columns):
+        table.add_column(heading, justify="right" if index else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*[_cell(value) for value in row])
+    make_console(sys.stdout).print(table)
+
+
+class TrainProgress:
+    """Shows how far training is: a live bar on a terminal, elsewhere one line a log row.
+
+    Use it as a context manager; `update` after a step, `log` when a row of metrics is written.
+    """
+
+    def __init__(
+        self,
+        total_steps: int,
+        *,
+        epochs: int,
+        first_step: int = 0,
+        stream: TextIO | None = None,
+    ) -> None:
+        """Prepares the display.
+
+        Args:
+            total_steps: The number of steps of the whole run.
+            epochs: The number of epochs of the whole run.
+            first_step: The step that a resumed run starts from.
+            stream: Where to show it; stderr by default.
+        """
+        self._console = make_console(sys.stderr if stream is None else stream)
+        self._live = self._console.is_terminal
+        self._epochs = epochs
+        self._fields = {"epoch": 0, "loss": "-", "speed": "-"}
+        self._progress = Progress(
+            TextColumn("epoch {task.fields[epoch]}/" + str(epochs)),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("loss {task.fields[loss]}"),
+            TextColumn("{task.fields[speed]} images/s"),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=not self._live,
+            expand=True,
+            transient=True,
+            speed_estimate_period=_SPEED_WINDOW_SECONDS,
+        )
+        self._task = self._progress.add_task(
+            "train", total=total_steps, completed=first_step, **self._fields
+        )
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+    def update(
+        self,
+        step: int,
+        *,
+        epoch: int,
+        loss: float | None = None,
+        images_per_second: float | None = None,
+    ) -> None:
+        """Moves the bar; what is None keeps its last value, so that no step waits for a device.
+
+        Args:
+            step: Steps done.
+            epoch: The epoch that the step belongs to, counted from 1.
+            loss: The latest loss that the host knows.
+            images_per_second: The latest speed that was measured.
+        """
+        self._fields["epoch"] = epoch
+        if loss is not None:
+            self._fields["loss"] = f"{loss:.4f}"
+        if images_per_second is not None:
+            self._fields["speed"] = f"{images_per_second:.0f}"
+        self._progress.update(self._task, completed=step, **self._fields)
+
+    def say(self, message: str) -> None:
+        """Prints one line, above the bar where there is one."""
+        self._console.print(message, markup=False, soft_wrap=True)
+
+    def log(self, row: Mapping[str, object]) -> None:
+        """Prints one line for a row of metrics, above the bar where there is one."""
+        self._console.print(format_row(row, self._epochs), markup=False, soft_wrap=True)
+
+
+def format_row(row: Mapping[str, object], epochs: int) -> str:
+    """Puts a row of metrics.jsonl in one line: `epoch 3/40 step 120 train loss 1.2345 ...`."""
+    head = f"epoch {row['epoch']}/{epochs} step {row['step']} {row['split']}"
+    numbers = [
+        f"{name} {_cell(value)}"
+        for name, value in row.items()
+        if name not in ("epoch", "step", "split")
+    ]
+    return "  ".join([head, *numbers])
+
+
+def _cell(value: object) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    if not math.isfinite(value):
+        return str(value)
+    return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"

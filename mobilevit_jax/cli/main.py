@@ -1,0 +1,120 @@
+"""The command `mobilevit`: finds the sub-command, and turns errors into one line and a status.
+
+Exit status: 0 done; 2 bad usage or configuration; 3 stopped by a signal, saved, run the same
+command again (only `train` returns it); 1 anything else, an interrupt that saved nothing included.
+"""
+
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+import mobilevit_jax
+from mobilevit_jax.errors import ConfigurationError, MobileViTError, unknown_name
+
+COMMANDS: dict[str, str] = {
+    "train": "train, evaluate and checkpoint the experiment of a Python file",
+    "evaluate": "measure the accuracy of weights on a data set",
+    "predict": "name what images show",
+    "prepare": "store a data set in the form that training reads",
+    "models": "list the models with their parameters and multiply-adds",
+    "benchmark": "measure the speed of the loader, of the step and of the whole run",
+}
+
+EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_STOPPED = 0, 1, 2, 3
+
+
+def help_text() -> str:
+    """Returns what `mobilevit --help` prints."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {purpose}" for name, purpose in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: mobilevit COMMAND [OPTION...]",
+            "",
+            "MobileViT in JAX: prepare data, train, evaluate, predict.",
+            "",
+            "commands:",
+            *lines,
+            "",
+            "options:",
+            "  --help     show this text; after a command, the options of that command",
+            "  --version  show the version",
+            "  --debug    show the traceback of an error",
+        ]
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs `mobilevit ARGV` and returns its exit status.
+
+    Args:
+        argv: The arguments after the program's name; `sys.argv[1:]` by default.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = _take_debug(arguments)
+    try:
+        status = _dispatch(arguments)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        # The reader, such as `head`, went away: no error of ours. What is still buffered would
+        # raise again when the interpreter closes stdout, so stdout is pointed at nothing.
+        _discard_stdout()
+        return EXIT_FAILED
+    except (Exception, KeyboardInterrupt) as error:
+        if debug:
+            traceback.print_exception(error)
+        else:
+            print(f"mobilevit: error: {describe(error)}", file=sys.stderr)
+        return EXIT_USAGE if isinstance(error, ConfigurationError) else EXIT_FAILED
+
+
+def describe(error: BaseException) -> str:
+    """Puts an exception in one line that a user can act upon."""
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
+    message = " ".join(str(error).split())
+    if isinstance(error, MobileViTError):
+        return message
+    if isinstance(error, OSError) and error.strerror:
+        where = f": {os.fspath(error.filename)}" if isinstance(error.filename, str) else ""
+        return f"{error.strerror}{where}"
+    name = type(error).__name__
+    return (
+        f"{name}: {message} (--debug shows the traceback)"
+        if message
+        else f"{name} (--debug shows the traceback)"
+    )
+
+
+def _take_debug(arguments: list[str]) -> bool:
+    """Removes every `--debug` before a `--` from the arguments, and says whether there was one."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    options = [argument for argument in arguments[:end] if argument != "--debug"]
+    found = len(options) < end
+    arguments[:end] = options
+    return found
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(help_text())
+        return EXIT_DONE
+    command = arguments[0]
+    if command in ("-V", "--version"):
+        print(f"mobilevit {mobilevit_jax.__version__}")
+        return EXIT_DONE
+    if command not in COMMANDS:
+        kind = "option" if command.startswith("-") else "command"
+        allowed = ("--help", "--version", "--debug") if kind == "option" else COMMANDS
+        raise unknown_name(kind, command, allowed)
+    module = importlib.import_module(f"mobilevit_jax.cli.{command}")
+    return module.main(arguments[1:])
+
+
+def _discard_stdout() -> None:
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)

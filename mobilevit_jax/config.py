@@ -1,0 +1,255 @@
+"""An experiment: the frozen dataclasses that the rooms own, composed; files and JSON.
+
+An experiment file is a Python file with a function `experiment() -> Experiment`. Its docstring
+holds the claim, the number, the time and the command.
+"""
+
+import dataclasses
+import runpy
+import types
+import typing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from mobilevit_jax.data.augment import AugmentConfig
+from mobilevit_jax.data.loader import LoaderConfig
+from mobilevit_jax.data.sampler import SamplerConfig
+from mobilevit_jax.errors import ConfigurationError, nearest
+from mobilevit_jax.models.config import ModelConfig
+from mobilevit_jax.processing import ImageProcessor
+from mobilevit_jax.training.losses import LossConfig
+from mobilevit_jax.training.optimizer import OptimizerConfig
+from mobilevit_jax.training.schedule import ScheduleConfig
+from mobilevit_jax.training.state import EMAConfig
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which data.
+
+    Attributes:
+        dataset: Name of a prepared data set, `name/config` for one of its configurations.
+        data_dir: Where data sets are stored; None takes $TFDS_DATA_DIR or ~/tensorflow_datasets.
+        train: Training split; slices such as "train[:98%]" work.
+        validation: Split evaluated during the run, or None.
+        test: Split evaluated once, at the end, or None.
+    """
+
+    dataset: str = "imagenet2012"
+    data_dir: str | None = None
+    train: str = "train"
+    validation: str | None = "validation"
+    test: str | None = None
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """Evaluation during the run.
+
+    Attributes:
+        every_epochs: Epochs between evaluations on the validation split; the last epoch always
+            ends with one.
+        batch_size: Images of a batch over all devices.
+        raw_weights: Whether the raw weights are evaluated beside their average; their metrics
+            are prefixed "raw_".
+    """
+
+    every_epochs: int = 1
+    batch_size: int = 800
+    raw_weights: bool = False
+
+    def __post_init__(self) -> None:
+        if self.every_epochs < 1 or self.batch_size < 1:
+            raise ConfigurationError(
+                "evaluation.every_epochs and evaluation.batch_size must be at least 1; got "
+                f"{self.every_epochs} and {self.batch_size}"
+            )
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """What is kept of a run.
+
+    Attributes:
+        every_epochs: Epochs between checkpoints; the last epoch always ends with one.
+        keep_best: Checkpoints kept by the validation metric, besides the latest.
+        metric: Name of the metric.
+        mode: Whether its highest or its lowest value is the best.
+    """
+
+    every_epochs: int = 1
+    keep_best: int = 5
+    metric: str = "top1"
+    mode: Literal["max", "min"] = "max"
+
+    def __post_init__(self) -> None:
+        if self.every_epochs < 1:
+            raise ConfigurationError(
+                f"checkpoint.every_epochs must be at least 1; got {self.every_epochs}"
+            )
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A run; everything that it computes follows from this.
+
+    Attributes:
+        name: Names the default work directory, runs/<name>.
+        epochs: Passes over the training split.
+        seed: Seed of initialisation, sampler, augmentation and dropout.
+        log_every: Steps between rows of metrics.jsonl; each epoch also ends with one.
+        model: The model.
+        data: The data.
+        processor: What evaluation images go through; its channel order holds in training too.
+        augment: What training images go through.
+        sampler: Sizes and batches.
+        loader: Threads and memory.
+        loss: The loss.
+        optimizer: The optimizer.
+        schedule: The learning rate.
+        ema: The average of the weights.
+        evaluation: Evaluation during the run.
+        checkpoint: What is kept.
+    """
+
+    name: str = "experiment"
+    epochs: int = 300
+    seed: int = 0
+    log_every: int = 100
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    processor: ImageProcessor = field(default_factory=ImageProcessor)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    loader: LoaderConfig = field(default_factory=LoaderConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    ema: EMAConfig = field(default_factory=EMAConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "log_every"):
+            if getattr(self, name) < 1:
+                raise ConfigurationError(f"{name} must be at least 1; got {getattr(self, name)}")
+        if self.seed < 0:
+            raise ConfigurationError(f"seed must be 0 or more; got {self.seed}")
+
+
+def load_experiment(path: str | Path) -> Experiment:
+    """Runs an experiment file and returns what its `experiment()` returns.
+
+    Raises:
+        ConfigurationError: If there is no such file, or it does not hold an experiment.
+    """
+    path = Path(path)
+    if not path.is_file():
+        beside = [str(p) for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
+        hint = nearest(str(path), beside)
+        raise ConfigurationError(f"no experiment file {path}{hint}; name a Python file")
+    try:
+        names = runpy.run_path(str(path))
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{path}: {error}") from error
+    except (SyntaxError, ImportError, AttributeError, NameError, TypeError) as error:
+        raise ConfigurationError(f"{path}: {type(error).__name__}: {error}") from error
+    make = names.get("experiment")
+    experiment = make() if callable(make) else None
+    if not isinstance(experiment, Experiment):
+        raise ConfigurationError(
+            f"{path} needs a function experiment() that returns a mobilevit_jax.config.Experiment"
+        )
+    return experiment
+
+
+def shrink(experiment: Experiment) -> Experiment:
+    """Returns the experiment's `--tiny` form: the same code path in seconds on a laptop.
+
+    The data become `shapes/tiny` (64 training images of 64 pixels), the sizes 32 and 64, the
+    batches 16 images at 64 pixels, the run one epoch; model, optimizer, loss and rules stay.
+    """
+    devices = 1
+    several = experiment.sampler.sizes is None or len(experiment.sampler.sizes) > 1
+    return replace(
+        experiment,
+        name=f"{experiment.name}-tiny",
+        epochs=1,
+        log_every=2,
+        model=replace(experiment.model, num_classes=None),
+        data=replace(
+            experiment.data,
+            dataset="shapes/tiny",
+            train="train",
+            validation="validation",
+            test="test",
+        ),
+        processor=replace(experiment.processor, size=64, crop_size=(64, 64)),
+        sampler=replace(
+            experiment.sampler,
+            batch_size=16,
+            base_size=64,
+            sizes=(32, 64) if several else (64,),
+            reference_devices=devices,
+        ),
+        schedule=replace(experiment.schedule, warmup_steps=1),
+        evaluation=replace(experiment.evaluation, batch_size=16),
+    )
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Returns a configuration as nested dictionaries that JSON can hold (tuples as lists)."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+    return plain(dataclasses.asdict(config))
+
+
+def from_dict(cls: type[T], values: dict[str, Any], where: str = "") -> T:
+    """Undoes `to_dict`.
+
+    Args:
+        cls: The dataclass.
+        values: Its fields.
+        where: Path of the fields, for messages.
+
+    Raises:
+        ConfigurationError: If a field is unknown; the nearest known one is named.
+    """
+    hints = typing.get_type_hints(cls)
+    fields = {f.name for f in dataclasses.fields(cls)}  # pyright: ignore[reportArgumentType]
+    arguments = {}
+    for name, value in values.items():
+        if name not in fields:
+            raise ConfigurationError(f"unknown field {where}{name}{nearest(name, fields)}")
+        arguments[name] = _parse(hints[name], value, f"{where}{name}.")
+    return cls(**arguments)
+
+
+def _parse(hint: Any, value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(hint) and isinstance(value, dict):
+        return from_dict(typing.cast(Any, hint), value, where)
+    if isinstance(value, list):
+        return tuple(value)
+    choices = typing.get_args(hint) if typing.get_origin(hint) is types.UnionType else (hint,)
+    if isinstance(value, int) and not isinstance(value, bool) and int not in choices:
+        return float(value) if float in choices else value
+    return value
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], where: str = "") -> list[str]:
+    """Lists the fields in which two `to_dict` forms differ, as "name: old -> new"."""
+    found = []
+    for name in sorted(old.keys() | new.keys()):
+        before, after = old.get(name), new.get(name)
+        if isinstance(before, dict) and isinstance(after, dict):
+            found += differences(before, after, f"{where}{name}.")
+        elif before != after:
+            found.append(f"{where}{name}: {before!r} -> {after!r}")
+    return found

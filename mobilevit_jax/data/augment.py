@@ -1,0 +1,131 @@
+"""Training augmentation of the ImageNet recipe: random resized crop and horizontal flip.
+
+Pure functions of an image and a random generator. The recipe is that of CVNets v0.1 (Inception
+crop, OpenCV's bilinear interpolation without antialiasing), which uses nothing else.
+"""
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from mobilevit_jax.errors import ConfigurationError
+
+_TRIES = 10  # as in CVNets and torchvision
+_RECORD_BITS = 40  # a trillion records; the other 24 bits of the word hold the epoch
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """What happens to a training image.
+
+    Attributes:
+        crop_scale: Smallest and largest share of the image's area that a crop covers.
+        crop_ratio: Smallest and largest width / height of a crop, drawn log-uniformly.
+        flip_probability: Probability of a horizontal flip.
+    """
+
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip_probability: float = 0.5
+
+    def __post_init__(self) -> None:
+        low, high = self.crop_scale
+        if not 0 < low <= high <= 1:
+            raise ConfigurationError(
+                f"crop_scale must be (low, high) with 0 < low <= high <= 1, not {self.crop_scale}"
+            )
+        low, high = self.crop_ratio
+        if not 0 < low <= high < math.inf:
+            raise ConfigurationError(
+                f"crop_ratio must be (low, high) with 0 < low <= high, not {self.crop_ratio}"
+            )
+        if not 0 <= self.flip_probability <= 1:
+            raise ConfigurationError(
+                f"flip_probability must be between 0 and 1, not {self.flip_probability}"
+            )
+
+
+class _Key(np.random.bit_generator.ISeedSequence):
+    """Hands two words to Philox as they are; hashing them first takes three times as long."""
+
+    def __init__(self, words: tuple[int, int]) -> None:
+        self._words = words
+
+    def generate_state(self, n_words, dtype=np.uint32):
+        return np.array(self._words, dtype)
+
+
+def example_rng(seed: int, epoch: int, record_id: int) -> np.random.Generator:
+    """Makes the generator of one example's augmentation in one epoch.
+
+    Philox is a keyed generator: different keys give independent streams, and here each
+    (seed, epoch, record) has a key of its own. Takes some 5 microseconds.
+
+    Args:
+        seed: Seed of the run, 0 <= seed < 2**64.
+        epoch: Epoch, 0 <= epoch < 2**24.
+        record_id: Record in the split, 0 <= record_id < 2**40.
+    """
+    key = _Key((seed, epoch << _RECORD_BITS | record_id))
+    # NumPy documents that this is allowed; its type stub does not say so.
+    return np.random.Generator(np.random.Philox(key))  # pyright: ignore[reportArgumentType]
+
+
+def augment(
+    image: np.ndarray,
+    rng: np.random.Generator,
+    height: int,
+    width: int,
+    config: AugmentConfig,
+) -> np.ndarray:
+    """Cuts a random part out of an image, resizes it and mirrors it by chance.
+
+    Args:
+        image: uint8 [h, w, 3] of any size; not changed.
+        rng: Source of every random draw.
+        height: Height of the result in pixels.
+        width: Width of the result in pixels.
+        config: Ranges of the draws.
+
+    Returns:
+        uint8 [height, width, 3], contiguous.
+    """
+    flip = rng.random() < config.flip_probability
+    top, left, h, w = random_crop(image.shape[0], image.shape[1], rng, config)
+    crop = image[top : top + h, left : left + w]
+    resized = cv2.resize(crop, (width, height), interpolation=cv2.INTER_LINEAR)
+    return cv2.flip(resized, 1) if flip else resized
+
+
+def random_crop(
+    height: int, width: int, rng: np.random.Generator, config: AugmentConfig
+) -> tuple[int, int, int, int]:
+    """Draws the part of a height x width image that a random resized crop keeps.
+
+    Area and aspect ratio are drawn up to ten times until the box fits; then the largest centred
+    box with an allowed ratio is taken (Szegedy et al. 2015; the same as in torchvision).
+
+    Returns:
+        (top, left, height, width) in pixels, inside the image.
+    """
+    smallest, largest = config.crop_scale
+    log_low, log_high = math.log(config.crop_ratio[0]), math.log(config.crop_ratio[1])
+    for _ in range(_TRIES):
+        u_area, u_ratio, u_top, u_left = rng.random(4).tolist()
+        area = height * width * (smallest + (largest - smallest) * u_area)
+        ratio = math.exp(log_low + (log_high - log_low) * u_ratio)
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            return int(u_top * (height - h + 1)), int(u_left * (width - w + 1)), h, w
+    return _centre_box(height, width, config.crop_ratio)
+
+
+def _centre_box(height: int, width: int, ratio: tuple[float, float]) -> tuple[int, int, int, int]:
+    h, w = height, width
+    if width < ratio[0] * height:
+        h = min(height, max(1, round(width / ratio[0])))
+    elif width > ratio[1] * height:
+        w = min(width, max(1, round(height * ratio[1])))
+    return (height - h) // 2, (width - w) // 2, h, w

@@ -1,0 +1,32 @@
+"""TFDS builders that need no TensorFlow: procedural shapes, image folders, the ImageNet archives.
+
+The table holds module paths, so that listing the names imports nothing heavy.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+from mobilevit_jax.errors import unknown_name
+
+if TYPE_CHECKING:
+    from mobilevit_jax.data.builders.base import StoredBuilder
+
+__all__ = ["BUILDERS", "load_builder"]
+
+BUILDERS: dict[str, str] = {
+    "shapes": "mobilevit_jax.data.builders.shapes:Shapes",
+    "image_folder": "mobilevit_jax.data.builders.image_folder:ImageFolder",
+    "imagenet": "mobilevit_jax.data.builders.imagenet:ImageNet",
+}
+
+
+def load_builder(name: str) -> "type[StoredBuilder]":
+    """Returns the builder class of a name in `BUILDERS`.
+
+    Raises:
+        ConfigurationError: If there is no such builder.
+    """
+    if name not in BUILDERS:
+        raise unknown_name("data set builder", name, BUILDERS)
+    module, _, attribute = BUILDERS[name].partition(":")
+    return getattr(importlib.import_module(module), attribute)

@@ -1,0 +1,332 @@
+"""Reads planned batches ahead of the training loop, with Grain's threads.
+
+The plan says what is in every batch, so threads decide only when a batch is made, never what is in
+it. A thread makes a whole batch: it reads the records in one call, decodes and augments them one
+by one (OpenCV leaves the GIL meanwhile) and writes them into the batch's arrays.
+
+Threads and read-ahead are set from the machine and a memory budget, since Grain's own defaults
+(16 threads, 500 elements read ahead) would be tens of gigabytes of whole batches.
+"""
+
+import itertools
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from mobilevit_jax.data.sampler import PlannedBatch
+from mobilevit_jax.errors import ConfigurationError, DataError
+
+Batch = dict[str, np.ndarray]
+Plan = Sequence[PlannedBatch] | Sequence[tuple[PlannedBatch, np.ndarray]]
+
+# Added to the pixels of an image for its encoded record, which is there while it is decoded.
+_RECORD_BYTES = 128 * 1024
+# Records tried when a host's part of a batch has no good image at all.
+_STAND_INS = 100
+
+
+class Records(Protocol):
+    """What the loader needs of a split: its records by number, from several threads at once."""
+
+    def records(self, ids: Sequence[int]) -> list[dict[str, Any]]:
+        """Returns the records with these ids, in their order."""
+        ...
+
+
+LoadExample = Callable[[dict[str, Any], int, PlannedBatch], Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class LoaderConfig:
+    """How batches are read ahead.
+
+    Attributes:
+        threads: Threads that make batches; None takes one for each CPU core that the process may
+            use.
+        memory_gib: Budget for batches in the making or waiting, in GiB on this host. It may lower
+            the number of threads, but one batch at a time is always made.
+        skip_bad_images: Whether an image that cannot be decoded is replaced with another of its
+            batch, at weight 0, and counted, instead of ending the run.
+    """
+
+    threads: int | None = None
+    memory_gib: float = 4.0
+    skip_bad_images: bool = False
+
+    def __post_init__(self) -> None:
+        if self.threads is not None and self.threads < 1:
+            raise ConfigurationError(f"threads must be at least 1, not {self.threads}")
+        if not self.memory_gib > 0:
+            raise ConfigurationError(f"memory_gib must be more than 0, not {self.memory_gib}")
+
+
+@dataclass
+class SkippedImages:
+    """Bad images in the batches handed out so far; may be read at any time from any thread.
+
+    Attributes:
+        count: How often a bad image was met; one that comes again in each epoch counts each time.
+        reasons: The message about each bad record, by its id.
+    """
+
+    count: int = 0
+    reasons: dict[int, str] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
+
+    def add(self, bad: Sequence[tuple[int, str]]) -> None:
+        """Adds bad images of a batch, each as its record id and the message about it."""
+        with self._lock:
+            self.count += len(bad)
+            self.reasons.update(bad)
+
+
+def load_batches(
+    split: Records,
+    plan: Plan,
+    load_example: LoadExample,
+    config: LoaderConfig,
+    *,
+    start: int = 0,
+    host: int = 0,
+    hosts: int = 1,
+    skipped: SkippedImages | None = None,
+) -> "BatchIterator":
+    """Makes the batches of a plan in order, reading ahead in threads.
+
+    Args:
+        split: The records; read by several threads at once.
+        plan: From `plan_epoch` or `plan_evaluation`.
+        load_example: Turns (record, record id, planned batch) into a dictionary of arrays with
+            one shape and dtype for all examples of a batch. It runs in threads and must be a
+            function of its arguments alone; a `DataError` from it means a bad image.
+        config: Threads, memory, and what to do about bad images.
+        start: Step of the plan to begin with, for resuming.
+        host: Number of this host; it gets rows [b / hosts * host : b / hosts * (host + 1)] of
+            each batch of b.
+        hosts: Number of hosts.
+        skipped: Where to count bad images, such as one object for all epochs of a run.
+
+    Returns:
+        An iterator over dictionaries with this host's rows of each array that `load_example`
+        makes, stacked, and "weight", float32 [rows]: 1, or 0 for padding and for an example that
+        stands in for a bad image. Close it (or use it in a `with` statement) when leaving early.
+
+    Raises:
+        ConfigurationError: The plan does not divide among the hosts, or has no step `start`.
+    """
+    if not 0 <= start <= len(plan):
+        raise ConfigurationError(f"cannot start at step {start} of a plan of {len(plan)} steps")
+    if not 0 <= host < hosts:
+        raise ConfigurationError(f"host must be from 0 to {hosts - 1}, not {host}")
+    steps = [(step, None) if isinstance(step, PlannedBatch) else step for step in plan]
+    for rows in sorted({len(planned.ids) for planned, _ in steps}):
+        if rows % hosts:
+            raise ConfigurationError(f"a batch of {rows} does not divide among {hosts} hosts")
+    maker = _BatchMaker(split, steps, load_example, config.skip_bad_images, host, hosts)
+    pixels = (len(p.ids) // hosts * (p.height * p.width * 3 + _RECORD_BYTES) for p, _ in steps)
+    threads, read_ahead = choose_threads(max(pixels, default=1), config)
+    skipped = SkippedImages() if skipped is None else skipped
+    return BatchIterator(maker, start, threads, read_ahead, skipped)
+
+
+def choose_threads(batch_bytes: int, config: LoaderConfig) -> tuple[int, int]:
+    """Sets the number of threads, and of batches in the making or waiting, by the machine.
+
+    With n = memory_gib / (bytes of the largest batch), at least 1: threads = min(CPU cores or
+    `threads`, n), batches = min(2 threads, n). So each thread has one batch in the making and
+    there is one waiting for each, as far as the memory allows.
+
+    Args:
+        batch_bytes: Bytes of the largest batch on this host.
+        config: Number of threads asked for, if any, and the memory budget.
+
+    Returns:
+        (threads, batches).
+    """
+    affordable = max(1, int(config.memory_gib * 2**30 / batch_bytes))
+    threads = min(config.threads or _cpu_cores(), affordable)
+    return threads, min(2 * threads, affordable)
+
+
+def _cpu_cores() -> int:
+    """Returns the number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+class BatchIterator:
+    """Iterates over the batches of a plan; also a context manager that stops its threads.
+
+    Attributes:
+        skipped: Bad images in the batches handed out so far.
+    """
+
+    def __init__(
+        self,
+        maker: "_BatchMaker",
+        start: int,
+        threads: int,
+        read_ahead: int,
+        skipped: SkippedImages,
+    ) -> None:
+        import grain  # a third of a second, which a program that only reads settings is spared
+
+        self.skipped = skipped
+        self._stop = maker.stop
+        batches = grain.MapDataset.range(start, len(maker.steps)).map(maker)
+        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=read_ahead)
+        self._batches = iter(batches.to_iter_dataset(options))
+
+    def __iter__(self) -> "BatchIterator":
+        return self
+
+    def __next__(self) -> Batch:
+        """Returns the next batch; raises what went wrong while making it, as it was raised."""
+        if self._stop.is_set():
+            raise StopIteration
+        try:
+            made = next(self._batches)
+        except StopIteration:
+            self.close()
+            raise
+        except Exception:
+            if self._stop.is_set():  # closed by another thread while this one waited
+                raise StopIteration from None
+            raise
+        if isinstance(made, Exception):
+            self.close()
+            raise made
+        self.skipped.add(made.bad)
+        return made.arrays
+
+    def close(self) -> None:
+        """Stops the threads at their next image, also from another thread than the taker's.
+
+        No batch can be taken afterwards.
+        """
+        self._stop.set()
+        self._batches.close()
+
+    def __enter__(self) -> "BatchIterator":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_batches"):
+            self.close()
+
+
+class _Made(NamedTuple):
+    """A finished batch, and the (record id, message) of each bad image that it should have had."""
+
+    arrays: Batch
+    bad: list[tuple[int, str]]
+
+
+class _BatchMaker:
+    """Makes the batch of one step: a function of the step alone, called from several threads."""
+
+    def __init__(
+        self,
+        split: Records,
+        steps: Sequence[tuple[PlannedBatch, np.ndarray | None]],
+        load_example: LoadExample,
+        skip_bad_images: bool,
+        host: int,
+        hosts: int,
+    ) -> None:
+        self.steps = steps
+        self.stop = threading.Event()
+        self._split = split
+        self._load_example = load_example
+        self._skip_bad_images = skip_bad_images
+        self._host = host
+        self._hosts = hosts
+
+    def __call__(self, step: int) -> _Made | Exception:
+        """Returns the batch, or what went wrong, to be raised where the batch is taken."""
+        try:
+            return self._make(step)
+        except Exception as error:
+            return error
+
+    def _make(self, step: int) -> _Made:
+        planned, weight = self.steps[step]
+        count = len(planned.ids) // self._hosts
+        rows = slice(count * self._host, count * (self._host + 1))
+        ids = planned.ids[rows].tolist()
+        real = np.ones(count, np.float32) if weight is None else weight[rows].astype(np.float32)
+        wanted = np.flatnonzero(real).tolist()
+        arrays: Batch = {}
+        good: list[int] = []
+        bad: list[tuple[int, str]] = []
+        records = self._split.records([ids[row] for row in wanted]) if wanted else []
+        for row, record in zip(wanted, records, strict=True):
+            if self.stop.is_set():
+                raise StopIteration  # for a thread that still waits for this batch
+            try:
+                example = self._load_example(record, ids[row], planned)
+            except DataError as error:
+                if not self._skip_bad_images:
+                    raise
+                bad.append((ids[row], str(error)))
+                continue
+            _put(arrays, row, example, count)
+            good.append(row)
+        if not good:
+            _put(arrays, 0, self._stand_in(step), count)
+        _fill_rest(arrays, good or [0], count)
+        arrays["weight"] = np.zeros(count, np.float32)
+        arrays["weight"][good] = real[good]
+        return _Made(arrays, bad)
+
+    def _stand_in(self, step: int) -> Mapping[str, Any]:
+        """Loads any good example at the size of a step, for a host that has none of its own."""
+        planned = self.steps[step][0]
+        others = itertools.chain(planned.ids, *(other.ids for other, _ in self.steps))
+        first_error: DataError | None = None
+        for record_id in itertools.islice(dict.fromkeys(map(int, others)), _STAND_INS):
+            try:
+                return self._load_example(self._split.records([record_id])[0], record_id, planned)
+            except DataError as error:
+                if not self._skip_bad_images:
+                    raise
+                first_error = first_error or error
+        raise DataError(f"no image could be decoded in {_STAND_INS} tries; first: {first_error}")
+
+
+def _put(arrays: Batch, row: int, example: Mapping[str, Any], count: int) -> None:
+    """Writes an example into a row of the batch's arrays; the first one shapes them."""
+    if not arrays:
+        for key, value in example.items():
+            value = np.asarray(value)
+            arrays[key] = np.empty((count, *value.shape), value.dtype)
+    if example.keys() != arrays.keys() or "weight" in example:
+        raise ValueError(
+            f"load_example must return the same keys for every example, and no 'weight'; got "
+            f"{sorted(example)} after {sorted(arrays)}"
+        )
+    for key, value in example.items():
+        value = np.asarray(value)
+        if value.shape != arrays[key].shape[1:] or value.dtype != arrays[key].dtype:
+            raise ValueError(
+                f"load_example returned {key!r} as {value.dtype} {value.shape} after "
+                f"{arrays[key].dtype} {arrays[key].shape[1:]} in the same batch"
+            )
+        arrays[key][row] = value
+
+
+def _fill_rest(arrays: Batch, good: list[int], count: int) -> None:
+    """Repeats good rows in the others, so that these hold valid values that weigh nothing."""
+    rest = sorted(set(range(count)) - set(good))
+    sources = [good[i % len(good)] for i in range(len(rest))]
+    if rest:
+        for array in arrays.values():
+            array[rest] = array[sources]

@@ -1,0 +1,231 @@
+"""Stores a data set: all of it or nothing, once, whoever asks again."""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mobilevit_jax.data.builders import BUILDERS, load_builder
+from mobilevit_jax.data.sources import DatasetInfo, dataset_info, resolve_data_dir
+from mobilevit_jax.errors import ConfigurationError, DataError, unknown_name
+
+if TYPE_CHECKING:
+    from mobilevit_jax.data.builders.base import Progress, StoredBuilder
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+_INCOMPLETE = "incomplete."  # how TFDS names the directories that it fills
+_NAME = re.compile(r"[A-Za-z]\w*", re.ASCII)
+
+
+def prepare(
+    dataset: str,
+    *,
+    data_dir: str | Path | None = None,
+    source: str | Path | None = None,
+    name: str | None = None,
+    skip_bad_images: bool = False,
+    progress: "Progress | None" = None,
+) -> DatasetInfo:
+    """Stores a data set under the data directory, unless it is there already.
+
+    The files are written into a temporary directory that gets the final name at the end; what an
+    earlier call left behind when it was killed is removed. Calls for the same data set in several
+    processes wait for one another (not on Windows).
+
+    Args:
+        dataset: A builder, with its configuration if it has some: "shapes/tiny", "image_folder",
+            "imagenet".
+        data_dir: Where data sets are kept; `default_data_dir()` for None.
+        source: The directory of the files that the data set is made from.
+        name: Stores it under this name, which also opens it.
+        skip_bad_images: Leaves out and counts images that cannot be decoded, instead of failing at
+            the first.
+        progress: Called with (split, images done, images in the split).
+
+    Raises:
+        ConfigurationError: If the arguments do not fit the data set.
+        DataError: If the source is not as it should be, another source is stored under the name,
+            or the files cannot be written.
+    """
+    builder_name, _, config = dataset.partition("/")
+    builder_class = load_builder(builder_name)
+    _check_arguments(builder_class, config, source, name, skip_bad_images)
+    root = resolve_data_dir(data_dir)
+    origin = Path(source).expanduser().absolute() if source else None
+    stored = f"{name or builder_name}/{config}".rstrip("/")
+    directory = root / stored / str(builder_class.VERSION)
+    with _writing_to(root), _locked(root, stored):
+        if directory.exists():
+            _check_same(builder_class, directory, origin)
+        else:
+            _remove_leftovers(directory.parent)
+            builder = builder_class(
+                data_dir=root,
+                config=config or None,
+                source=origin,
+                name=name,
+                skip_bad_images=skip_bad_images,
+                progress=progress,
+            )
+            _check_space(builder, root)
+            _write(builder)
+    return dataset_info(f"{stored}:{builder_class.VERSION}", root)
+
+
+def _check_arguments(
+    builder_class: "type[StoredBuilder]",
+    config: str,
+    source: str | Path | None,
+    name: str | None,
+    skip_bad_images: bool,
+) -> None:
+    builder = builder_class.name
+    configs = list(builder_class.builder_configs)
+    if config and config not in configs:
+        if not configs:
+            raise ConfigurationError(f"{builder} has no configurations: write {builder!r}")
+        raise unknown_name(f"configuration of {builder}", config, configs)
+    if configs and not config:
+        raise ConfigurationError(
+            f"{builder}: choose {', '.join(f'{builder}/{c}' for c in configs)}"
+        )
+    if not builder_class.takes_source and (source or name or skip_bad_images):
+        option = "source" if source else "name" if name else "skip-bad-images"
+        raise ConfigurationError(f"{builder} is drawn, not read: it takes no --{option}")
+    if name is not None and not _NAME.fullmatch(name):
+        raise ConfigurationError(f"the name {name!r} must be a letter, then letters, digits or _")
+    if name in BUILDERS and name != builder:
+        raise ConfigurationError(f"the name {name!r} belongs to another builder: choose another")
+
+
+def _check_same(builder_class: "type[StoredBuilder]", directory: Path, source: Path | None) -> None:
+    """Raises if what is stored is not what was asked for."""
+    try:
+        metadata = json.loads((directory / "metadata.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        metadata = {}
+    if metadata.get("builder") != builder_class.name:
+        raise DataError(
+            f"{directory} was not prepared by {builder_class.name}; choose another --name"
+        )
+    if source is None:
+        return
+    if str(source) != metadata.get("source"):
+        raise DataError(
+            f"{directory} is already prepared from {metadata.get('source')}, not from {source}; "
+            "choose another --name, or remove that directory"
+        )
+    lacking = builder_class.splits_in(source) - set(metadata.get("splits", ()))
+    if lacking:
+        raise DataError(
+            f"{directory} was prepared when {source} had no {', '.join(sorted(lacking))}; remove "
+            "that directory to prepare it again"
+        )
+
+
+def _check_space(builder: "StoredBuilder", root: Path) -> None:
+    needed = sum(item.size for items in builder.items().values() for item in items)
+    free = shutil.disk_usage(root).free
+    if needed > free:
+        raise DataError(
+            f"{root} has {free / 2**30:.1f} GiB free, but {builder.name} needs about "
+            f"{needed / 2**30:.1f} GiB; free some space or choose another --data-dir"
+        )
+
+
+def _write(builder: "StoredBuilder") -> None:
+    # TFDS makes a directory for downloads, of which there are none.
+    with tempfile.TemporaryDirectory() as downloads:
+        file_format = "array_record" if find_spec("array_record") else "parquet"
+        builder.download_and_prepare(download_dir=downloads, file_format=file_format)
+
+
+def _remove_leftovers(parent: Path) -> None:
+    """Removes what a killed process left; only call it with the lock held."""
+    for entry in parent.glob(f"{_INCOMPLETE}*"):
+        shutil.rmtree(entry)
+
+
+@contextlib.contextmanager
+def _writing_to(root: Path) -> Iterator[None]:
+    """Says in one line why files under `root` cannot be written."""
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        if error.filename is not None and not _is_within(error.filename, root):
+            raise DataError(f"{error.filename}: {error.strerror}") from error
+        raise DataError(_write_failure(root, error.strerror or str(error))) from error
+    except RuntimeError as error:
+        # array_record reports the errors of the system by text alone.
+        if "write() failed" not in str(error):
+            raise
+        raise DataError(_write_failure(root, str(error).split(";")[0])) from error
+
+
+def _write_failure(root: Path, reason: str) -> str:
+    return (
+        f"cannot write to the data directory {root}: {reason}; nothing was kept: free some space "
+        "or choose another --data-dir, and run it again"
+    )
+
+
+def _is_within(path: str | bytes | int, root: Path) -> bool:
+    if isinstance(path, int):
+        return False
+    inside = Path(os.fsdecode(path)).absolute()
+    return inside.is_relative_to(root) or root.is_relative_to(inside)
+
+
+@contextlib.contextmanager
+def _locked(root: Path, stored: str) -> Iterator[None]:
+    """Holds the lock of a data set: its directory, so that no lock file is left anywhere."""
+    directory = root / stored
+    handle = _lock_directory(directory)
+    try:
+        yield
+    finally:
+        _remove_if_empty(directory, root)
+        if handle is not None:
+            os.close(handle)
+
+
+def _lock_directory(directory: Path) -> int | None:
+    while True:
+        directory.mkdir(parents=True, exist_ok=True)
+        if fcntl is None:
+            return None
+        try:
+            handle = os.open(directory, os.O_RDONLY)
+        except FileNotFoundError:
+            continue  # another process failed just now, and removed it
+        with contextlib.suppress(OSError):  # some network file systems have no locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        # It may have been removed while this process waited for the lock.
+        if directory.exists() and os.path.samestat(os.fstat(handle), directory.stat()):
+            return handle
+        os.close(handle)
+
+
+def _remove_if_empty(directory: Path, root: Path) -> None:
+    """Removes the directories of a data set that hold nothing, after a failure."""
+    while directory != root:
+        with contextlib.suppress(OSError):
+            # TFDS notes the default configuration before it writes anything.
+            if [entry.name for entry in directory.iterdir()] == [".config"]:
+                shutil.rmtree(directory / ".config")
+        try:
+            directory.rmdir()
+        except OSError:
+            return  # not empty: another configuration or version is there
+        directory = directory.parent

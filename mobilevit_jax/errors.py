@@ -1,0 +1,39 @@
+"""Errors that a user can mend: each message is one line with what, where and how to mend it."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class MobileViTError(ValueError):
+    """Base of the errors below; the command line prints their message and no traceback."""
+
+
+class ConfigurationError(MobileViTError):
+    """Bad usage, option or configuration (exit status 2)."""
+
+
+class DataError(MobileViTError):
+    """A file, data set or checkpoint that cannot be used as it is (exit status 1)."""
+
+
+class TrainingError(MobileViTError):
+    """A run that cannot go on, for example because its loss is not finite (exit status 1)."""
+
+
+def nearest(name: str, allowed: Iterable[str]) -> str:
+    """Returns " (did you mean 'x'?)" for the closest allowed name, or ""."""
+    close = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.5)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def unknown_name(kind: str, name: str, allowed: Iterable[str]) -> ConfigurationError:
+    """Builds the error for a name that is not in a table, with the nearest one that is.
+
+    Args:
+        kind: What the name stands for, such as "model".
+        name: The name that was given.
+        allowed: The names that exist.
+    """
+    allowed = sorted(allowed)
+    shown = ", ".join(allowed[:12]) + (", ..." if len(allowed) > 12 else "")
+    return ConfigurationError(f"unknown {kind} {name!r}{nearest(name, allowed)}; known: {shown}")

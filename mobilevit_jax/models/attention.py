@@ -1,0 +1,85 @@
+"""Pre-norm transformer over the tokens of a MobileViT block (paper section 3.1; CVNets v0.1)."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from mobilevit_jax.models.layers import Dtype, dense_init
+
+
+def layer_norm(name: str, dtype: Dtype) -> nn.LayerNorm:
+    """Layer norm over the last axis, eps 1e-5, two-pass variance, statistics in float32."""
+    return nn.LayerNorm(epsilon=1e-5, dtype=dtype, use_fast_variance=False, name=name)
+
+
+class MultiHeadAttention(nn.Module):
+    """Self-attention with one fused projection for query, key and value.
+
+    The attention map [b, p, heads, n, n] is sown as "attention" in the collection "intermediates".
+
+    Attributes:
+        heads: Number of heads; the token's width must be a multiple.
+        dropout: Rate on the attention map.
+        dtype: Type of the computation; the softmax is float32.
+    """
+
+    heads: int
+    dropout: float = 0.0
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Maps tokens [b, p, n, dim] to the same shape; attention runs over n."""
+        dim = x.shape[-1]
+        qkv = nn.Dense(3 * dim, dtype=self.dtype, kernel_init=dense_init, name="qkv")(x)
+        # Columns are Q | K | V, and inside each the head is the slow axis.
+        qkv = qkv.reshape(*x.shape[:-1], 3, self.heads, dim // self.heads)
+        query, key, value = (qkv[..., i, :, :] for i in range(3))
+        query = query * (dim // self.heads) ** -0.5
+        scores = jnp.einsum("bpqhd,bpkhd->bphqk", query, key)
+        attention = jax.nn.softmax(scores.astype(jnp.float32), axis=-1)
+        self.sow("intermediates", "attention", attention)
+        attention = nn.Dropout(self.dropout)(attention, deterministic=not train)
+        y = jnp.einsum("bphqk,bpkhd->bpqhd", attention.astype(self.dtype), value)
+        y = y.reshape(x.shape)
+        return nn.Dense(dim, dtype=self.dtype, kernel_init=dense_init, name="out")(y)
+
+
+class TransformerLayer(nn.Module):
+    """y + Drop(MHA(LN(y))), then y + Drop(FFN(LN(y))) with SiLU inside the FFN.
+
+    Attributes:
+        heads: Attention heads.
+        ffn_dim: Hidden width of the feed-forward network.
+        dropout: Rate after attention and after the feed-forward network.
+        attention_dropout: Rate on the attention map.
+        ffn_dropout: Rate on the hidden layer of the feed-forward network.
+        dtype: Type of the computation.
+    """
+
+    heads: int
+    ffn_dim: int
+    dropout: float = 0.1
+    attention_dropout: float = 0.0
+    ffn_dropout: float = 0.0
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Maps tokens [b, p, n, dim] to the same shape."""
+
+        def drop(y: jax.Array, rate: float) -> jax.Array:
+            return nn.Dropout(rate)(y, deterministic=not train)
+
+        y = layer_norm("attention_norm", self.dtype)(x)
+        y = MultiHeadAttention(
+            self.heads, self.attention_dropout, dtype=self.dtype, name="attention"
+        )(y, train)
+        x = x + drop(y, self.dropout)
+        y = layer_norm("ffn_norm", self.dtype)(x)
+        y = nn.Dense(self.ffn_dim, dtype=self.dtype, kernel_init=dense_init, name="ffn_expand")(y)
+        y = drop(nn.silu(y), self.ffn_dropout)
+        y = nn.Dense(
+            x.shape[-1], dtype=self.dtype, kernel_init=dense_init, name="ffn_reduce"
+        )(y)
+        return x + drop(y, self.dropout)

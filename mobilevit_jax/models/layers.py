@@ -1,0 +1,216 @@
+"""Convolution, batch norm and their blocks, as CVNets v0.1 defines and initialises them.
+
+Layout is [b, h, w, c]; padding is always symmetric and explicit ((k - 1) / 2 * dilation), because
+'SAME' pads stride-2 convolutions on one side only and shifts everything.
+"""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from mobilevit_jax.ops import depthwise_conv
+
+Dtype = jnp.dtype | type | str
+
+# CVNets v0.1, `misc/init_utils.py`: normal with gain sqrt(2) over fan_out = c_out * k * k, and that
+# also for depthwise kernels (the fan is not divided by the groups).
+_SPATIAL_AXES_GAIN = 2.0
+dense_init = nn.initializers.normal(0.02)
+
+
+def conv_init(
+    key: jax.Array, shape: tuple[int, ...], dtype: Dtype = jnp.float32, /
+) -> jax.Array:
+    """Kaiming normal by fan-out, not truncated, for a [k, k, in, out] kernel (CVNets v0.1)."""
+    height, width, _, features = shape
+    std = (_SPATIAL_AXES_GAIN / (height * width * features)) ** 0.5
+    return std * jax.random.normal(key, shape, dtype)
+
+
+class Conv(nn.Module):
+    """A convolution without norm; 1x1 as a matrix product, depthwise by `ops.depthwise_conv`.
+
+    Attributes:
+        features: Output channels.
+        kernel_size: Side of the square kernel, odd.
+        stride: Step in pixels.
+        dilation: Distance of taps in pixels.
+        depthwise: Whether every channel has its own filter (`features` equals the input's).
+        use_bias: Whether a bias is added.
+        dtype: Type of the computation; the kernel is kept in float32.
+    """
+
+    features: int
+    kernel_size: int = 1
+    stride: int = 1
+    dilation: int = 1
+    depthwise: bool = False
+    use_bias: bool = False
+    dtype: Dtype = jnp.float32
+    kernel_init: Callable[..., jax.Array] = conv_init
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Convolves `x` [b, h, w, c] to [b, ceil(h / stride), ceil(w / stride), features]."""
+        k = self.kernel_size
+        shape = (k, k, 1 if self.depthwise else x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape).astype(self.dtype)
+        x = x.astype(self.dtype)
+        if self.depthwise:
+            x = depthwise_conv(x, kernel, self.stride, self.dilation)
+        elif k == 1 and self.stride == 1:
+            x = jnp.einsum("bhwc,cd->bhwd", x, kernel[0, 0])
+        else:
+            pad = k // 2 * self.dilation
+            x = lax.conv_general_dilated(
+                x,
+                kernel,
+                (self.stride, self.stride),
+                ((pad, pad), (pad, pad)),
+                rhs_dilation=(self.dilation, self.dilation),
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            )
+        if self.use_bias:
+            x = x + self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+        return x
+
+
+class BatchNorm(nn.Module):
+    """Batch norm with PyTorch's running statistics (Linen's keeps the biased variance).
+
+    Attributes:
+        momentum: Share of the old running statistics that stays (0.9 is PyTorch's 0.1).
+        eps: Added to the variance.
+        unbiased: Whether the running variance is n / (n - 1) times the batch's, as PyTorch keeps
+            it; the batch itself is always normalised by the biased one.
+        axis_name: Devices' axis over which the batch statistics are averaged, or None for each
+            device's own (the paper's classification runs; CVNets v0.1 `batch_norm_2d`).
+        dtype: Type of the output; the statistics are float32.
+    """
+
+    momentum: float = 0.9
+    eps: float = 1e-5
+    unbiased: bool = True
+    axis_name: str | None = None
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Normalises `x` [b, h, w, c] by the batch's statistics or by the running ones."""
+        channels = (x.shape[-1],)
+        scale = self.param("scale", nn.initializers.ones, channels)
+        bias = self.param("bias", nn.initializers.zeros, channels)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
+        running_var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
+        if train:
+            mean, var, count = self._statistics(x)
+            if not self.is_initializing():
+                kept = var * (count / max(count - 1, 1)) if self.unbiased else var
+                running_mean.value += (1 - self.momentum) * (mean - running_mean.value)
+                running_var.value += (1 - self.momentum) * (kept - running_var.value)
+        else:
+            mean, var = running_mean.value, running_var.value
+        factor = scale * lax.rsqrt(var + self.eps)
+        return (x * factor + (bias - mean * factor)).astype(self.dtype)
+
+    def _statistics(self, x: jax.Array) -> tuple[jax.Array, jax.Array, int]:
+        """Returns mean [c], biased variance [c] and the number of values behind each."""
+        x = x.astype(jnp.float32)
+        axes = tuple(range(x.ndim - 1))
+        mean, square = jnp.mean(x, axes), jnp.mean(lax.square(x), axes)
+        count = x.size // x.shape[-1]
+        if self.axis_name is not None and not self.is_initializing():
+            mean, square = lax.pmean((mean, square), self.axis_name)
+            count *= lax.axis_size(self.axis_name)
+        return mean, jnp.maximum(square - lax.square(mean), 0.0), count
+
+
+class ConvBlock(nn.Module):
+    """Convolution, batch norm and, unless `act` is off, SiLU.
+
+    Attributes:
+        features: Output channels.
+        kernel_size: Side of the kernel.
+        stride: Step in pixels.
+        dilation: Distance of taps in pixels.
+        depthwise: Whether every channel has its own filter.
+        act: Whether SiLU follows.
+        bn_axis_name: See `BatchNorm.axis_name`.
+        bn_unbiased: See `BatchNorm.unbiased`.
+        dtype: Type of the computation.
+    """
+
+    features: int
+    kernel_size: int = 1
+    stride: int = 1
+    dilation: int = 1
+    depthwise: bool = False
+    act: bool = True
+    bn_axis_name: str | None = None
+    bn_unbiased: bool = True
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Maps [b, h, w, c] to [b, ceil(h / stride), ceil(w / stride), features]."""
+        x = Conv(
+            self.features,
+            self.kernel_size,
+            self.stride,
+            self.dilation,
+            self.depthwise,
+            dtype=self.dtype,
+            name="conv",
+        )(x)
+        x = BatchNorm(
+            unbiased=self.bn_unbiased, axis_name=self.bn_axis_name, dtype=self.dtype, name="norm"
+        )(x, train)
+        return nn.silu(x) if self.act else x
+
+
+class InvertedResidual(nn.Module):
+    """MobileNetv2 block: 1x1 expand, 3x3 depthwise, 1x1 project without activation (facts of v0.1).
+
+    The input is added when the stride is 1 and the channels stay.
+
+    Attributes:
+        features: Output channels.
+        expansion: Hidden channels as a multiple of the input's.
+        stride: Step of the depthwise convolution.
+        dilation: Dilation of the depthwise convolution.
+        bn_axis_name: See `BatchNorm.axis_name`.
+        bn_unbiased: See `BatchNorm.unbiased`.
+        dtype: Type of the computation.
+    """
+
+    features: int
+    expansion: int
+    stride: int = 1
+    dilation: int = 1
+    bn_axis_name: str | None = None
+    bn_unbiased: bool = True
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Maps [b, h, w, c] to [b, ceil(h / stride), ceil(w / stride), features]."""
+        norm = {"bn_axis_name": self.bn_axis_name, "bn_unbiased": self.bn_unbiased}
+        hidden = x.shape[-1] * self.expansion
+        y = ConvBlock(hidden, dtype=self.dtype, name="expand_1x1", **norm)(x, train)
+        y = ConvBlock(
+            hidden,
+            kernel_size=3,
+            stride=self.stride,
+            dilation=self.dilation,
+            depthwise=True,
+            dtype=self.dtype,
+            name="conv_3x3",
+            **norm,
+        )(y, train)
+        y = ConvBlock(self.features, act=False, dtype=self.dtype, name="reduce_1x1", **norm)(
+            y, train
+        )
+        return x + y if self.stride == 1 and x.shape[-1] == self.features else y

@@ -1,0 +1,154 @@
+"""Depthwise convolution in the form that is fast on each platform.
+
+XLA's grouped convolution is several times slower than PyTorch's on a CPU, so there a k x k depthwise
+convolution is k*k shifted multiply-adds, and its weight gradient a scan over the batch that keeps one
+image in cache. Accelerators keep the plain convolution. The form is chosen when the computation is
+lowered for its platform, so an exported program holds the right one for each.
+"""
+
+import functools
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+Form = Literal["auto", "shifted", "convolution"]
+
+_form: Form = "auto"
+
+
+class use_form:
+    """Context manager that forces one form of `depthwise_conv` for everything traced inside it.
+
+    Args:
+        form: "shifted", "convolution" or "auto" (by platform, the default outside of it).
+    """
+
+    def __init__(self, form: Form) -> None:
+        if form not in ("auto", "shifted", "convolution"):
+            raise ValueError(f"unknown form {form!r}; use 'auto', 'shifted' or 'convolution'")
+        self.form: Form = form
+
+    def __enter__(self) -> None:
+        global _form
+        self.previous, _form = _form, self.form
+
+    def __exit__(self, *exception: object) -> None:
+        global _form
+        _form = self.previous
+
+
+def depthwise_conv(
+    x: jax.Array, kernel: jax.Array, stride: int = 1, dilation: int = 1
+) -> jax.Array:
+    """Convolves every channel with its own k x k filter, padded by (k - 1) / 2 * dilation.
+
+    Args:
+        x: Images, [b, h, w, c].
+        kernel: Filters, [k, k, 1, c], k odd.
+        stride: Step of the output in pixels.
+        dilation: Distance of neighbouring taps in pixels.
+
+    Returns:
+        [b, ceil(h / stride), ceil(w / stride), c], in the type of `x`.
+    """
+    return _depthwise(x, kernel, stride, dilation, _form)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _depthwise(x, kernel, stride, dilation, form):
+    return _by_platform(
+        form,
+        lambda x, kernel: _shifted(x, kernel, stride, dilation),
+        lambda x, kernel: _convolution(x, kernel, stride, dilation),
+        (x, kernel),
+    )
+
+
+def _forward(x, kernel, stride, dilation, form):
+    return _depthwise(x, kernel, stride, dilation, form), (x, kernel)
+
+
+def _backward(stride, dilation, form, residuals, gradient):
+    def shifted(x, kernel, gradient):
+        return (
+            _shifted_input_gradient(x, kernel, gradient, stride, dilation),
+            _scanned_kernel_gradient(x, kernel, gradient, stride, dilation),
+        )
+
+    def convolution(x, kernel, gradient):
+        return jax.vjp(lambda x, k: _convolution(x, k, stride, dilation), x, kernel)[1](gradient)
+
+    return _by_platform(form, shifted, convolution, (*residuals, gradient))
+
+
+_depthwise.defvjp(_forward, _backward)
+
+
+def _by_platform(form, shifted, convolution, operands):
+    if form == "auto":
+        return lax.platform_dependent(*operands, cpu=shifted, default=convolution)
+    return (shifted if form == "shifted" else convolution)(*operands)
+
+
+def _convolution(x, kernel, stride, dilation):
+    pad = kernel.shape[0] // 2 * dilation
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride, stride),
+        ((pad, pad), (pad, pad)),
+        rhs_dilation=(dilation, dilation),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=x.shape[-1],
+    )
+
+
+def _pad(x, kernel, dilation):
+    pad = kernel.shape[0] // 2 * dilation
+    return jnp.pad(x, ((0, 0),) * (x.ndim - 3) + ((pad, pad), (pad, pad), (0, 0)))
+
+
+def _taps(padded, size, height, width, stride, dilation):
+    """Yields (row, column, view of `padded` that this tap of the kernel sees)."""
+    for row in range(size):
+        for column in range(size):
+            top, left = row * dilation, column * dilation
+            bottom, right = top + (height - 1) * stride + 1, left + (width - 1) * stride + 1
+            yield row, column, padded[..., top:bottom:stride, left:right:stride, :]
+
+
+def _shifted(x, kernel, stride, dilation):
+    height, width = (-(-n // stride) for n in x.shape[1:3])
+    padded = _pad(x, kernel, dilation)
+    taps = _taps(padded, kernel.shape[0], height, width, stride, dilation)
+    return sum(view * kernel[row, column, 0] for row, column, view in taps)
+
+
+def _shifted_input_gradient(x, kernel, gradient, stride, dilation):
+    height, width = x.shape[1:3]
+    if stride > 1:  # zeros between the gradients, as many as the stride left out
+        rows = height - ((gradient.shape[1] - 1) * stride + 1)
+        columns = width - ((gradient.shape[2] - 1) * stride + 1)
+        spread = ((0, 0, 0), (0, rows, stride - 1), (0, columns, stride - 1), (0, 0, 0))
+        gradient = lax.pad(gradient, jnp.zeros((), gradient.dtype), spread)
+    return _shifted(gradient, kernel[::-1, ::-1], 1, dilation)
+
+
+def _scanned_kernel_gradient(x, kernel, gradient, stride, dilation):
+    size = kernel.shape[0]
+    height, width = gradient.shape[1:3]
+
+    def add_image(total, image_and_gradient):
+        image, image_gradient = image_and_gradient
+        padded = _pad(image, kernel, dilation)
+        sums = [
+            jnp.sum(view * image_gradient, axis=(0, 1), dtype=jnp.float32)
+            for _, _, view in _taps(padded, size, height, width, stride, dilation)
+        ]
+        return total + jnp.stack(sums), None
+
+    zeros = jnp.zeros((size * size, x.shape[-1]), jnp.float32)
+    total, _ = lax.scan(add_image, zeros, (x, gradient))
+    return total.reshape(kernel.shape).astype(kernel.dtype)

@@ -1,0 +1,379 @@
+"""What an image goes through before the model; evaluation and prediction share it.
+
+The fields and the file format are those of Hugging Face's `MobileViTImageProcessor`, so that a
+`preprocessor_config.json` can be read from there and written for there.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from mobilevit_jax.errors import ConfigurationError, DataError, unknown_name
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    ImageInput = str | Path | np.ndarray | Image
+
+Resample = Literal["bilinear", "pillow_bilinear", "pillow_bicubic"]
+CONFIG_NAME = "preprocessor_config.json"
+_RESAMPLES = ("bilinear", "pillow_bilinear", "pillow_bicubic")
+# Pillow's numbers for its filters, which the file format uses.
+_PILLOW_FILTERS = {"pillow_bilinear": 2, "pillow_bicubic": 3}
+# What transformers assumes for a field that a file does not have.
+_ABSENT = {
+    "size": {"shortest_edge": 224},
+    "crop_size": {"height": 256, "width": 256},
+    "resample": 3,
+}
+_FLAGS = ("do_resize", "do_center_crop", "do_rescale", "do_flip_channel_order")
+# A resized image with more pixels than this many crops is not made as a whole.
+_CROPS_TO_RESIZE = 16
+
+
+@dataclass(frozen=True)
+class ImageProcessor:
+    """Resizes, crops and scales images; the defaults are those of the published checkpoints.
+
+    Calling it with an image or a list of images gives what the model takes. An image is a path, a
+    Pillow image (of any mode), or a uint8 array [h, w, 3] with channels in the order R, G, B.
+    Their sizes may differ.
+
+    Attributes:
+        do_resize: Whether to resize.
+        size: The length of the short side in pixels (the long side keeps the aspect ratio, its
+            fraction of a pixel dropped), or (height, width) outright. Hugging Face's dictionaries
+            {"shortest_edge": 288} and {"height": 288, "width": 288} are understood too.
+        do_center_crop: Whether to cut (height, width) = `crop_size` out of the centre; an image
+            that is smaller is surrounded with zeros.
+        crop_size: Pixels as (height, width), one number, or {"height": 256, "width": 256}.
+        do_rescale: Whether to multiply by `rescale_factor`.
+        rescale_factor: 1/255 gives values in [0, 1].
+        do_flip_channel_order: Whether the model's channels are B, G, R, as the published weights
+            expect, instead of R, G, B.
+        resample: "bilinear" is OpenCV's, without antialiasing, as in the code that trained the
+            published weights (CVNets v0.1). "pillow_bilinear" and "pillow_bicubic" antialias
+            and are what transformers does.
+    """
+
+    do_resize: bool = True
+    size: int | tuple[int, int] = 288
+    do_center_crop: bool = True
+    crop_size: tuple[int, int] = (256, 256)
+    do_rescale: bool = True
+    rescale_factor: float = 1 / 255
+    do_flip_channel_order: bool = True
+    resample: Resample = "bilinear"
+
+    def __post_init__(self) -> None:
+        for field in _FLAGS:
+            if not isinstance(getattr(self, field), bool):
+                raise ConfigurationError(
+                    f"{field} must be true or false, not {getattr(self, field)!r}"
+                )
+        object.__setattr__(self, "size", _parse_size("size", self.size))
+        crop_size = _parse_size("crop_size", self.crop_size)
+        if isinstance(crop_size, int):
+            crop_size = (crop_size, crop_size)
+        object.__setattr__(self, "crop_size", crop_size)
+        factor = self.rescale_factor
+        if not isinstance(factor, float | int) or not 0 < factor < float("inf"):
+            raise ConfigurationError(f"rescale_factor must be a positive number, not {factor!r}")
+        if self.resample not in _RESAMPLES:
+            raise unknown_name("resample", str(self.resample), _RESAMPLES)
+
+    def __call__(
+        self, images: "ImageInput | list[ImageInput] | tuple[ImageInput, ...]"
+    ) -> np.ndarray:
+        """Prepares one image or a list of images for the model.
+
+        Args:
+            images: See the class. A single image gives a batch of one.
+
+        Returns:
+            float32 [b, h, w, 3], channels in the model's order.
+
+        Raises:
+            DataError: An image cannot be read, is no image, or comes out at another size than the
+                others (possible without the centre crop).
+        """
+        batch = list(images) if isinstance(images, list | tuple) else [images]
+        if not batch:
+            raise DataError("no images were given")
+        pixels = [self.pixels(self._load(image, index)) for index, image in enumerate(batch)]
+        sizes = sorted({array.shape[:2] for array in pixels})
+        if len(sizes) > 1:
+            raise DataError(
+                f"images of different sizes ({sizes[0]} and {sizes[1]}) do not fit in one batch; "
+                "set do_center_crop, or process them one by one"
+            )
+        output = np.stack(pixels).astype(np.float32)
+        if self.do_rescale:
+            output *= np.float32(self.rescale_factor)
+        return output
+
+    @property
+    def channel_order(self) -> Literal["bgr", "rgb"]:
+        """The order of the model's channels."""
+        return "bgr" if self.do_flip_channel_order else "rgb"
+
+    def pixels(self, image: np.ndarray) -> np.ndarray:
+        """Resizes and crops, without touching channels or values.
+
+        Evaluation keeps images as uint8 until they are on the device, and scales them there.
+
+        Args:
+            image: uint8 [h, w, 3], channels already in the model's order.
+
+        Returns:
+            uint8 [h, w, 3], contiguous.
+        """
+        height, width = self._resized_size(*image.shape[:2])
+        if not self.do_center_crop:
+            return np.ascontiguousarray(self._resize(image, height, width))
+        crop_height, crop_width = self.crop_size
+        box = (
+            max(0, (height - crop_height) // 2),
+            max(0, (width - crop_width) // 2),
+            min(crop_height, height),
+            min(crop_width, width),
+        )
+        if self.do_resize and height * width > _CROPS_TO_RESIZE * crop_height * crop_width:
+            cropped = self._resize_box(image, height, width, box)
+        else:
+            top, left, h, w = box
+            cropped = self._resize(image, height, width)[top : top + h, left : left + w]
+        return _pad_to(cropped, crop_height, crop_width)
+
+    def for_size(self, size: int) -> "ImageProcessor":
+        """Returns the processor for images of another size.
+
+        The margin between resize and crop stays the same: for 320, the default processor (288,
+        crop 256) becomes (352, crop 320).
+
+        Args:
+            size: Height and width of what the model gets, in pixels.
+        """
+        if size < 1:
+            raise ConfigurationError(f"an image size must be at least 1 pixel, not {size}")
+        crop_height, crop_width = self.crop_size if self.do_center_crop else (0, 0)
+        resized: int | tuple[int, int]
+        if not self.do_center_crop:
+            resized = size if isinstance(self.size, int) else (size, size)
+        elif isinstance(self.size, int):
+            resized = max(1, size + self.size - min(crop_height, crop_width))
+        else:
+            margins = self.size[0] - crop_height, self.size[1] - crop_width
+            resized = max(1, size + margins[0]), max(1, size + margins[1])
+        return replace(self, size=resized, crop_size=(size, size))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the contents of a `preprocessor_config.json` that transformers reads as well.
+
+        The format has no name for OpenCV's interpolation. It is written as Pillow's bilinear with
+        an extra entry, `resample_library`, which transformers leaves alone.
+        """
+        size = self.size
+        config: dict[str, Any] = {"image_processor_type": "MobileViTImageProcessor"}
+        config |= {flag: getattr(self, flag) for flag in _FLAGS}
+        config["size"] = (
+            {"shortest_edge": size}
+            if isinstance(size, int)
+            else {"height": size[0], "width": size[1]}
+        )
+        config["crop_size"] = {"height": self.crop_size[0], "width": self.crop_size[1]}
+        config["rescale_factor"] = self.rescale_factor
+        config["resample"] = _PILLOW_FILTERS.get(self.resample, 2)
+        if self.resample == "bilinear":
+            config["resample_library"] = "opencv"
+        return config
+
+    @classmethod
+    def from_dict(cls, config: Mapping[str, Any]) -> "ImageProcessor":
+        """Reads the contents of a `preprocessor_config.json`.
+
+        A field that is absent has transformers' default, which for size and resample differs from
+        this class's own. Entries that are about other things than pixels are left aside.
+
+        Raises:
+            ConfigurationError: A field is invalid, or asks for what this processor does not do.
+        """
+        config = {key: value for key, value in config.items() if value is not None}
+        if config.get("do_normalize"):
+            raise ConfigurationError(
+                "do_normalize is not supported: MobileViT takes pixels between 0 and 1 as they are"
+            )
+        # The name of the flag in files from before 2022's end.
+        if "flip_channel_order" in config:
+            config.setdefault("do_flip_channel_order", config["flip_channel_order"])
+        config = {**_ABSENT, **config}
+        known = (*_FLAGS, "size", "crop_size", "rescale_factor")
+        fields = {key: config[key] for key in known if key in config}
+        return cls(**fields, resample=_parse_resample(config))
+
+    def save(self, directory: str | Path) -> Path:
+        """Writes `preprocessor_config.json` into a directory, made if need be.
+
+        Returns:
+            The file's path.
+        """
+        path = Path(directory) / CONFIG_NAME
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> "ImageProcessor":
+        """Reads a `preprocessor_config.json`, given as a file or by its directory.
+
+        Raises:
+            DataError: The file is missing or not a JSON object.
+            ConfigurationError: See `from_dict`; the message has the path.
+        """
+        path = Path(path)
+        path = path / CONFIG_NAME if path.is_dir() else path
+        try:
+            config = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
+        except ValueError as error:
+            raise DataError(f"{path}: not valid JSON ({error})") from error
+        if not isinstance(config, dict):
+            raise DataError(f"{path}: holds no JSON object")
+        try:
+            return cls.from_dict(config)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{path}: {error}") from error
+
+    def _load(self, image: "ImageInput", index: int) -> np.ndarray:
+        """Returns uint8 [h, w, 3] in the model's channel order."""
+        # Imported here because models can be used where OpenCV and Pillow are not installed.
+        from mobilevit_jax.data.decode import pillow_to_rgb, read_image
+
+        if isinstance(image, str | Path):
+            return read_image(image, channel_order=self.channel_order)
+        if not isinstance(image, np.ndarray):
+            image = pillow_to_rgb(image, name=f"image {index}")
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+            raise DataError(
+                f"image {index}: an array must be uint8 [h, w, 3] in RGB, not {image.dtype} "
+                f"{list(image.shape)}"
+            )
+        return image[:, :, ::-1] if self.do_flip_channel_order else image
+
+    def _resized_size(self, height: int, width: int) -> tuple[int, int]:
+        if not self.do_resize:
+            return height, width
+        if not isinstance(self.size, int):
+            return self.size
+        short = min(height, width)
+        # In whole numbers: the long side times size / short, its fraction dropped.
+        return height * self.size // short, width * self.size // short
+
+    def _resize(self, image: np.ndarray, height: int, width: int) -> np.ndarray:
+        if image.shape[:2] == (height, width):
+            return image
+        if self.resample == "bilinear":
+            import cv2
+
+            return cv2.resize(
+                np.ascontiguousarray(image), (width, height), interpolation=cv2.INTER_LINEAR
+            )
+        return self._resize_box(image, height, width, (0, 0, height, width))
+
+    def _resize_box(
+        self, image: np.ndarray, height: int, width: int, box: tuple[int, int, int, int]
+    ) -> np.ndarray:
+        """Returns a box (top, left, h, w) of the image resized to height x width.
+
+        Only the box is computed: a picture of 1 x 1000 pixels would fill a quarter of a gigabyte
+        if it were resized as a whole before its centre is cut out.
+        """
+        top, left, h, w = box
+        if self.resample == "bilinear":
+            rows = _interpolation(image.shape[0], height, top, h)
+            columns = _interpolation(image.shape[1], width, left, w)
+            return _interpolate(image, rows, columns)
+        from PIL import Image
+
+        scale_y, scale_x = image.shape[0] / height, image.shape[1] / width
+        source = (left * scale_x, top * scale_y, (left + w) * scale_x, (top + h) * scale_y)
+        resized = Image.fromarray(np.ascontiguousarray(image)).resize(
+            (w, h), Image.Resampling(_PILLOW_FILTERS[self.resample]), box=source
+        )
+        return np.asarray(resized)
+
+
+def _interpolation(
+    source: int, resized: int, start: int, count: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns lower index, upper index and weight of the upper for bilinear resizing of an axis.
+
+    Pixel centres are at half positions, and nothing lies beyond the border, as in OpenCV.
+    """
+    positions = (np.arange(start, start + count) + 0.5) * (source / resized) - 0.5
+    positions = np.clip(positions, 0, source - 1)
+    lower = positions.astype(np.int64)
+    return lower, np.minimum(lower + 1, source - 1), (positions - lower).astype(np.float32)
+
+
+def _interpolate(image: np.ndarray, rows, columns) -> np.ndarray:
+    """Returns uint8 [rows, columns, 3] interpolated between pixels of the image."""
+    above, below, down = rows
+    left, right, across = columns
+    down, across = down[:, None, None], across[None, :, None]
+
+    def along(row: np.ndarray) -> np.ndarray:
+        return image[np.ix_(row, left)] * (1 - across) + image[np.ix_(row, right)] * across
+
+    return np.rint(along(above) * (1 - down) + along(below) * down).astype(np.uint8)
+
+
+def _pad_to(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Centres an image in zeros; an odd number of them has one more above and on the left."""
+    missing = height - image.shape[0], width - image.shape[1]
+    if missing == (0, 0):
+        return np.ascontiguousarray(image)
+    before = (missing[0] + 1) // 2, (missing[1] + 1) // 2
+    after = missing[0] - before[0], missing[1] - before[1]
+    return np.pad(image, ((before[0], after[0]), (before[1], after[1]), (0, 0)))
+
+
+def _parse_size(field: str, value: Any) -> int | tuple[int, int]:
+    """Reads a size given as a number, (height, width) or one of Hugging Face's dictionaries."""
+    if isinstance(value, Mapping):
+        if set(value) == {"shortest_edge"} and field == "size":
+            value = value["shortest_edge"]
+        elif set(value) == {"height", "width"}:
+            value = value["height"], value["width"]
+    numbers = value if isinstance(value, tuple | list) else (value,)
+    whole = all(isinstance(n, int) and not isinstance(n, bool) and n >= 1 for n in numbers)
+    if whole and len(numbers) == 2:
+        return numbers[0], numbers[1]
+    if whole and isinstance(value, int):
+        return value
+    raise ConfigurationError(
+        f"{field} must be a whole number of pixels, (height, width) or a dictionary of these, "
+        f"not {value!r}"
+    )
+
+
+def _parse_resample(config: Mapping[str, Any]) -> Resample:
+    """Reads Pillow's number of a filter, unless the file says that OpenCV did it."""
+    library = config.get("resample_library", "pillow")
+    if library not in ("opencv", "pillow"):
+        raise unknown_name("resample_library", str(library), ("opencv", "pillow"))
+    number = config["resample"]
+    if library == "opencv" and number == 2:
+        return "bilinear"
+    if library == "pillow" and number == 2:
+        return "pillow_bilinear"
+    if library == "pillow" and number == 3:
+        return "pillow_bicubic"
+    raise ConfigurationError(
+        f"resample {number!r} of {library} is not supported, only 2 and Pillow's 3"
+    )

@@ -1,0 +1,85 @@
+"""All that knows about devices: pmap, placing, sharding, prefetch. `jax.pmap` lives here alone.
+
+The state is not stacked (`in_axes=None`): every device holds the same values, and whatever leaves a
+step has been averaged or summed over `AXIS`. The placement matters: a state placed in any other way
+than pmap returns it would cost one more compilation of the first shape.
+"""
+
+import collections
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from mobilevit_jax.errors import ConfigurationError
+
+AXIS = "batch"
+
+Tree = TypeVar("Tree")
+Arrays = Mapping[str, Any]
+
+
+def pmap_train(step: Callable[[Any, Any], tuple[Any, Any]]) -> Callable[[Any, Any], Any]:
+    """Maps `step(state, batch) -> (state, metrics)` over all devices; the state is donated."""
+    return jax.pmap(
+        step, axis_name=AXIS, in_axes=(None, 0), out_axes=(None, None), donate_argnums=(0,)
+    )
+
+
+def pmap_evaluate(step: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """Maps `step(variables, batch) -> sums` over all devices."""
+    return jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), out_axes=None)
+
+
+def _sharding(spec: PartitionSpec) -> NamedSharding:
+    return NamedSharding(Mesh(np.array(jax.local_devices()), (AXIS,)), spec)
+
+
+def replicate(tree: Tree) -> Tree:
+    """Places a copy of every array on each local device, as pmap returns an unstacked state."""
+    sharding = _sharding(PartitionSpec())
+    return jax.tree.map(lambda x: jax.device_put(np.asarray(x), sharding), tree)
+
+
+def shard(batch: Arrays) -> dict[str, jax.Array]:
+    """Splits this host's rows among its devices: [b, ...] to [devices, b / devices, ...].
+
+    Raises:
+        ConfigurationError: If the rows do not divide by the devices.
+    """
+    devices = jax.local_device_count()
+    sharding = _sharding(PartitionSpec(AXIS))
+    placed = {}
+    for name, array in batch.items():
+        if len(array) % devices:
+            raise ConfigurationError(
+                f"a batch of {len(array)} rows does not divide by {devices} local devices; "
+                f"choose a batch size that is a multiple of {devices * jax.process_count()}"
+            )
+        rows = np.reshape(array, (devices, len(array) // devices, *array.shape[1:]))
+        placed[name] = jax.device_put(rows, sharding)
+    return placed
+
+
+def prefetch(batches: Iterable[Arrays], depth: int = 2) -> Iterator[dict[str, jax.Array]]:
+    """Keeps the next `depth` batches on the devices, so that copying overlaps computing."""
+    iterator = iter(batches)
+    queue: collections.deque[dict[str, jax.Array]] = collections.deque()
+    try:
+        queue.extend(shard(batch) for batch in itertools.islice(iterator, depth))
+        while queue:
+            yield queue.popleft()
+            queue.extend(shard(batch) for batch in itertools.islice(iterator, 1))
+    finally:
+        close = getattr(iterator, "close", None)
+        if close is not None:
+            close()
+
+
+def device_key(seed: int, step: jax.Array) -> jax.Array:
+    """Returns the random key of this step on this device; call inside a mapped step."""
+    key = jax.random.fold_in(jax.random.key(seed), step)
+    return jax.random.fold_in(key, jax.lax.axis_index(AXIS))

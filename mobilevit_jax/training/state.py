@@ -1,0 +1,107 @@
+"""What a training step takes and returns."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from mobilevit_jax.errors import ConfigurationError
+
+NEVER = np.iinfo(np.int32).max
+
+
+@dataclass(frozen=True)
+class EMAConfig:
+    """Exponential moving average of parameters and running statistics.
+
+    Attributes:
+        decay: Share of the average that stays at each step; 0.9995 in the paper's 300 epochs
+            (CVNets v0.1: momentum 0.0005). A run of few steps needs a smaller one. 0 keeps none.
+        warmup: Whether the decay starts small, min(decay, (1 + step) / (10 + step)), so that a
+            short run does not average over its initial weights.
+    """
+
+    decay: float = 0.9995
+    warmup: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.decay < 1:
+            raise ConfigurationError(f"ema.decay must be in [0, 1); got {self.decay}")
+
+
+@flax.struct.dataclass
+class TrainState:
+    """State of a run; a pure function of its configuration and the step.
+
+    Attributes:
+        step: Steps done, int32 scalar: the only clock.
+        params: Parameters, float32.
+        batch_stats: Running statistics of the batch norms.
+        opt_state: The optimizer's.
+        ema: {"params", "batch_stats"} averaged, or {} if no average is kept.
+        meter: Sums since the last row of the log; "bad_step" is the first step since whose loss
+            was not finite.
+    """
+
+    step: jax.Array
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+    ema: Any
+    meter: dict[str, jax.Array]
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """The raw weights as `model.apply` takes them."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+
+def create_state(
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    ema: EMAConfig,
+    metrics: tuple[str, ...],
+    seed: int,
+) -> TrainState:
+    """Initialises a run from scratch.
+
+    Args:
+        model: The model.
+        optimizer: The optimizer.
+        ema: Whether an average is kept.
+        metrics: Names of the sums that the task reports.
+        seed: Seed of the initialisation.
+    """
+    variables = jax.jit(model.init)(jax.random.key(seed), jnp.zeros((1, 32, 32, 3)))
+    params, batch_stats = variables["params"], variables.get("batch_stats", {})
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats=batch_stats,
+        opt_state=optimizer.init(params),
+        ema={"params": params, "batch_stats": batch_stats} if ema.decay else {},
+        meter=empty_meter(metrics),
+    )
+
+
+def empty_meter(metrics: tuple[str, ...]) -> dict[str, jax.Array]:
+    """Returns sums of zero for the task's metrics and the step's own."""
+    names = (*metrics, "count", "gradient_norm", "steps")
+    return {name: jnp.zeros((), jnp.float32) for name in names} | {
+        "bad_step": jnp.asarray(NEVER, jnp.int32)
+    }
+
+
+def update_ema(config: EMAConfig, ema: Any, new: Any, step: jax.Array) -> Any:
+    """Moves the average towards `new`; `step` counts from 0."""
+    if not config.decay:
+        return ema
+    decay = jnp.float32(config.decay)
+    if config.warmup:
+        decay = jnp.minimum(decay, (1 + step) / (10 + step))
+    return optax.incremental_update(new, ema, 1 - decay)

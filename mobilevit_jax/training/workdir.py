@@ -1,0 +1,127 @@
+"""A run's work directory: what experiment it is of, and the files in it."""
+
+import json
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from mobilevit_jax.config import Experiment, differences, from_dict, to_dict
+from mobilevit_jax.errors import ConfigurationError, DataError
+
+EXPERIMENT = "experiment.json"
+CHECKPOINTS = "checkpoints"
+CURVES = "learning_curves.png"
+TIMING = "timing.json"
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "mobilevit-jax")
+# What may differ between the starts of one run: where the data are, and how they are read.
+_MACHINE = ("data.data_dir", "loader.")
+
+
+def open_workdir(workdir: Path, experiment: Experiment, class_names: tuple[str, ...]) -> None:
+    """Makes the directory, or checks that it belongs to the same experiment.
+
+    Args:
+        workdir: The directory.
+        experiment: The resolved experiment.
+        class_names: Of the data set, kept for prediction.
+
+    Raises:
+        ConfigurationError: If the directory holds another experiment; the fields are listed.
+        OSError: If it cannot be made or written.
+    """
+    workdir.mkdir(parents=True, exist_ok=True)
+    if not os.access(workdir, os.W_OK | os.X_OK):
+        raise ConfigurationError(
+            f"the work directory {workdir} may not be written; choose another with --workdir"
+        )
+    path = workdir / EXPERIMENT
+    if path.exists():
+        _check_same(read_record(workdir), experiment, workdir)
+        return
+    if any(workdir.glob(f"{CHECKPOINTS}/*")):
+        raise ConfigurationError(
+            f"{workdir} holds checkpoints but no {EXPERIMENT}; choose another --workdir"
+        )
+    record = {
+        "experiment": to_dict(experiment),
+        "class_names": list(class_names),
+        "versions": _versions(),
+        "commit": _commit(),
+    }
+    write_json(path, record)
+
+
+def read_record(workdir: Path) -> dict[str, Any]:
+    """Returns what `experiment.json` holds: "experiment", "class_names", "versions", "commit".
+
+    Raises:
+        DataError: If the file is missing or cannot be read.
+    """
+    path = workdir / EXPERIMENT
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(record["experiment"], dict):
+            raise TypeError("'experiment' is not an object")
+    except FileNotFoundError as error:
+        raise DataError(f"{workdir} is not a work directory: it has no {EXPERIMENT}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} cannot be read ({error}); was it edited?") from error
+    return record
+
+
+def read_experiment(workdir: Path) -> tuple[Experiment, tuple[str, ...]]:
+    """Returns the experiment of a work directory and the class names of its data set."""
+    record = read_record(workdir)
+    try:
+        experiment = from_dict(Experiment, record["experiment"])
+    except (ConfigurationError, TypeError) as error:
+        raise DataError(f"{workdir / EXPERIMENT}: {error}") from error
+    return experiment, tuple(record.get("class_names", ()))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a JSON file whole or not at all."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        unfinished.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _check_same(record: dict[str, Any], experiment: Experiment, workdir: Path) -> None:
+    changed = [
+        difference
+        for difference in differences(record["experiment"], to_dict(experiment))
+        if not difference.startswith(_MACHINE)
+    ]
+    if changed:
+        raise ConfigurationError(
+            f"{workdir} belongs to another experiment ({'; '.join(changed)}); "
+            "choose another --workdir, or remove it to start anew"
+        )
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _commit() -> str | None:
+    """Returns the commit of the checkout that this package runs from, "-dirty" if changed."""
+    here = Path(__file__).resolve().parent
+    command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        run = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return run.stdout.strip() or None

@@ -1,0 +1,52 @@
+"""Settings of the whole test suite: four fake CPU devices, a compilation cache, no display."""
+
+import os
+import tempfile
+from pathlib import Path
+
+# These must be in the environment before the first import of jax or matplotlib, of this process
+# and of those that tests start.
+DEVICES = 4
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = " ".join(
+    [os.environ.get("XLA_FLAGS", ""), f"--xla_force_host_platform_device_count={DEVICES}"]
+).strip()
+os.environ["MPLBACKEND"] = "Agg"
+
+
+def _compilation_cache() -> Path:
+    """Returns a directory of our own: JAX trips over entries made without a limit (below)."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    base = Path(os.environ.get("JAX_COMPILATION_CACHE_DIR") or home / "mobilevit_jax")
+    # A worker of pytest-xdist inherits what its parent has set.
+    cache = base if base.name == "tests" else base / "tests"
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        cache = Path(tempfile.gettempdir()) / f"mobilevit_jax-{os.getuid()}" / "tests"
+        cache.mkdir(parents=True, exist_ok=True)
+    return cache
+
+
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(_compilation_cache())
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+# With a limit JAX locks the cache; without one, a test process may read what another has half
+# written.
+os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"] = str(2 * 1024**3)
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The directory of real data sets that the environment names; skips where there is none."""
+    place = os.environ.get("MOBILEVIT_SHARED_DATA")
+    if not place:
+        pytest.skip("needs real images: set MOBILEVIT_SHARED_DATA to the directory that has them")
+    directory = Path(place).resolve()
+    if not directory.is_dir():
+        pytest.fail(f"MOBILEVIT_SHARED_DATA={place} is not a directory")
+    return directory

@@ -1,0 +1,56 @@
+"""The reference's weights and inputs, drawn by rule from names and shapes.
+
+The goldens in `tests/golden` are outputs of CVNets v0.1 (float32, CPU) for tensors drawn from a
+generator seeded by the CRC-32 of the tensor's CVNets name, so that no weight file has to travel.
+"""
+
+import json
+import pathlib
+import zlib
+
+import numpy as np
+
+GOLDEN = pathlib.Path(__file__).parent / "golden"
+
+
+def golden(name: str) -> dict[str, np.ndarray]:
+    """Returns the arrays of `golden/<name>.npz`."""
+    with np.load(GOLDEN / f"{name}.npz") as arrays:
+        return dict(arrays)
+
+
+def names_and_shapes(size: str) -> dict[str, tuple[int, ...]]:
+    """Returns {CVNets v0.1 name: PyTorch shape} of the classifier "xxs", "xs" or "s"."""
+    table = json.loads((GOLDEN / "cvnets_names.json").read_text())
+    return {name: tuple(shape) for name, shape in table[size].items()}
+
+
+def tensor(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Draws one tensor; its kind follows from its name and rank."""
+    rng = np.random.default_rng([zlib.crc32(name.encode()), 0])
+    kind = name.rsplit(".", 1)[-1]
+    if kind == "num_batches_tracked":
+        return np.zeros(shape, np.int64)
+    if kind == "running_var":
+        return np.float32(0.5 + rng.random(shape))
+    normal = rng.standard_normal(shape)
+    if kind in ("running_mean", "bias"):
+        return np.float32(0.1 * normal)
+    if len(shape) == 1:
+        return np.float32(1 + 0.1 * normal)
+    return np.float32(normal * np.sqrt(1.5 / np.prod(shape[1:])))
+
+
+def state_dict(size: str, *, fusion: bool = True) -> dict[str, np.ndarray]:
+    """Returns the whole state dict of a classifier in CVNets v0.1 naming, PyTorch layout."""
+    return {
+        name: tensor(name, shape)
+        for name, shape in names_and_shapes(size).items()
+        if fusion or ".fusion." not in name
+    }
+
+
+def images(seed: int, count: int, height: int, width: int) -> np.ndarray:
+    """Returns the reference's input in our layout, [count, height, width, 3] in [0, 1)."""
+    nchw = np.random.default_rng(seed).random((count, 3, height, width)).astype(np.float32)
+    return nchw.transpose(0, 2, 3, 1)
