@@ -8,15 +8,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mobilevit_jax import convert
     from mobilevit_jax.models import create_model, list_models
     from mobilevit_jax.processing import ImageProcessor
 
 __version__ = "0.1.0"
 
-__all__ = ["ImageProcessor", "create_model", "list_models"]
+__all__ = ["ImageProcessor", "convert", "create_model", "list_models"]
 
+# Name -> the module that has it; a module of the package stands for itself.
 _HOMES = {
     "ImageProcessor": "mobilevit_jax.processing",
+    "convert": "mobilevit_jax.convert",
     "create_model": "mobilevit_jax.models",
     "list_models": "mobilevit_jax.models",
 }
@@ -25,7 +28,8 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOMES[name]), name)
+    home = importlib.import_module(_HOMES[name])
+    value = home if _HOMES[name] == f"{__name__}.{name}" else getattr(home, name)
     globals()[name] = value
     return value
 

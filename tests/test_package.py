@@ -87,8 +87,10 @@ def test_package_import_is_light():
 
 @pytest.mark.parametrize("name", mobilevit_jax.__all__)
 def test_public_name_is_there(name: str):
-    assert callable(getattr(mobilevit_jax, name))
-    assert name in dir(mobilevit_jax)
+    code = f"import mobilevit_jax as mvj; assert {name!r} in dir(mvj); print(mvj.{name}.__name__)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip().rpartition(".")[2] == name
 
 
 def test_unknown_name_is_an_attribute_error():

@@ -45,7 +45,12 @@ def main(argv: Sequence[str]) -> int:
         ConfigurationError: For a bad combination of arguments.
         DataError: If the data set cannot be read or stored.
     """
-    arguments = tyro.cli(Arguments, args=list(argv), prog="mobilevit prepare")
+    arguments = tyro.cli(
+        Arguments,
+        args=list(argv),
+        prog="mobilevit prepare",
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
     if arguments.list:
         _list(arguments.data_dir)
         return 0

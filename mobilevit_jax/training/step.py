@@ -115,7 +115,7 @@ def make_train_step(
             ema=update_ema(
                 ema, state.ema, {"params": params, "batch_stats": batch_stats}, state.step
             ),
-            meter=_add_to_meter(state, sums, count, optax.global_norm(grads), loss),
+            meter=_add_to_meter(state, sums, count, optax.tree.norm(grads), loss),
         )
         return new, {"loss": loss}
 

@@ -120,7 +120,11 @@ def test_no_class_folders(source, data_dir):
 
 def test_classes_without_splits(tmp_path, data_dir):
     source = write_folder(tmp_path, splits=("animals",)) / "animals"
-    fails(source, data_dir, "cat holds images directly.*move it into .*train")
+    fails(
+        source,
+        data_dir,
+        "cat holds images directly.*if 'cat' is a class, 'animals' must be a split",
+    )
 
 
 def test_an_empty_class_folder(source, data_dir):

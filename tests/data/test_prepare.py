@@ -63,6 +63,13 @@ def test_tiny_is_quick(data_dir):
     assert time.perf_counter() - start < 5
 
 
+def test_no_temporary_directory_is_left(data_dir, tmp_path, monkeypatch):
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setattr(prepare_module.tempfile, "tempdir", str(tmp_path / "scratch"))
+    prepare("shapes/tiny", data_dir=data_dir)
+    assert files_in(tmp_path / "scratch") == {}
+
+
 def test_progress_reaches_the_count_of_every_split(data_dir):
     seen = []
     prepare("shapes/tiny", data_dir=data_dir, progress=lambda *row: seen.append(row))

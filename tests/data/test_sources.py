@@ -6,6 +6,7 @@ import pickle
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -90,9 +91,9 @@ def test_shapes_carry_boxes_and_masks(data_dir):
 )
 def test_the_parser_agrees_with_tfds(data_dir, name, images):
     split = open_split(name, "train", data_dir)
-    builder = tfds.builder_from_directory(split.info.directory)
+    builder: Any = tfds.builder_from_directory(split.info.directory)
     skip = {key: tfds.decode.SkipDecoding() for key in images}
-    theirs = list(builder.as_data_source("train", decoders=skip))
+    theirs = list(builder.as_data_source(split="train", decoders=skip))
     for ours, other in zip(split.records(range(len(split))), theirs, strict=True):
         assert ours["label"] == other["label"]
         for key in images:

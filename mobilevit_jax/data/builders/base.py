@@ -105,7 +105,7 @@ class StoredBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         return set()
 
     def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(
+        return _LocalInfo(
             builder=self,
             description=(type(self).__doc__ or "").split("\n\n")[0],
             features=self.features(),
@@ -171,6 +171,13 @@ class StoredBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
 
     def _log_download_done(self) -> None:
         pass
+
+
+class _LocalInfo(tfds.core.DatasetInfo):
+    """A description that is not looked for on TFDS's server."""
+
+    def initialize_from_bucket(self) -> None:
+        """Does nothing; TFDS would leave an empty temporary directory behind at each call."""
 
 
 class _ShardFileWriter(tfds.core.ExampleWriter):

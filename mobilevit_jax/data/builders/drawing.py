@@ -64,19 +64,12 @@ class Scene:
 @dataclass(frozen=True)
 class _Object:
     label: int
-    center: np.ndarray
-    transform: np.ndarray  # float [2, 2], of the unit shape
-
-    def contours(self) -> list[np.ndarray]:
-        """Returns the outlines in fixed-point pixels, as OpenCV wants them."""
-        outlines = SHAPES[SHAPE_NAMES[self.label]]
-        placed = [points @ self.transform.T + self.center for points in outlines]
-        return [np.rint(p * 2**_SUBPIXEL_BITS).astype(np.int32) for p in placed]
+    contours: list[np.ndarray]  # int32 [n, 2] each, in fixed-point pixels, as OpenCV wants them
 
 
 def draw_scene(label: int, config: SceneConfig, rng: np.random.Generator) -> Scene:
     """Draws a scene whose largest object has the class `label`."""
-    objects, order = _arrange(label, config, rng)
+    objects, order, owner = _arrange(label, config, rng)
     background = rng.uniform(40, 215, 3)
     image = _texture((config.size, config.size), background, config, rng)
     for index in order:
@@ -84,7 +77,6 @@ def draw_scene(label: int, config: SceneConfig, rng: np.random.Generator) -> Sce
         _paint(image, objects[index], color, config, rng)
     image *= np.float32(rng.uniform(0.8, 1.15))
     image += rng.standard_normal(image.shape, np.float32) * config.noise
-    owner = _owners(objects, order, config.size)
     boxes, labels = _visible_objects(objects, owner)
     classes = np.array([0, *[1 + o.label for o in objects]], np.uint8)
     pixels = np.clip(np.rint(image), 0, 255).astype(np.uint8)
@@ -109,8 +101,12 @@ def _paint(
 
 def _arrange(
     label: int, config: SceneConfig, rng: np.random.Generator
-) -> tuple[list[_Object], list[int]]:
-    """Places objects until the first is clearly the largest; returns them and who is drawn when."""
+) -> tuple[list[_Object], list[int], np.ndarray]:
+    """Places objects until the first is clearly the largest.
+
+    Returns:
+        The objects, the order to draw them in, and what `_owners` returns for both.
+    """
     others = int(rng.integers(config.others[0], config.others[1] + 1))
     while True:
         diameter = rng.uniform(*config.largest) * config.size
@@ -120,11 +116,12 @@ def _arrange(
             other = int(rng.integers(len(SHAPE_NAMES)))
             objects.append(_place(other, diameter * scale, config, rng))
         order = [int(i) for i in rng.permutation(len(objects))]
-        areas = np.bincount(_owners(objects, order, config.size).ravel(), minlength=others + 2)[1:]
+        owner = _owners(objects, order, config.size)
+        areas = np.bincount(owner.ravel(), minlength=others + 2)[1:]
         whole = np.count_nonzero(_coverage(objects[0], config.size, cv2.LINE_8))
         clear = not others or areas[1:].max() <= config.area_limit * areas[0]
         if clear and areas[0] >= config.visible * whole:
-            return objects, order
+            return objects, order, owner
 
 
 def _place(label: int, diameter: float, config: SceneConfig, rng: np.random.Generator) -> _Object:
@@ -134,21 +131,23 @@ def _place(label: int, diameter: float, config: SceneConfig, rng: np.random.Gene
     # Most of every object lies within the picture.
     margin = 0.42 * diameter
     center = rng.uniform(margin, config.size - margin, 2)
-    return _Object(label, center, turned * diameter / 2)
+    matrix = turned.T * diameter / 2
+    placed = [points @ matrix + center for points in SHAPES[SHAPE_NAMES[label]]]
+    return _Object(label, [np.rint(p * 2**_SUBPIXEL_BITS).astype(np.int32) for p in placed])
 
 
 def _coverage(shape: _Object, size: int, line: int) -> np.ndarray:
     """Returns uint8 [size, size]: 255 inside, with antialiased edges for LINE_AA."""
     canvas = np.zeros((size, size), np.uint8)
     # Several contours in one call are filled by the even-odd rule, which makes the ring's hole.
-    return cv2.fillPoly(canvas, shape.contours(), 255, line, _SUBPIXEL_BITS)
+    return cv2.fillPoly(canvas, shape.contours, 255, line, _SUBPIXEL_BITS)
 
 
 def _owners(objects: list[_Object], order: list[int], size: int) -> np.ndarray:
     """Returns uint8 [size, size]: 1 + the index of the object that is seen, 0 for background."""
     owner = np.zeros((size, size), np.uint8)
     for index in order:
-        cv2.fillPoly(owner, objects[index].contours(), 1 + index, cv2.LINE_8, _SUBPIXEL_BITS)
+        cv2.fillPoly(owner, objects[index].contours, 1 + index, cv2.LINE_8, _SUBPIXEL_BITS)
     return owner
 
 
@@ -188,8 +187,8 @@ def _texture(
 
 def _grid(shape: tuple[int, int], angle: float, shift: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns turned and shifted pixel coordinates, float32 of that shape each."""
-    y, x = np.ogrid[: shape[0], : shape[1]]
-    x, y = x.astype(np.float32), y.astype(np.float32)
+    y = np.arange(shape[0], dtype=np.float32)[:, None]
+    x = np.arange(shape[1], dtype=np.float32)
     cos, sin = np.float32(math.cos(angle)), np.float32(math.sin(angle))
     u = cos * x + sin * y + np.float32(shift[0])
     v = cos * y - sin * x + np.float32(shift[1])

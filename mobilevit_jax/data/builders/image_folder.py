@@ -92,7 +92,8 @@ class ImageFolder(StoredBuilder, skip_registration=True):
         if _list_images(folder, self.source):
             raise DataError(
                 f"{folder} holds images directly, but the layout is {_LAYOUT}; if "
-                f"{folder.name!r} is a class, move it into {self.source / 'train'}"
+                f"{folder.name!r} is a class, {self.source.name!r} must be a split (such as "
+                "'train') of the directory that is given as the source"
             )
         raise DataError(f"the split folder {folder} has no class folders; the layout is {_LAYOUT}")
 

@@ -1,0 +1,105 @@
+"""Parameters, multiply-adds and feature shapes of a model, counted from the modules themselves."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from mobilevit_jax.models.attention import MultiHeadAttention
+from mobilevit_jax.models.layers import Conv
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One part of a model.
+
+    Attributes:
+        name: "conv_1", "layer_1", ..., or the head's own name.
+        parameters: Trainable numbers.
+        macs: Multiply-adds for one image.
+        shape: Output [h, w, c] of one image, () where there is no map.
+    """
+
+    name: str
+    parameters: int
+    macs: int
+    shape: tuple[int, ...]
+
+
+def stages(model: nn.Module, height: int = 256, width: int | None = None) -> list[Stage]:
+    """Counts a model stage by stage, in order of use, without computing anything.
+
+    Multiply-adds are those of convolutions, linear layers, QK^T and AV (the true count: CVNets
+    v0.1's profiler, whose figures the paper calls FLOPs, prices attention at N d^2 instead of
+    N^2 d). Resizing, norms and activations are not counted.
+
+    Args:
+        model: A model of `create_model`.
+        height: Image height in pixels.
+        width: Image width in pixels; the height if None.
+    """
+    image = jax.ShapeDtypeStruct((1, height, width or height, 3), np.float32)
+    macs: dict[str, int] = {}
+
+    def count(next_call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        output = next_call(*args, **kwargs)
+        if context.method_name == "__call__" and (
+            more := _macs(context.module, args[0], output) if args else 0
+        ):
+            stage = _stage(context.module.path)
+            macs[stage] = macs.get(stage, 0) + more
+        return output
+
+    with nn.intercept_methods(count):
+        variables = jax.eval_shape(model.init, jax.random.key(0), image)
+    parameters: dict[str, int] = {}
+    for path, leaf in _leaves(variables["params"]):
+        stage = _stage(path)
+        parameters[stage] = parameters.get(stage, 0) + leaf.size
+    _, features = jax.eval_shape(lambda v, x: model.apply(v, x, features=True), variables, image)
+    order = [name for name in features if name in parameters]
+    order += [name for name in parameters if name not in order]
+    return [
+        Stage(
+            name,
+            parameters[name],
+            macs.get(name, 0),
+            features[name].shape[1:] if name in features else (),
+        )
+        for name in order
+    ]
+
+
+def total_parameters(model: nn.Module) -> int:
+    """Returns the number of trainable parameters."""
+    return sum(stage.parameters for stage in stages(model, 32))
+
+
+def total_macs(model: nn.Module, height: int = 256, width: int | None = None) -> int:
+    """Returns the multiply-adds of one image; see `stages`."""
+    return sum(stage.macs for stage in stages(model, height, width))
+
+
+def _macs(module: nn.Module, x: Any, output: Any) -> int:
+    """Multiply-adds of one call of a layer; 0 for modules that only hold layers."""
+    if isinstance(module, Conv):
+        inputs = 1 if module.depthwise else x.shape[-1]
+        return output.size * inputs * module.kernel_size**2
+    if isinstance(module, nn.Dense):
+        return output.size * x.shape[-1]
+    if isinstance(module, MultiHeadAttention):
+        return 2 * x.size * x.shape[-2]  # QK^T and AV over n tokens each
+    return 0
+
+
+def _stage(path: tuple[str, ...]) -> str:
+    """The part of a parameter path that names its stage."""
+    return path[1] if path[0] == "backbone" else path[0]
+
+
+def _leaves(tree: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        yield tuple(key.key for key in path), leaf
