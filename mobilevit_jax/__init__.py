@@ -10,17 +10,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mobilevit_jax import convert
     from mobilevit_jax.models import create_model, list_models
+    from mobilevit_jax.pretrained import from_pretrained
     from mobilevit_jax.processing import ImageProcessor
 
 __version__ = "0.1.0"
 
-__all__ = ["ImageProcessor", "convert", "create_model", "list_models"]
+__all__ = ["ImageProcessor", "convert", "create_model", "from_pretrained", "list_models"]
 
 # Name -> the module that has it; a module of the package stands for itself.
 _HOMES = {
     "ImageProcessor": "mobilevit_jax.processing",
     "convert": "mobilevit_jax.convert",
     "create_model": "mobilevit_jax.models",
+    "from_pretrained": "mobilevit_jax.pretrained",
     "list_models": "mobilevit_jax.models",
 }
 

@@ -60,8 +60,7 @@ def stages(model: nn.Module, height: int = 256, width: int | None = None) -> lis
         stage = _stage(path)
         parameters[stage] = parameters.get(stage, 0) + leaf.size
     _, features = jax.eval_shape(lambda v, x: model.apply(v, x, features=True), variables, image)
-    order = [name for name in features if name in parameters]
-    order += [name for name in parameters if name not in order]
+    order = sorted(parameters, key=_place)
     return [
         Stage(
             name,
@@ -98,6 +97,12 @@ def _macs(module: nn.Module, x: Any, output: Any) -> int:
 def _stage(path: tuple[str, ...]) -> str:
     """The part of a parameter path that names its stage."""
     return path[1] if path[0] == "backbone" else path[0]
+
+
+def _place(stage: str) -> tuple[int, str]:
+    """Sorts stages in order of use: stem, layers, last convolution, then the head's parts."""
+    known = ("conv_1", "layer_1", "layer_2", "layer_3", "layer_4", "layer_5", "conv_1x1_exp")
+    return (known.index(stage) if stage in known else len(known)), stage
 
 
 def _leaves(tree: Any) -> Iterator[tuple[tuple[str, ...], Any]]:

@@ -40,12 +40,15 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title:
         rows: One sequence of cells a row; floats are shown with four significant digits.
         title: Shown above the table if not empty.
     """
-    table = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left")
+    table = Table(box=box.SIMPLE_HEAD)
     for index, heading in enumerate(columns):
         table.add_column(heading, justify="right" if index else "left", no_wrap=True)
     for row in rows:
         table.add_row(*[_cell(value) for value in row])
-    make_console(sys.stdout).print(table)
+    console = make_console(sys.stdout)
+    if title:  # a table would fold its title at its own width
+        console.print(title, markup=False, soft_wrap=True)
+    console.print(table)
 
 
 class TrainProgress:
@@ -59,7 +62,6 @@ class TrainProgress:
         total_steps: int,
         *,
         epochs: int,
-        first_step: int = 0,
         stream: TextIO | None = None,
     ) -> None:
         """Prepares the display.
@@ -67,7 +69,6 @@ class TrainProgress:
         Args:
             total_steps: The number of steps of the whole run.
             epochs: The number of epochs of the whole run.
-            first_step: The step that a resumed run starts from.
             stream: Where to show it; stderr by default.
         """
         self._console = make_console(sys.stderr if stream is None else stream)
@@ -87,9 +88,7 @@ class TrainProgress:
             transient=True,
             speed_estimate_period=_SPEED_WINDOW_SECONDS,
         )
-        self._task = self._progress.add_task(
-            "train", total=total_steps, completed=first_step, **self._fields
-        )
+        self._task = self._progress.add_task("train", total=total_steps, **self._fields)
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -125,6 +124,10 @@ class TrainProgress:
         if images_per_second is not None:
             self._fields["speed"] = f"{images_per_second:.0f}"
         self._progress.update(self._task, completed=step, **self._fields)
+
+    def begin(self, first_step: int) -> None:
+        """Starts the clock of the time left, at the step that the run goes on from."""
+        self._progress.reset(self._task, completed=first_step, **self._fields)
 
     def say(self, message: str) -> None:
         """Prints one line, above the bar where there is one."""

@@ -1,12 +1,11 @@
 """`mobilevit train`: an experiment file, overrides, a work directory."""
 
-import argparse
 import dataclasses
 import os
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -14,7 +13,9 @@ from mobilevit_jax.cli.console import TrainProgress, print_table, say
 from mobilevit_jax.cli.runtime import start_jax
 from mobilevit_jax.config import Experiment, load_experiment, shrink
 from mobilevit_jax.data.prepare import prepare
-from mobilevit_jax.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from mobilevit_jax.tasks.classification import ClassificationTask
 
 EXIT_DONE, EXIT_STOPPED = 0, 3
 
@@ -52,29 +53,29 @@ def main(argv: list[str]) -> int:
 
 def parse(argv: list[str]) -> Arguments:
     """Reads the file that the arguments name, then the overrides of its fields."""
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--tiny", action="store_true")
-    known, rest = first.parse_known_args(argv)
-    files = [word for word in rest if word.endswith(".py")]
-    default = load_experiment(files[0]) if files else Experiment()
-    if known.tiny:
-        default = shrink(default)
     return tyro.cli(
         tyro.conf.AvoidSubcommands[Arguments],
         prog="mobilevit train",
         args=argv,
-        default=Arguments(file=tyro.MISSING, config=default),
+        default=Arguments(file=tyro.MISSING, config=experiment_default(argv)),
     )
+
+
+def experiment_default(argv: list[str]) -> Experiment:
+    """Returns the experiment that overrides start from: that of the file, shrunk by `--tiny`.
+
+    Without a file, as in `--help`, it is the paper's recipe.
+    """
+    files = [word for word in argv if word.endswith(".py") and not word.startswith("-")]
+    experiment = load_experiment(files[0]) if files else Experiment()
+    return shrink(experiment) if "--tiny" in argv else experiment
 
 
 def run(experiment: Experiment, directory: Path) -> int:
     """Prepares what needs no source, trains, draws the curves, prints the result."""
-    from mobilevit_jax.tasks.classification import ClassificationTask
     from mobilevit_jax.training import loop, workdir
 
-    if experiment.data.dataset.split("/")[0] == "shapes":
-        prepare(experiment.data.dataset, data_dir=experiment.data.data_dir)
-    task = ClassificationTask(experiment)
+    task = build_task(experiment)
     workdir.open_workdir(directory, experiment, task.class_names)
     total = sum(task.steps_of_epochs)
     say(_summary(experiment, task, directory))
@@ -89,6 +90,15 @@ def run(experiment: Experiment, directory: Path) -> int:
         return EXIT_STOPPED
     _print_result(experiment, outcome, directory)
     return EXIT_DONE
+
+
+def build_task(experiment: Experiment) -> "ClassificationTask":
+    """Opens the experiment's data and model; a data set that needs no source is made first."""
+    from mobilevit_jax.tasks.classification import ClassificationTask
+
+    if experiment.data.dataset.split("/")[0] == "shapes":
+        prepare(experiment.data.dataset, data_dir=experiment.data.data_dir)
+    return ClassificationTask(experiment)
 
 
 def _summary(experiment: Experiment, task: Any, directory: Path) -> str:

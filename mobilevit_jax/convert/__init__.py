@@ -43,7 +43,9 @@ def load_state_dict(model: nn.Module, state_dict: Mapping[str, Any]) -> Tree:
         loaded[path] = array
     problems = {"missing": missing, "unexpected": sorted(left), "of another shape": misshapen}
     if any(problems.values()):
-        lists = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in problems.items() if names)
+        lists = "; ".join(
+            f"{kind}: {', '.join(names)}" for kind, names in problems.items() if names
+        )
         raise DataError(f"the state dict does not fit the model; {lists}")
     return traverse_util.unflatten_dict(loaded)
 
@@ -77,14 +79,15 @@ def to_state_dict(model: nn.Module, variables: Tree, layout: str = "cvnets") -> 
 def _entries(model: Any) -> dict[tuple[str, ...], tuple[str, tuple[int, ...]]]:
     """Returns {our path: (CVNets name, our shape)} for every tensor of the model."""
     image = jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32)
-    variables = jax.eval_shape(model.init, jax.random.key(0), image)
+    variables: Any = jax.eval_shape(model.init, jax.random.key(0), image)
+    flat: dict[tuple[str, ...], Any] = traverse_util.flatten_dict(variables)
     depths = {f"layer_{3 + i}": depth for i, depth in enumerate(model.variant.depths)}
     return {
         path: (
             cvnets.name_of(path[1:], depths=depths, kernel_size=model.kernel_size),
             leaf.shape,
         )
-        for path, leaf in traverse_util.flatten_dict(variables).items()
+        for path, leaf in flat.items()
     }
 
 

@@ -79,7 +79,5 @@ class TransformerLayer(nn.Module):
         y = layer_norm("ffn_norm", self.dtype)(x)
         y = nn.Dense(self.ffn_dim, dtype=self.dtype, kernel_init=dense_init, name="ffn_expand")(y)
         y = drop(nn.silu(y), self.ffn_dropout)
-        y = nn.Dense(
-            x.shape[-1], dtype=self.dtype, kernel_init=dense_init, name="ffn_reduce"
-        )(y)
+        y = nn.Dense(x.shape[-1], dtype=self.dtype, kernel_init=dense_init, name="ffn_reduce")(y)
         return x + drop(y, self.dropout)

@@ -21,9 +21,7 @@ _SPATIAL_AXES_GAIN = 2.0
 dense_init = nn.initializers.normal(0.02)
 
 
-def conv_init(
-    key: jax.Array, shape: tuple[int, ...], dtype: Dtype = jnp.float32, /
-) -> jax.Array:
+def conv_init(key: jax.Array, shape: tuple[int, ...], dtype: Dtype = jnp.float32, /) -> jax.Array:
     """Kaiming normal by fan-out, not truncated, for a [k, k, in, out] kernel (CVNets v0.1)."""
     height, width, _, features = shape
     std = (_SPATIAL_AXES_GAIN / (height * width * features)) ** 0.5

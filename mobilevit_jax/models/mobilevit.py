@@ -1,4 +1,4 @@
-"""MobileViT: the backbone and the classifier (Mehta & Rastegari, ICLR 2022, section 3; CVNets v0.1)."""
+"""MobileViT: the backbone and the classifier (Mehta & Rastegari, ICLR 2022; CVNets v0.1)."""
 
 from typing import Any
 
@@ -133,7 +133,7 @@ class Backbone(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> dict[str, jax.Array]:
-        """Maps images [b, h, w, 3] to {"conv_1", "layer_1", ..., "layer_5"}, each [b, h', w', c]."""
+        """Maps images [b, h, w, 3] to {"conv_1", "layer_1", ..., "layer_5"}: maps [b, h, w, c]."""
         shared = {
             "bn_axis_name": self.bn_axis_name,
             "bn_unbiased": self.bn_unbiased,
@@ -279,7 +279,7 @@ def attention_maps(
         layer: p places in a patch, n patches in row-major order; the last axis sums to 1.
     """
     _, state = model.apply(variables, images, mutable=["intermediates"])
-    stages = state["intermediates"]["backbone"]
+    stages: Any = state["intermediates"]["backbone"]
     return {
         stage: tuple(
             blocks["mobilevit"][f"transformer_{index}"]["attention"]["attention"][0]

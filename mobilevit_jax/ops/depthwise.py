@@ -1,9 +1,9 @@
 """Depthwise convolution in the form that is fast on each platform.
 
-XLA's grouped convolution is several times slower than PyTorch's on a CPU, so there a k x k depthwise
-convolution is k*k shifted multiply-adds, and its weight gradient a scan over the batch that keeps one
-image in cache. Accelerators keep the plain convolution. The form is chosen when the computation is
-lowered for its platform, so an exported program holds the right one for each.
+XLA's grouped convolution is several times slower than PyTorch's on a CPU, so there a k x k
+depthwise convolution is k*k shifted multiply-adds, and its weight gradient a scan over the batch
+that keeps one image in cache. Accelerators keep the plain convolution. The form is chosen when the
+computation is lowered for its platform, so an exported program holds the right one for each.
 """
 
 import functools
@@ -29,6 +29,7 @@ class use_form:
         if form not in ("auto", "shifted", "convolution"):
             raise ValueError(f"unknown form {form!r}; use 'auto', 'shifted' or 'convolution'")
         self.form: Form = form
+        self.previous: Form = _form
 
     def __enter__(self) -> None:
         global _form

@@ -46,7 +46,11 @@ class ClassificationObjective:
     """
 
     label_smoothing: float = 0.1
-    metrics = ("loss", "top1", "top5")
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of the sums."""
+        return ("loss", "top1", "top5")
 
     def loss(
         self, outputs: jax.Array, batch: dict[str, jax.Array]

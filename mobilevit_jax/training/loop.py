@@ -1,5 +1,6 @@
 """The training loop: state, compiled steps, loop, checkpoints, final evaluation, top to bottom."""
 
+import dataclasses
 import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -29,11 +30,30 @@ TrainStep = Callable[[TrainState, Mapping[str, Any]], tuple[TrainState, dict[str
 class Task(Protocol):
     """What the loop needs of a task; `tasks.classification.ClassificationTask` is one."""
 
-    model: nn.Module
-    objective: Objective
-    table: tuple[Scale, ...]
-    steps_of_epochs: list[int]
-    evaluation_splits: tuple[str, ...]
+    @property
+    def model(self) -> nn.Module:
+        """The model."""
+        ...
+
+    @property
+    def objective(self) -> Objective:
+        """Loss and metrics."""
+        ...
+
+    @property
+    def table(self) -> tuple[Scale, ...]:
+        """The scales of the run."""
+        ...
+
+    @property
+    def steps_of_epochs(self) -> list[int]:
+        """Steps of each epoch."""
+        ...
+
+    @property
+    def evaluation_splits(self) -> tuple[str, ...]:
+        """Those of "validation" and "test" that there are."""
+        ...
 
     def zero_batch(self, scale: Scale) -> dict[str, np.ndarray]:
         """Returns this host's rows of a batch, to compile a scale with."""
@@ -53,6 +73,10 @@ class Reporter(Protocol):
 
     def say(self, message: str) -> None:
         """Shows one line."""
+        ...
+
+    def begin(self, first_step: int) -> None:
+        """Starts the clock, at the step that the run goes on from."""
         ...
 
     def update(
@@ -205,6 +229,7 @@ def _loop(
     """Runs from step `first` to the end; returns the state and whether it got there."""
     boundaries, timing = run.boundaries, run.timing
     batches = parallel.prefetch(run.task.training_batches(first))
+    run.reporter.begin(first)
     row = _RowClock(timing)
     before: jax.Array | None = None
     for done in range(first + 1, boundaries[-1] + 1):
@@ -292,7 +317,8 @@ def _write_train_row(
         **clock,
     }
     _write(run, done, epoch, "train", numbers)
-    return state.replace(meter=parallel.replicate(empty_meter(run.task.objective.metrics)))
+    meter = parallel.replicate(empty_meter(run.task.objective.metrics))
+    return dataclasses.replace(state, meter=meter)
 
 
 def _checked_meter(run: _Run, state: TrainState) -> dict[str, float]:
@@ -328,9 +354,7 @@ def _end_epoch(run: _Run, state: TrainState, done: int, epoch: int) -> None:
         run.checkpoints.save(done, state, metadata={"epoch": epoch}, metrics=metrics)
 
 
-def _evaluate(
-    run: _Run, state: TrainState, done: int, epoch: int, split: str
-) -> dict[str, float]:
+def _evaluate(run: _Run, state: TrainState, done: int, epoch: int, split: str) -> dict[str, float]:
     """Writes the row of a split: of the averaged weights if there are any, else the raw ones."""
     start = time.perf_counter()
     metrics = run.task.evaluate(state.ema or state.variables, split)

@@ -25,9 +25,7 @@ class LossConfig:
             )
 
 
-def cross_entropy(
-    logits: jax.Array, labels: jax.Array, label_smoothing: float = 0.0
-) -> jax.Array:
+def cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: float = 0.0) -> jax.Array:
     """Softmax cross-entropy, label smoothing spread over all classes, the target included.
 
     Args:

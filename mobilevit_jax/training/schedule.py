@@ -11,7 +11,7 @@ import optax
 
 from mobilevit_jax.errors import ConfigurationError
 
-Schedule = Callable[[jax.Array | int], jax.Array]
+Schedule = Callable[[jax.typing.ArrayLike], jax.Array]
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def warmup_cosine(config: ScheduleConfig, steps_of_epochs: Sequence[int]) -> Sch
     warmup = optax.linear_schedule(config.start, config.peak, max(config.warmup_steps, 1))
     cosine = optax.cosine_decay_schedule(config.peak, period, alpha=config.end / config.peak)
 
-    def learning_rate(step: jax.Array | int) -> jax.Array:
+    def learning_rate(step: jax.typing.ArrayLike) -> jax.Array:
         epoch = jnp.searchsorted(jnp.asarray(boundaries), step, side="right")
         decayed = cosine(epoch if by_epoch else step)
         return jnp.where(jnp.asarray(step) < config.warmup_steps, warmup(step), decayed)

@@ -1,5 +1,6 @@
 """One training step and one evaluation step, pure, to be mapped over devices by `parallel`."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -18,7 +19,10 @@ Batch = dict[str, jax.Array]
 class Objective(Protocol):
     """What a task gives the step: its loss and the sums behind its metrics."""
 
-    metrics: tuple[str, ...]
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of the sums."""
+        ...
 
     def loss(self, outputs: Any, batch: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Returns losses [b] to be minimised and {metric: value [b]}, keys equal to `metrics`."""
@@ -107,7 +111,8 @@ def make_train_step(
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         loss = sums["loss"] / jnp.maximum(count, 1)
-        new = state.replace(
+        new = dataclasses.replace(
+            state,
             step=state.step + 1,
             params=params,
             batch_stats=batch_stats,

@@ -13,7 +13,8 @@ class Terminal(io.StringIO):
 
 
 def run(stream: io.StringIO) -> str:
-    with console.TrainProgress(200, epochs=5, first_step=100, stream=stream) as progress:
+    with console.TrainProgress(200, epochs=5, stream=stream) as progress:
+        progress.begin(100)
         for step in range(101, 121):
             progress.update(step, epoch=3, loss=1.5, images_per_second=321.4)
         progress.log(ROW)

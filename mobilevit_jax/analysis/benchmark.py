@@ -1,0 +1,140 @@
+"""How fast an experiment runs here: its loader alone, its step alone at each scale, and both."""
+
+import itertools
+import statistics
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from mobilevit_jax.config import Experiment
+from mobilevit_jax.errors import ConfigurationError
+from mobilevit_jax.training import parallel
+from mobilevit_jax.training.loop import Reporter, Task, Timing, compile_scales
+from mobilevit_jax.training.optimizer import create_optimizer
+from mobilevit_jax.training.schedule import warmup_cosine
+from mobilevit_jax.training.state import create_state
+from mobilevit_jax.training.step import make_train_step
+
+
+@dataclass(frozen=True)
+class Report:
+    """Speeds on this machine.
+
+    Attributes:
+        loader: Images/s of reading, decoding and augmenting alone.
+        compile_seconds: First call of each scale's step, "64x64".
+        step_seconds: Median step of each scale, on a batch that is on the devices already.
+        step: Images/s of each scale.
+        run: Images/s of loader and steps together.
+        data_wait: Share of that run's time spent waiting for the next batch (an upper bound of the
+            devices' idle time).
+        expected: Images/s of the same mixture of scales if no step ever waited.
+    """
+
+    loader: float
+    compile_seconds: dict[str, float]
+    step_seconds: dict[str, float]
+    step: dict[str, float]
+    run: float
+    data_wait: float
+    expected: float
+
+
+def measure(experiment: Experiment, task: Task, steps: int, reporter: Reporter) -> Report:
+    """Measures an experiment; nothing is saved.
+
+    Args:
+        experiment: The resolved experiment.
+        task: Its data, model and objective.
+        steps: Steps of the loader's and of the whole run; each scale's own is repeated five times.
+        reporter: Where progress is shown.
+
+    Raises:
+        ConfigurationError: If the experiment has fewer steps.
+    """
+    if not 1 <= steps <= sum(task.steps_of_epochs):
+        raise ConfigurationError(
+            f"--steps must be from 1 to the run's {sum(task.steps_of_epochs)}; got {steps}"
+        )
+    optimizer = create_optimizer(
+        experiment.optimizer, warmup_cosine(experiment.schedule, task.steps_of_epochs)
+    )
+    state = parallel.replicate(
+        create_state(task.model, optimizer, experiment.ema, task.objective.metrics, experiment.seed)
+    )
+    step = parallel.pmap_train(
+        make_train_step(
+            task.model,
+            optimizer,
+            task.objective,
+            experiment.ema,
+            seed=experiment.seed,
+            accumulation=experiment.optimizer.accumulation,
+        )
+    )
+    timing = Timing()
+    compile_scales(step, state, task, reporter, timing)
+    reporter.say("measuring the loader")
+    loader = _loader(task, steps)
+    reporter.say("measuring the steps")
+    state, seconds = _steps(step, state, task)
+    reporter.say("measuring the run")
+    run, wait, scales = _run(step, state, task, steps)
+    sizes = {_name(scale): scale.batch_size for scale in task.table}
+    ideal = sum(seconds[name] for name in scales)
+    return Report(
+        loader=loader,
+        compile_seconds=timing.compile_seconds,
+        step_seconds=seconds,
+        step={name: sizes[name] / value for name, value in seconds.items()},
+        run=run,
+        data_wait=wait,
+        expected=sum(sizes[name] for name in scales) / ideal,
+    )
+
+
+def _name(scale: Any) -> str:
+    return f"{scale.height}x{scale.width}"
+
+
+def _loader(task: Task, steps: int) -> float:
+    """Images/s of the whole read-ahead, from a standing start."""
+    start, images = time.perf_counter(), 0
+    for batch in itertools.islice(task.training_batches(0), steps):
+        images += len(batch["weight"])
+    return images * jax.process_count() / (time.perf_counter() - start)
+
+
+def _steps(step: Any, state: Any, task: Task, repeats: int = 5) -> tuple[Any, dict[str, float]]:
+    """Median seconds of each scale's step, the scales taking turns."""
+    batches = {_name(scale): parallel.shard(task.zero_batch(scale)) for scale in task.table}
+    seconds: dict[str, list[float]] = {name: [] for name in batches}
+    for name in list(batches) * repeats:
+        start = time.perf_counter()
+        state, metrics = step(state, batches[name])
+        jax.block_until_ready(metrics)
+        seconds[name].append(time.perf_counter() - start)
+    return state, {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def _run(step: Any, state: Any, task: Task, steps: int) -> tuple[float, float, list[str]]:
+    """Images/s, share of waiting and the scales of loader and steps together, as the loop runs."""
+    batches = parallel.prefetch(itertools.islice(task.training_batches(0), steps))
+    scales: list[str] = []
+    images, waited, before = 0, 0.0, None
+    start = time.perf_counter()
+    for _ in range(steps):
+        since = time.perf_counter()
+        batch = next(batches)
+        waited += time.perf_counter() - since
+        state, metrics = step(state, batch)
+        if before is not None:
+            jax.block_until_ready(before)
+        before = metrics["loss"]
+        scales.append("x".join(map(str, batch["image"].shape[2:4])))
+        images += batch["weight"].size * jax.process_count()
+    jax.block_until_ready(state)
+    seconds = time.perf_counter() - start
+    return images / seconds, waited / seconds, scales
