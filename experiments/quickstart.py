@@ -23,7 +23,9 @@ def experiment() -> Experiment:
         data=DataConfig("shapes/quickstart", test="test"),
         processor=ImageProcessor(size=64, crop_size=(64, 64)),
         augment=AugmentConfig(crop_scale=(0.5, 1.0)),
-        sampler=SamplerConfig(batch_size=64, base_size=64, sizes=(32, 48, 64), reference_devices=1),
+        sampler=SamplerConfig(
+            batch_size=64, base_size=64, sizes=(32, 48, 64), rule="area", reference_devices=8
+        ),
         schedule=ScheduleConfig(
             peak=2e-3, start=2e-4, end=2e-5, warmup_steps=100, cosine_by="step"
         ),

@@ -5,6 +5,7 @@ holds the claim, the number, the time and the command.
 """
 
 import dataclasses
+import math
 import runpy
 import types
 import typing
@@ -38,7 +39,7 @@ class DataConfig:
         test: Split evaluated once, at the end, or None.
     """
 
-    dataset: str = "imagenet2012"
+    dataset: str = "imagenet"
     data_dir: str | None = None
     train: str = "train"
     validation: str | None = "validation"
@@ -138,6 +139,22 @@ class Experiment:
                 raise ConfigurationError(f"{name} must be at least 1; got {getattr(self, name)}")
         if self.seed < 0:
             raise ConfigurationError(f"seed must be 0 or more; got {self.seed}")
+        self._check_processor()
+
+    def _check_processor(self) -> None:
+        """Refuses what training and evaluation, which batch uint8 images, would not do."""
+        processor = self.processor
+        if not processor.do_rescale or not math.isclose(processor.rescale_factor, 1 / 255):
+            raise ConfigurationError(
+                "pixels are always scaled by 1/255 in training and evaluation; leave "
+                "processor.do_rescale and processor.rescale_factor as they are"
+            )
+        if not processor.do_center_crop:
+            raise ConfigurationError(
+                "evaluation batches need crops of one size, so processor.do_center_crop must stay; "
+                "for whole images set processor.size and processor.crop_size to the same "
+                "(height, width)"
+            )
 
 
 def load_experiment(path: str | Path) -> Experiment:
@@ -148,22 +165,27 @@ def load_experiment(path: str | Path) -> Experiment:
     """
     path = Path(path)
     if not path.is_file():
-        beside = [str(p) for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
-        hint = nearest(str(path), beside)
-        raise ConfigurationError(f"no experiment file {path}{hint}; name a Python file")
+        raise no_experiment_file(path)
     try:
-        names = runpy.run_path(str(path))
+        make = runpy.run_path(str(path)).get("experiment")
+        experiment = make() if callable(make) else None
     except ConfigurationError as error:
         raise ConfigurationError(f"{path}: {error}") from error
-    except (SyntaxError, ImportError, AttributeError, NameError, TypeError) as error:
+    except Exception as error:  # whatever the user's code raises
         raise ConfigurationError(f"{path}: {type(error).__name__}: {error}") from error
-    make = names.get("experiment")
-    experiment = make() if callable(make) else None
     if not isinstance(experiment, Experiment):
         raise ConfigurationError(
             f"{path} needs a function experiment() that returns a mobilevit_jax.config.Experiment"
         )
     return experiment
+
+
+def no_experiment_file(path: str | Path) -> ConfigurationError:
+    """Builds the error for a path that is no Python file, with the nearest one beside it."""
+    folder = Path(path).parent
+    beside = [str(p) for p in folder.glob("*.py")] if folder.is_dir() else []
+    hint = nearest(str(path), beside)
+    return ConfigurationError(f"no experiment file {path}{hint}; name a Python file (.py)")
 
 
 def shrink(experiment: Experiment) -> Experiment:

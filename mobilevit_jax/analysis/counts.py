@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from mobilevit_jax.models.attention import MultiHeadAttention
-from mobilevit_jax.models.layers import Conv
+from mobilevit_jax.models.layers import Conv, Dense
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def _macs(module: nn.Module, x: Any, output: Any) -> int:
     if isinstance(module, Conv):
         inputs = 1 if module.depthwise else x.shape[-1]
         return output.size * inputs * module.kernel_size**2
-    if isinstance(module, nn.Dense):
+    if isinstance(module, Dense):
         return output.size * x.shape[-1]
     if isinstance(module, MultiHeadAttention):
         return 2 * x.size * x.shape[-2]  # QK^T and AV over n tokens each

@@ -7,11 +7,13 @@ from typing import Annotated
 
 import tyro
 
-from mobilevit_jax.cli.console import TrainProgress, print_table, say
+from mobilevit_jax.cli.console import TrainProgress, count, print_table, say
 from mobilevit_jax.cli.runtime import start_jax
-from mobilevit_jax.cli.train import build_task, experiment_default
+from mobilevit_jax.cli.train import build_task, parse
 from mobilevit_jax.config import Experiment
 from mobilevit_jax.training.workdir import write_json
+
+_STEPS = 20
 
 
 @dataclass(frozen=True)
@@ -21,33 +23,31 @@ class Arguments:
     Attributes:
         file: Python file with a function experiment().
         config: The experiment, field by field.
-        steps: Steps of the loader's and of the whole run.
+        steps: Steps of the loader's and of the whole run; by default 20, or the run's if fewer.
         tiny: Shrink the experiment to seconds on a laptop, same code path.
         output: Write the numbers into this JSON file.
     """
 
-    file: tyro.conf.Positional[str]
+    file: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
     config: Annotated[Experiment, tyro.conf.arg(name="")]
-    steps: int = 20
-    tiny: bool = False
-    output: Path | None = None
+    steps: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
+    tiny: tyro.conf.FlagCreatePairsOff[bool] = False
+    output: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
 
 
 def main(argv: list[str]) -> int:
     """Runs `mobilevit benchmark` and returns its exit status."""
-    arguments = tyro.cli(
-        tyro.conf.AvoidSubcommands[Arguments],
-        prog="mobilevit benchmark",
-        args=argv,
-        default=Arguments(file=tyro.MISSING, config=experiment_default(argv)),
-    )
+    arguments = parse(Arguments, "mobilevit benchmark", argv)
     start_jax()
     from mobilevit_jax.analysis.benchmark import measure
 
     experiment = arguments.config
     task = build_task(experiment)
-    with TrainProgress(arguments.steps, epochs=experiment.epochs) as progress:
-        report = measure(experiment, task, arguments.steps, progress)
+    steps = arguments.steps
+    if steps is None:
+        steps = min(_STEPS, sum(task.steps_of_epochs))
+    with TrainProgress(steps, epochs=experiment.epochs) as progress:
+        report = measure(experiment, task, steps, progress)
     rows = [
         [f"step at {name}", report.step[name], report.step_seconds[name] * 1e3, compiled]
         for name, compiled in report.compile_seconds.items()
@@ -60,7 +60,7 @@ def main(argv: list[str]) -> int:
             ["whole run", report.run, "", ""],
             ["steps of the run, no waiting", report.expected, "", ""],
         ],
-        title=f"{experiment.name}: {experiment.model.name}, {arguments.steps} steps",
+        title=f"{experiment.name}: {experiment.model.name}, {count(steps, 'step')}",
     )
     say(f"the run waits for data {report.data_wait:.1%} of its time")
     if arguments.output:

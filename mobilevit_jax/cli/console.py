@@ -17,6 +17,8 @@ from rich.table import Table
 # Without a terminal there is no width to fit: rich would fold tables at 80 columns.
 _PLAIN_WIDTH = 240
 
+_SHORT_NAMES = {"learning_rate": "lr", "gradient_norm": "gradient"}
+
 # Steps of a multi-scale run differ in length, so the time left is estimated over many of them.
 _SPEED_WINDOW_SECONDS = 120.0
 
@@ -30,6 +32,11 @@ def make_console(stream: TextIO) -> Console:
 def say(message: str) -> None:
     """Prints one line for the reader, on stderr, as it is (no markup)."""
     make_console(sys.stderr).print(message, markup=False, soft_wrap=True)
+
+
+def count(number: int, noun: str) -> str:
+    """Returns "1 image" or "2 images"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str = "") -> None:
@@ -82,6 +89,7 @@ class TrainProgress:
             TextColumn("loss {task.fields[loss]}"),
             TextColumn("{task.fields[speed]} images/s"),
             TimeRemainingColumn(),
+            TextColumn("left"),
             console=self._console,
             disable=not self._live,
             expand=True,
@@ -135,16 +143,23 @@ class TrainProgress:
 
     def log(self, row: Mapping[str, object]) -> None:
         """Prints one line for a row of metrics, above the bar where there is one."""
-        self._console.print(format_row(row, self._epochs), markup=False, soft_wrap=True)
+        # On a terminal a long row is folded between words, elsewhere it stays one line.
+        soft_wrap = not self._live
+        self._console.print(format_row(row, self._epochs), markup=False, soft_wrap=soft_wrap)
 
 
 def format_row(row: Mapping[str, object], epochs: int) -> str:
-    """Puts a row of metrics.jsonl in one line: `epoch 3/40 step 120 train loss 1.2345 ...`."""
+    """Puts a row of metrics.jsonl in one line: `epoch 3/40 step 120 train  loss 1.235 ...`.
+
+    Seconds are left to the file; of the clock's fields a reader needs the speed.
+    """
     head = f"epoch {row['epoch']}/{epochs} step {row['step']} {row['split']}"
     numbers = [
-        f"{name} {_cell(value)}"
+        f"{_cell(value)} {name.removesuffix('_per_second')}/s"
+        if name.endswith("_per_second")
+        else f"{_SHORT_NAMES.get(name, name)} {_cell(value)}"
         for name, value in row.items()
-        if name not in ("epoch", "step", "split")
+        if name not in ("epoch", "step", "split") and not name.endswith("_seconds")
     ]
     return "  ".join([head, *numbers])
 

@@ -1,13 +1,13 @@
 """`mobilevit evaluate`: top-1, top-5 and loss of weights on a split, every image counted once."""
 
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 
-from mobilevit_jax.cli.console import print_table, say
+from mobilevit_jax.cli.console import count, print_table, say
 from mobilevit_jax.cli.runtime import start_jax
 from mobilevit_jax.cli.weights import WeightsOptions
 from mobilevit_jax.data.loader import LoaderConfig
@@ -25,28 +25,31 @@ class Arguments:
         choice: Which weights.
         dataset: Prepared data set; the training's own by default.
         split: Split; the training's test split by default, else its validation split.
-        data_dir: Where data sets are stored; $TFDS_DATA_DIR or ~/tensorflow_datasets by default.
+        data_dir: Where data sets are stored; the training's place by default.
         size: Height and width of the crop in pixels; the margin of the resize before it stays.
         batch_size: Images of a batch over all devices.
-        skip_bad_images: Leave images that cannot be decoded out of the count.
         output: JSON file; evaluation-<dataset>-<split>-<size>.json beside the weights by default.
-        loader: Threads and memory.
+        loader: Threads and memory; images skipped are not in the count.
     """
 
-    choice: tyro.conf.OmitArgPrefixes[WeightsOptions]
-    dataset: str | None = None
-    split: str | None = None
-    data_dir: str | None = None
-    size: int | None = None
+    choice: tyro.conf.OmitArgPrefixes[Annotated[WeightsOptions, tyro.conf.arg(name="weights")]]
+    dataset: Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")] = None
+    split: Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")] = None
+    data_dir: Annotated[str | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
+    size: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
     batch_size: int = 200
-    skip_bad_images: bool = False
-    output: Path | None = None
-    loader: LoaderConfig = field(default_factory=LoaderConfig)
+    output: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
+    loader: tyro.conf.OmitArgPrefixes[LoaderConfig] = field(default_factory=LoaderConfig)
 
 
 def main(argv: list[str]) -> int:
     """Runs `mobilevit evaluate` and returns its exit status."""
-    arguments = tyro.cli(Arguments, prog="mobilevit evaluate", args=argv)
+    arguments = tyro.cli(
+        Arguments,
+        prog="mobilevit evaluate",
+        args=argv,
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
     start_jax()
     loaded = arguments.choice.load()
     result = evaluate(arguments, loaded)
@@ -71,7 +74,7 @@ def main(argv: list[str]) -> int:
         title=f"{result['model']}, {result['weights']}",
     )
     if result["skipped"]:
-        say(f"skipped {result['skipped']} images that could not be decoded")
+        say(f"skipped {count(result['skipped'], 'image')} that could not be decoded")
     say(f"written to {path}")
     return 0
 
@@ -92,11 +95,12 @@ def evaluate(arguments: Arguments, loaded: Pretrained) -> dict[str, Any]:
     data_dir = arguments.data_dir or data.data_dir
     _check_classes(loaded.class_names, dataset_info(name, data_dir).class_names, name)
     split = open_split(name, split_name, data_dir)
-    processor = loaded.processor.for_size(arguments.size) if arguments.size else loaded.processor
+    processor = loaded.processor
+    if arguments.size is not None:
+        processor = processor.for_size(arguments.size)
     evaluator = Evaluator(loaded.model, ClassificationObjective(), processor)
-    loader = replace(arguments.loader, skip_bad_images=arguments.skip_bad_images)
     variables = parallel.replicate(loaded.variables)
-    metrics = evaluator(variables, split, arguments.batch_size, loader)
+    metrics = evaluator(variables, split, arguments.batch_size, arguments.loader)
     height, width = processor.crop_size
     return {
         "model": loaded.experiment.model.name,

@@ -24,7 +24,9 @@ class Arguments:
         json: Print JSON, for machines.
     """
 
-    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")] = "*"
+    name: Annotated[
+        str, tyro.conf.Positional, tyro.conf.arg(metavar="[MODEL]", help_behavior_hint="")
+    ] = "*"
     size: int = 256
     num_classes: int = 1000
     json: bool = False
@@ -32,7 +34,9 @@ class Arguments:
 
 def main(argv: list[str]) -> int:
     """Runs `mobilevit models` and returns its exit status."""
-    arguments = tyro.cli(Arguments, prog="mobilevit models", args=argv)
+    arguments = tyro.cli(
+        Arguments, prog="mobilevit models", args=argv, config=(tyro.conf.FlagCreatePairsOff,)
+    )
     if arguments.size < 1:
         raise ConfigurationError(f"--size must be at least 1 pixel; got {arguments.size}")
     names = list_models(arguments.name) or [arguments.name]
@@ -70,8 +74,8 @@ def _print_models(counted: dict[str, list[Stage]], size: int) -> None:
         ]
         for name, parts in counted.items()
     ]
-    headings = ["model", "parameters", "M multiply-adds", *(f"layer_{i}" for i in range(1, 6))]
-    print_table(headings, rows, title=f"Images of {size}x{size}")
+    headings = ["model", "parameters", "M MACs", *(f"layer_{i}" for i in range(1, 6))]
+    print_table(headings, rows, title=f"Images of {size}x{size}; MACs are multiply-adds")
 
 
 def _print_stages(name: str, parts: list[Stage], size: int) -> None:
@@ -86,5 +90,5 @@ def _print_stages(name: str, parts: list[Stage], size: int) -> None:
     ]
     total = sum(stage.parameters for stage in parts), sum(stage.macs for stage in parts) / 1e6
     rows.append(["total", "", f"{total[0]:,}", f"{total[1]:,.1f}"])
-    title = f"{name}, images of {size}x{size}"
-    print_table(["stage", "output", "parameters", "M multiply-adds"], rows, title=title)
+    title = f"{name}, images of {size}x{size}; MACs are multiply-adds"
+    print_table(["stage", "output", "parameters", "M MACs"], rows, title=title)

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import tyro
 
-from mobilevit_jax.cli.console import print_table, say
+from mobilevit_jax.cli.console import count, print_table, say
 from mobilevit_jax.cli.runtime import start_jax
 from mobilevit_jax.cli.weights import WeightsOptions
 from mobilevit_jax.data.decode import read_image
@@ -33,22 +33,28 @@ class Arguments:
         size: Height and width of the crop in pixels; the margin of the resize before it stays.
         json: Print JSON, for machines.
         plot: Draw the images with their classes into this PNG file (the first 24).
-        skip_bad_images: Leave out images that cannot be decoded, and say how many.
+        skip_bad_images: Leave out and name images that are missing or cannot be decoded.
     """
 
-    images: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE")]
-    choice: tyro.conf.OmitArgPrefixes[WeightsOptions]
+    images: Annotated[
+        tuple[Path, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="IMAGE [IMAGE ...]", help_behavior_hint=""),
+    ]
+    choice: tyro.conf.OmitArgPrefixes[Annotated[WeightsOptions, tyro.conf.arg(name="weights")]]
     top: int = 5
-    size: int | None = None
+    size: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
     json: bool = False
-    plot: Path | None = None
+    plot: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
     skip_bad_images: bool = False
 
 
 def main(argv: list[str]) -> int:
     """Runs `mobilevit predict` and returns its exit status."""
-    arguments = tyro.cli(Arguments, prog="mobilevit predict", args=argv)
-    paths = find_images(arguments.images)
+    arguments = tyro.cli(
+        Arguments, prog="mobilevit predict", args=argv, config=(tyro.conf.FlagCreatePairsOff,)
+    )
+    paths = find_images(arguments.images, may_miss=arguments.skip_bad_images)
     if arguments.top < 1:
         raise ConfigurationError(f"--top must be at least 1; got {arguments.top}")
     start_jax()
@@ -57,7 +63,9 @@ def main(argv: list[str]) -> int:
         loaded, paths, arguments.top, size=arguments.size, skip_bad=arguments.skip_bad_images
     )
     if bad:
-        say(f"skipped {len(bad)} images that could not be decoded: {', '.join(bad)}")
+        say(f"skipped {count(len(bad), 'image')} that could not be read: {', '.join(bad)}")
+    if not answers:
+        raise DataError("no image is left to predict")
     if arguments.plot:
         _plot(answers, arguments.plot)
     if arguments.json:
@@ -67,8 +75,12 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def find_images(paths: Sequence[Path]) -> list[Path]:
+def find_images(paths: Sequence[Path], *, may_miss: bool = False) -> list[Path]:
     """Returns the files, and those in the folders, in order.
+
+    Args:
+        paths: Files and folders.
+        may_miss: Whether a path that does not exist is returned as well.
 
     Raises:
         ConfigurationError: If no path is given, one does not exist, or a folder has no image.
@@ -81,7 +93,7 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
                 kinds = ", ".join(sorted(_SUFFIXES))
                 raise ConfigurationError(f"no image in {path}; looked for {kinds}")
             found += inside
-        elif path.exists():
+        elif path.exists() or may_miss:
             found.append(path)
         else:
             raise ConfigurationError(f"no file or folder {path}")
@@ -105,7 +117,7 @@ def predict(
         paths: The files.
         top: Classes of each, at most as many as there are.
         size: Side of the crop in pixels; the weights' own if None.
-        skip_bad: Whether files that cannot be decoded are left out.
+        skip_bad: Whether files that cannot be read are left out.
 
     Returns:
         One {"image", "predictions": [{"class", "index", "probability"}, ...]} a file, most
@@ -114,7 +126,7 @@ def predict(
     Raises:
         DataError: If a file cannot be decoded; it is named.
     """
-    processor = loaded.processor.for_size(size) if size else loaded.processor
+    processor = loaded.processor if size is None else loaded.processor.for_size(size)
     variables = jax.device_put(loaded.variables)
     model: Any = loaded.model
     probabilities = jax.jit(lambda v, x: jax.nn.softmax(model.apply(v, x)))

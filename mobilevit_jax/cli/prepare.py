@@ -24,13 +24,17 @@ class Arguments:
     <split>/<class>/<image> files; imagenet reads the official tars of ILSVRC2012.
     """
 
-    dataset: Annotated[str | None, tyro.conf.Positional] = None
+    dataset: Annotated[
+        str | None,
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="[DATASET]", help_behavior_hint=""),
+    ] = None
     """Which one: shapes/tiny, shapes/quickstart, shapes/default, image_folder or imagenet."""
-    source: Path | None = None
+    source: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
     """The directory that has the images or the tars."""
-    data_dir: Path | None = None
+    data_dir: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
     """Where data sets are kept ($TFDS_DATA_DIR, or else ~/tensorflow_datasets)."""
-    name: str | None = None
+    name: Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")] = None
     """Store it under this name; --dataset of the other commands then takes it."""
     skip_bad_images: bool = False
     """Leave out and count images that cannot be decoded, instead of stopping at the first."""

@@ -5,36 +5,44 @@ import os
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import tyro
 
-from mobilevit_jax.cli.console import TrainProgress, print_table, say
+from mobilevit_jax.cli.console import TrainProgress, count, print_table, say
 from mobilevit_jax.cli.runtime import start_jax
-from mobilevit_jax.config import Experiment, load_experiment, shrink
+from mobilevit_jax.config import Experiment, load_experiment, no_experiment_file, shrink
 from mobilevit_jax.data.prepare import prepare
+from mobilevit_jax.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from mobilevit_jax.tasks.classification import ClassificationTask
 
 EXIT_DONE, EXIT_STOPPED = 0, 3
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
 class Arguments:
     """Train, evaluate and save an experiment; the same command again resumes it.
 
+    `mobilevit train FILE --help` shows the values of that experiment as defaults.
+
     Attributes:
         file: Python file with a function experiment(), such as experiments/quickstart.py.
-        workdir: Work directory; runs/<name of the experiment> by default.
+        workdir: Work directory.
         tiny: Shrink the experiment to seconds on a laptop, same code path.
         config: The experiment, field by field.
     """
 
-    file: tyro.conf.Positional[str]
+    file: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
     config: Annotated[Experiment, tyro.conf.arg(name="")]
-    workdir: Path | None = None
-    tiny: bool = False
+    workdir: Annotated[
+        Path | None,
+        tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: runs/<experiment's name>)"),
+    ] = None
+    tiny: tyro.conf.FlagCreatePairsOff[bool] = False
 
 
 def main(argv: list[str]) -> int:
@@ -44,31 +52,40 @@ def main(argv: list[str]) -> int:
         ConfigurationError: If the experiment or an option is wrong.
         MobileViTError: If data or training fail.
     """
-    arguments = parse(argv)
+    arguments = parse(Arguments, "mobilevit train", argv)
     experiment = arguments.config
     workdir = arguments.workdir or Path("runs") / experiment.name
     start_jax()
     return run(experiment, workdir)
 
 
-def parse(argv: list[str]) -> Arguments:
-    """Reads the file that the arguments name, then the overrides of its fields."""
-    return tyro.cli(
-        tyro.conf.AvoidSubcommands[Arguments],
-        prog="mobilevit train",
-        args=argv,
-        default=Arguments(file=tyro.MISSING, config=experiment_default(argv)),
-    )
+def parse(arguments_class: type[T], prog: str, argv: list[str]) -> T:
+    """Reads the experiment file that the arguments name, then the overrides of its fields.
 
+    Without a file, as in `--help`, the defaults are those of the paper's recipe.
 
-def experiment_default(argv: list[str]) -> Experiment:
-    """Returns the experiment that overrides start from: that of the file, shrunk by `--tiny`.
+    Args:
+        arguments_class: A dataclass with `file`, `config` and `tiny`, as `Arguments` has them.
+        prog: The command, for messages.
+        argv: Its arguments.
 
-    Without a file, as in `--help`, it is the paper's recipe.
+    Raises:
+        ConfigurationError: If the file is no experiment, or an override is wrong.
     """
+    # The overrides' defaults are in the file, so it must be found before tyro reads the rest.
     files = [word for word in argv if word.endswith(".py") and not word.startswith("-")]
     experiment = load_experiment(files[0]) if files else Experiment()
-    return shrink(experiment) if "--tiny" in argv else experiment
+    if "--tiny" in argv:
+        experiment = shrink(experiment)
+    arguments: Any = tyro.cli(
+        tyro.conf.AvoidSubcommands[arguments_class],
+        prog=prog,
+        args=argv,
+        default=arguments_class(file=tyro.MISSING, config=experiment),
+    )
+    if [arguments.file] != files[:1]:
+        raise no_experiment_file(arguments.file)
+    return arguments
 
 
 def run(experiment: Experiment, directory: Path) -> int:
@@ -76,14 +93,15 @@ def run(experiment: Experiment, directory: Path) -> int:
     from mobilevit_jax.training import loop, workdir
 
     task = build_task(experiment)
-    workdir.open_workdir(directory, experiment, task.class_names)
+    _open(directory, experiment, task)
     total = sum(task.steps_of_epochs)
     say(_summary(experiment, task, directory))
     with TrainProgress(total, epochs=experiment.epochs) as progress:
         outcome = loop.train(experiment, task, directory, progress)
     if task.skipped.count:
-        say(f"skipped {task.skipped.count} images that could not be decoded")
-    workdir.write_json(directory / workdir.TIMING, dataclasses.asdict(outcome.timing))
+        say(f"skipped {count(task.skipped.count, 'image')} that could not be decoded")
+    if outcome.timing.steps:  # else the run was finished before, and so was its file
+        workdir.write_json(directory / workdir.TIMING, dataclasses.asdict(outcome.timing))
     _draw(outcome.rows, directory / workdir.CURVES)
     if not outcome.finished:
         say("run the same command again to go on")
@@ -101,14 +119,30 @@ def build_task(experiment: Experiment) -> "ClassificationTask":
     return ClassificationTask(experiment)
 
 
+def _open(directory: Path, experiment: Experiment, task: "ClassificationTask") -> None:
+    """Opens the work directory, unless a setting is wrong that the loop would only find later."""
+    from mobilevit_jax.training import workdir
+    from mobilevit_jax.training.optimizer import create_optimizer
+    from mobilevit_jax.training.schedule import warmup_cosine
+
+    create_optimizer(experiment.optimizer, warmup_cosine(experiment.schedule, task.steps_of_epochs))
+    try:
+        workdir.open_workdir(directory, experiment, task.class_names)
+    except OSError as error:
+        raise ConfigurationError(
+            f"the work directory {directory} cannot be made: {error.strerror or error}; choose "
+            "another with --workdir"
+        ) from error
+
+
 def _summary(experiment: Experiment, task: Any, directory: Path) -> str:
     import jax
 
     devices = jax.device_count()
     return (
         f"{experiment.model.name}, {len(task.class_names)} classes of {experiment.data.dataset}, "
-        f"{experiment.epochs} epochs, {sum(task.steps_of_epochs)} steps, "
-        f"{devices} {jax.default_backend()} device{'s' * (devices > 1)}; work directory {directory}"
+        f"{count(experiment.epochs, 'epoch')}, {count(sum(task.steps_of_epochs), 'step')}, "
+        f"{count(devices, jax.default_backend() + ' device')}; work directory {directory}"
     )
 
 
@@ -130,7 +164,7 @@ def _print_result(experiment: Experiment, outcome: Any, directory: Path) -> None
                 [split, row["count"], row["loss"], f"{row['top1']:.2%}", f"{row['top5']:.2%}"]
                 for split, row in final.items()
             ],
-            title=f"{experiment.name} after {experiment.epochs} epochs, {weights} weights",
+            title=f"{experiment.name} after {count(experiment.epochs, 'epoch')}, {weights} weights",
         )
     timing = outcome.timing
     if timing.steps:

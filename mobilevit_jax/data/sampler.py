@@ -60,7 +60,8 @@ class SamplerConfig:
             added to them, and each is rounded to a multiple of 32.
         sizes: The sizes in pixels outright, instead of the four settings above for them; the
             standard sampler has one, for example (256,).
-        rule: Batch of each size: "cvnets" or "area", see the top of this module.
+        rule: Batch of each size: "cvnets" keeps `batch_size` above the base size, as CVNets v0.1
+            does; "area" lowers it there in proportion to the image's area.
         reference_devices: Number of devices that the rule reckons with (8 in the paper). It does
             not depend on the devices that are there, so that a run can move to other machines.
     """

@@ -293,5 +293,5 @@ def _not_prepared(name: str, places: list[Place], root: Path) -> ConfigurationEr
             f"--source PATH --name {name} --data-dir {root}"
         )
     known = f"prepared there: {', '.join(prepared[:12])}" if prepared else "nothing is there"
-    hint = nearest(name, prepared) or nearest(name, BUILDERS)
+    hint = nearest(name, prepared) or nearest(name, set(BUILDERS) - {name})
     return ConfigurationError(f"no data set {name!r} in {root}{hint}; {known}; {how}")

@@ -51,7 +51,11 @@ def create_model(name: str, **options: Any) -> MobileViT:
 def _check(model: MobileViT) -> None:
     """Raises ConfigurationError for a field that the model cannot be built with."""
     sizes = model.patch_sizes
-    if len(sizes) != 3 or any(not isinstance(size, int) or size < 1 for size in sizes):
+    if (
+        not isinstance(sizes, tuple)
+        or len(sizes) != 3
+        or any(not isinstance(size, int) or size < 1 for size in sizes)
+    ):
         raise ConfigurationError(
             f"patch_sizes must be three positive integers, for layer_3, layer_4 and layer_5; "
             f"got {sizes!r}"

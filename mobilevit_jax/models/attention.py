@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mobilevit_jax.models.layers import Dtype, dense_init
+from mobilevit_jax.models.layers import Dense, Dtype
 
 
 def layer_norm(name: str, dtype: Dtype) -> nn.LayerNorm:
@@ -31,7 +31,7 @@ class MultiHeadAttention(nn.Module):
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Maps tokens [b, p, n, dim] to the same shape; attention runs over n."""
         dim = x.shape[-1]
-        qkv = nn.Dense(3 * dim, dtype=self.dtype, kernel_init=dense_init, name="qkv")(x)
+        qkv = Dense(3 * dim, dtype=self.dtype, name="qkv")(x)
         # Columns are Q | K | V, and inside each the head is the slow axis.
         qkv = qkv.reshape(*x.shape[:-1], 3, self.heads, dim // self.heads)
         query, key, value = (qkv[..., i, :, :] for i in range(3))
@@ -42,7 +42,7 @@ class MultiHeadAttention(nn.Module):
         attention = nn.Dropout(self.dropout)(attention, deterministic=not train)
         y = jnp.einsum("bphqk,bpkhd->bpqhd", attention.astype(self.dtype), value)
         y = y.reshape(x.shape)
-        return nn.Dense(dim, dtype=self.dtype, kernel_init=dense_init, name="out")(y)
+        return Dense(dim, dtype=self.dtype, name="out")(y)
 
 
 class TransformerLayer(nn.Module):
@@ -77,7 +77,7 @@ class TransformerLayer(nn.Module):
         )(y, train)
         x = x + drop(y, self.dropout)
         y = layer_norm("ffn_norm", self.dtype)(x)
-        y = nn.Dense(self.ffn_dim, dtype=self.dtype, kernel_init=dense_init, name="ffn_expand")(y)
+        y = Dense(self.ffn_dim, dtype=self.dtype, name="ffn_expand")(y)
         y = drop(nn.silu(y), self.ffn_dropout)
-        y = nn.Dense(x.shape[-1], dtype=self.dtype, kernel_init=dense_init, name="ffn_reduce")(y)
+        y = Dense(x.shape[-1], dtype=self.dtype, name="ffn_reduce")(y)
         return x + drop(y, self.dropout)

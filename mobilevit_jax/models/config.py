@@ -14,7 +14,7 @@ class ModelConfig:
     """Which model, and its options; None takes the published value of the size.
 
     Attributes:
-        name: One of `list_models()`.
+        name: One of `list_models()`; `mobilevit models` shows them.
         num_classes: Classes; None takes the data set's.
         patch_sizes: Side of a patch in layer_3, layer_4, layer_5.
         fusion: Whether blocks concatenate their input and fuse it (ablation of Figure 12).

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from mobilevit_jax.ops import depthwise_conv
+from mobilevit_jax.ops import depthwise_conv, pointwise
 
 Dtype = jnp.dtype | type | str
 
@@ -60,7 +60,7 @@ class Conv(nn.Module):
         if self.depthwise:
             x = depthwise_conv(x, kernel, self.stride, self.dilation)
         elif k == 1 and self.stride == 1:
-            x = jnp.einsum("bhwc,cd->bhwd", x, kernel[0, 0])
+            x = pointwise(x, kernel[0, 0])
         else:
             pad = k // 2 * self.dilation
             x = lax.conv_general_dilated(
@@ -72,8 +72,29 @@ class Conv(nn.Module):
                 dimension_numbers=("NHWC", "HWIO", "NHWC"),
             )
         if self.use_bias:
-            x = x + self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+            bias = self.param("bias", nn.initializers.zeros, (self.features,))
+            x = x + bias.astype(self.dtype).reshape(1, 1, 1, -1)
         return x
+
+
+class Dense(nn.Module):
+    """A linear layer with bias, as `nn.Dense` but by `ops.pointwise`.
+
+    Attributes:
+        features: Width of the output.
+        dtype: Type of the computation; the parameters are kept in float32.
+    """
+
+    features: int
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps [..., c] to [..., features]."""
+        kernel = self.param("kernel", dense_init, (x.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        y = pointwise(x.astype(self.dtype), kernel.astype(self.dtype))
+        return y + jnp.broadcast_to(bias.astype(self.dtype), y.shape)
 
 
 class BatchNorm(nn.Module):
@@ -112,7 +133,8 @@ class BatchNorm(nn.Module):
         else:
             mean, var = running_mean.value, running_var.value
         factor = scale * lax.rsqrt(var + self.eps)
-        return (x * factor + (bias - mean * factor)).astype(self.dtype)
+        factor, offset = (v.reshape(1, 1, 1, -1) for v in (factor, bias - mean * factor))
+        return (x * factor + offset).astype(self.dtype)
 
     def _statistics(self, x: jax.Array) -> tuple[jax.Array, jax.Array, int]:
         """Returns mean [c], biased variance [c] and the number of values behind each."""

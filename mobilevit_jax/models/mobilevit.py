@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from mobilevit_jax.models.attention import TransformerLayer, layer_norm
-from mobilevit_jax.models.layers import Conv, ConvBlock, Dtype, InvertedResidual, dense_init
+from mobilevit_jax.models.layers import Conv, ConvBlock, Dense, Dtype, InvertedResidual
 from mobilevit_jax.models.patches import fold, padded_size, resize_bilinear, unfold
 from mobilevit_jax.models.variants import Variant
 
@@ -257,9 +257,7 @@ class MobileViT(nn.Module):
         x = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
         if self.num_classes:
             x = nn.Dropout(self.classifier_dropout)(x, deterministic=not train)
-            x = nn.Dense(
-                self.num_classes, dtype=self.dtype, kernel_init=dense_init, name="classifier"
-            )(x)
+            x = Dense(self.num_classes, dtype=self.dtype, name="classifier")(x)
         x = x.astype(jnp.float32)
         return (x, maps) if features else x
 

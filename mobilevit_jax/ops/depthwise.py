@@ -124,7 +124,7 @@ def _shifted(x, kernel, stride, dilation):
     height, width = (-(-n // stride) for n in x.shape[1:3])
     padded = _pad(x, kernel, dilation)
     taps = _taps(padded, kernel.shape[0], height, width, stride, dilation)
-    return sum(view * kernel[row, column, 0] for row, column, view in taps)
+    return sum(view * kernel[row : row + 1, column : column + 1] for row, column, view in taps)
 
 
 def _shifted_input_gradient(x, kernel, gradient, stride, dilation):

@@ -24,7 +24,7 @@ from mobilevit_jax.data.sampler import (
     steps_in_epoch,
 )
 from mobilevit_jax.data.sources import Split, dataset_info, open_split
-from mobilevit_jax.errors import ConfigurationError
+from mobilevit_jax.errors import ConfigurationError, unknown_name
 from mobilevit_jax.processing import ImageProcessor
 from mobilevit_jax.training import parallel
 from mobilevit_jax.training.losses import cross_entropy
@@ -72,7 +72,7 @@ def hits(logits: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
     always right; nor is one whose outputs are NaN.
     """
     own = jnp.take_along_axis(logits, labels[:, None], axis=-1)
-    index = jnp.arange(logits.shape[-1])
+    index = jnp.arange(logits.shape[-1])[None]
     ahead = (logits > own) | ((logits == own) & (index < labels[:, None]))
     rank = jnp.sum(ahead, axis=-1)
     # A comparison with NaN is false.
@@ -105,6 +105,7 @@ class ClassificationTask:
         self.model = experiment.model.build(len(info.class_names), parallel.AXIS)
         _check_classes(self.model.num_classes, info.class_names, data.dataset)
         self.objective = ClassificationObjective(experiment.loss.label_smoothing)
+        _check_metric(experiment, self.objective.metrics)
         self.table: tuple[Scale, ...] = scale_table(experiment.sampler)
         check_devices(self.table, jax.device_count() * experiment.optimizer.accumulation)
         self._experiment = experiment
@@ -117,9 +118,6 @@ class ClassificationTask:
             )
             if name
         }
-        for role, split in self._splits.items():
-            if not len(split):
-                raise ConfigurationError(f"the {role} split of {data.dataset} is empty")
         examples = len(self._splits["train"])
         self.steps_of_epochs = [
             steps_in_epoch(experiment.seed, epoch, examples, self.table)
@@ -271,3 +269,10 @@ def _check_classes(num_classes: int, class_names: tuple[str, ...], dataset: str)
             f"model.num_classes is {num_classes}, but {dataset} has {len(class_names)} classes; "
             "leave it out to take the data set's"
         )
+
+
+def _check_metric(experiment: "Experiment", metrics: tuple[str, ...]) -> None:
+    raw = experiment.evaluation.raw_weights and experiment.ema.decay
+    allowed = [*metrics, *(f"raw_{name}" for name in metrics if raw)]
+    if experiment.checkpoint.metric not in allowed:
+        raise unknown_name("checkpoint.metric", experiment.checkpoint.metric, allowed)

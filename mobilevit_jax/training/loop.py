@@ -157,7 +157,7 @@ def train(experiment: Experiment, task: Task, directory: Path, reporter: Reporte
         reporter: Where progress is shown.
 
     Raises:
-        TrainingError: If the loss is not finite; the step and the last checkpoint are named.
+        TrainingError: If loss or gradient is not finite; step and last checkpoint are named.
         DataError: If an image or a checkpoint cannot be read or written.
     """
     learning_rate = warmup_cosine(experiment.schedule, task.steps_of_epochs)
@@ -325,7 +325,7 @@ def _checked_meter(run: _Run, state: TrainState) -> dict[str, float]:
     """Returns the meter's sums.
 
     Raises:
-        TrainingError: If a loss was not finite.
+        TrainingError: If a loss or a gradient was not finite.
     """
     sums = {name: float(value) for name, value in state.meter.items()}
     if sums["bad_step"] < NEVER:
@@ -336,8 +336,8 @@ def _checked_meter(run: _Run, state: TrainState) -> dict[str, float]:
             else "no checkpoint was saved before"
         )
         raise TrainingError(
-            f"the loss of step {int(sums['bad_step'])} (from 0) is not finite; {good}; lower "
-            "schedule.peak, set optimizer.clip_norm, or compute in float32"
+            f"the loss or gradient of step {int(sums['bad_step'])} (from 0) is not finite; {good}; "
+            "lower schedule.peak, set optimizer.clip_norm, or compute in float32"
         )
     return sums
 

@@ -42,7 +42,8 @@ def create_optimizer(
     Raises:
         ConfigurationError: If a field is out of range.
     """
-    if config.weight_decay < 0 or config.accumulation < 1 or (config.clip_norm or 1) <= 0:
+    clips_to_nothing = config.clip_norm is not None and config.clip_norm <= 0
+    if config.weight_decay < 0 or config.accumulation < 1 or clips_to_nothing:
         raise ConfigurationError(
             "weight_decay must be 0 or more, accumulation 1 or more and clip_norm above 0; "
             f"got {config}"

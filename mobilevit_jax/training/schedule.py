@@ -54,6 +54,8 @@ def warmup_cosine(config: ScheduleConfig, steps_of_epochs: Sequence[int]) -> Sch
         )
     if config.warmup_steps < 0:
         raise ConfigurationError(f"warmup_steps must be 0 or more; got {config.warmup_steps}")
+    if config.cosine_by not in ("epoch", "step"):
+        raise ConfigurationError(f"cosine_by must be 'epoch' or 'step'; got {config.cosine_by!r}")
     if sum(steps_of_epochs) < 1:
         raise ConfigurationError("the run has no step; raise epochs or give it more examples")
     boundaries = np.cumsum(steps_of_epochs)

@@ -45,7 +45,7 @@ class TrainState:
         opt_state: The optimizer's.
         ema: {"params", "batch_stats"} averaged, or {} if no average is kept.
         meter: Sums since the last row of the log; "bad_step" is the first step since whose loss
-            was not finite.
+            or gradient was not finite.
     """
 
     step: jax.Array

@@ -130,7 +130,8 @@ def make_train_step(
 def _add_to_meter(state, sums, count, gradient_norm, loss):
     more = {**sums, "count": count, "gradient_norm": gradient_norm, "steps": 1.0}
     meter = {name: state.meter[name] + value for name, value in more.items()}
-    bad = jnp.where(jnp.isfinite(loss), state.meter["bad_step"], state.step)
+    finite = jnp.isfinite(loss) & jnp.isfinite(gradient_norm)
+    bad = jnp.where(finite, state.meter["bad_step"], state.step)
     return meter | {"bad_step": jnp.minimum(bad, state.meter["bad_step"])}
 
 

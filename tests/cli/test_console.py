@@ -4,7 +4,15 @@ import sys
 
 from mobilevit_jax.cli import console
 
-ROW = {"step": 120, "epoch": 3, "split": "train", "loss": 1.23456789, "images_per_second": 51234.5}
+ROW = {
+    "step": 120,
+    "epoch": 3,
+    "split": "train",
+    "loss": 1.23456789,
+    "learning_rate": 0.002,
+    "images_per_second": 51234.5,
+    "data_wait_seconds": 0.01,
+}
 
 
 class Terminal(io.StringIO):
@@ -23,7 +31,7 @@ def run(stream: io.StringIO) -> str:
 
 def test_progress_without_a_terminal_is_one_plain_line_a_row():
     assert run(io.StringIO()) == (
-        "epoch 3/5 step 120 train  loss 1.235  images_per_second 51,234\n"
+        "epoch 3/5 step 120 train  loss 1.235  lr 0.002  51,234 images/s\n"
     )
 
 
@@ -32,8 +40,23 @@ def test_progress_on_a_terminal_shows_the_state(monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")
     shown = run(Terminal())
     assert "epoch 3/5 step 120 train" in shown
-    for part in ("120/200", "loss 1.5000", "321 images/s"):
+    for part in ("120/200", "loss 1.5000", "321 images/s", "left"):
         assert part in shown
+
+
+def test_a_row_that_is_too_long_for_the_terminal_is_folded_between_words(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "40")
+    stream = Terminal()
+    progress = console.TrainProgress(200, epochs=5, stream=stream)
+    progress.log(ROW)
+    lines = stream.getvalue().splitlines()
+    assert len(lines) > 1 and max(map(len, lines)) <= 40
+    assert " ".join(" ".join(lines).split()).endswith("loss 1.235 lr 0.002 51,234 images/s")
+
+
+def test_count():
+    assert [console.count(n, "image") for n in (0, 1, 2)] == ["0 images", "1 image", "2 images"]
 
 
 def test_an_unknown_loss_keeps_the_last_one(monkeypatch):

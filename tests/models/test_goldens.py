@@ -1,0 +1,57 @@
+"""Outputs of the reference implementation, reproduced with weights drawn by its rule."""
+
+import jax
+import numpy as np
+import pytest
+
+from mobilevit_jax import convert
+from mobilevit_jax.models import create_model
+from tests import reference
+
+TOLERANCE = 1e-4
+STAGES = ("conv_1", "layer_1", "layer_2", "layer_3", "layer_4", "layer_5", "conv_1x1_exp")
+
+
+def assert_close(actual, expected):
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=TOLERANCE)
+
+
+def logits_of(size, images, *, fusion=True, **options):
+    model = create_model(f"mobilevit_{size}", fusion=fusion, **options)
+    variables = convert.load_state_dict(model, reference.state_dict(size, fusion=fusion))
+    return jax.jit(model.apply)(variables, images), variables
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", ["xxs", "xs", "s"])
+# The second shape does not divide by the patches of layer_5, so that its maps are resized.
+@pytest.mark.parametrize(("height", "width"), [(256, 256), (288, 224)])
+def test_classifier(size, height, width):
+    expected = reference.golden(f"classify_{size}_{height}x{width}")
+    model = create_model(f"mobilevit_{size}")
+    variables = convert.load_state_dict(model, reference.state_dict(size))
+    images = reference.images(1, 2, height, width)
+    logits, features = jax.jit(lambda v, x: model.apply(v, x, features=True))(variables, images)
+    assert_close(logits, expected["logits"])
+    assert set(features) == set(STAGES)
+    for stage, found in features.items():
+        found = np.asarray(found)
+        assert_close(found.mean((0, 1, 2)), expected[stage][0])
+        assert_close(np.abs(found).mean((0, 1, 2)), expected[stage][1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("patch_sizes", [(8, 4, 2), (3, 3, 3), (4, 4, 4)])
+def test_patch_sizes(patch_sizes):
+    expected = reference.golden("patch_xs_" + "".join(map(str, patch_sizes)))
+    logits, _ = logits_of("xs", reference.images(2, 2, 256, 256), patch_sizes=patch_sizes)
+    assert_close(logits, expected["logits"])
+
+
+@pytest.mark.slow
+def test_no_fusion():
+    expected = reference.golden("nofusion_xs")
+    logits, variables = logits_of("xs", reference.images(3, 2, 256, 256), fusion=False)
+    assert_close(logits, expected["logits"])
+    count = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+    assert count == expected["params"] == 1_962_552
