@@ -91,6 +91,10 @@ class CheckpointConfig:
             raise ConfigurationError(
                 f"checkpoint.every_epochs must be at least 1; got {self.every_epochs}"
             )
+        if self.keep_best < 0:
+            raise ConfigurationError(
+                f"checkpoint.keep_best must be 0 or more; got {self.keep_best}"
+            )
 
 
 @dataclass(frozen=True)

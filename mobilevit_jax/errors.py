@@ -1,7 +1,9 @@
 """Errors that a user can mend: each message is one line with what, where and how to mend it."""
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from os import PathLike
 
 
 class MobileViTError(ValueError):
@@ -18,6 +20,17 @@ class DataError(MobileViTError):
 
 class TrainingError(MobileViTError):
     """A run that cannot go on, for example because its loss is not finite (exit status 1)."""
+
+
+@contextlib.contextmanager
+def naming(path: str | PathLike[str]) -> Iterator[None]:
+    """Adds a path to an OSError that has none, such as that of a write to a full disk."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str:

@@ -16,6 +16,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from mobilevit_jax.errors import naming
+
 DPI = 120
 COLOURS = {"train": "#0072B2", "validation": "#D55E00", "test": "#009E73"}
 _RATE_COLOUR = "#555555"
@@ -224,7 +226,7 @@ def _write(figure: Figure, path: str | Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(path.name + ".tmp")
     try:
-        with warnings.catch_warnings():
+        with naming(path), warnings.catch_warnings():
             # A script that the font lacks is drawn as boxes; nothing a caller could mend.
             warnings.filterwarnings("ignore", "Glyph .* missing from font")
             figure.savefig(unfinished, format="png")

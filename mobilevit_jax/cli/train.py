@@ -130,8 +130,8 @@ def _open(directory: Path, experiment: Experiment, task: "ClassificationTask") -
         workdir.open_workdir(directory, experiment, task.class_names)
     except OSError as error:
         raise ConfigurationError(
-            f"the work directory {directory} cannot be made: {error.strerror or error}; choose "
-            "another with --workdir"
+            f"the work directory {directory} cannot be made or written: {error.strerror or error}; "
+            "choose another with --workdir"
         ) from error
 
 

@@ -101,6 +101,9 @@ class Checkpoints:
         self._writable = writable
         # Orbax logs what it also raises; errors are reported once, in one line, by the caller.
         logging.getLogger("absl").addFilter(_not_from_orbax)
+        self._quiet = contextlib.ExitStack()
+        if writable:  # a save may fail at any time in the background
+            self._quiet.enter_context(_quiet_stragglers())
         self._values: dict[int, float] = {}
         registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
         state, record = ocp.PyTreeCheckpointHandler(), ocp.JsonCheckpointHandler()
@@ -143,11 +146,12 @@ class Checkpoints:
         Raises:
             DataError: If a save in the background failed.
         """
-        try:
-            self.wait()
-        finally:
-            self._manager.close()
-            logging.getLogger("absl").removeFilter(_not_from_orbax)
+        with self._quiet:
+            try:
+                self.wait()
+            finally:
+                self._manager.close()
+                logging.getLogger("absl").removeFilter(_not_from_orbax)
 
     def save(
         self,
@@ -387,9 +391,9 @@ def _not_from_orbax(record: logging.LogRecord) -> bool:
 
 @contextlib.contextmanager
 def _quiet_stragglers() -> Iterator[None]:
-    """Keeps reads that outlive a failed one from printing tracebacks.
+    """Keeps reads or writes that outlive a failed one from printing tracebacks.
 
-    Orbax reads all arrays at once and closes its event loop at the first failure; the other reads
+    Orbax handles all arrays at once and closes its event loop at the first failure; the others
     then report to a closed loop from threads of their own, shortly after.
     """
     hook = sys.unraisablehook

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from mobilevit_jax.errors import DataError
+from mobilevit_jax.errors import DataError, naming
 
 FILE_NAME = "metrics.jsonl"
 TENSORBOARD_NAME = "tensorboard"
@@ -102,9 +102,10 @@ class MetricsLog:
         values = {name: _plain(value) for name, value in numbers.items()}
         row: Row = {"step": int(step), "epoch": int(epoch), "split": split, **values}
         if self._active:
-            self._file.write(_line(row))
-            self._file.flush()
-            os.fsync(self._file.fileno())
+            with naming(self._path):
+                self._file.write(_line(row))
+                self._file.flush()
+                os.fsync(self._file.fileno())
             for name, value in values.items():
                 if value is not None:
                     self._board.add_scalar(f"{split}/{name}", value, step)

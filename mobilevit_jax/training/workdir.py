@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mobilevit_jax.config import Experiment, differences, from_dict, to_dict
-from mobilevit_jax.errors import ConfigurationError, DataError
+from mobilevit_jax.errors import ConfigurationError, DataError, naming
 
 EXPERIMENT = "experiment.json"
 CHECKPOINTS = "checkpoints"
@@ -87,8 +87,9 @@ def write_json(path: Path, value: Any) -> None:
     """Writes a JSON file whole or not at all."""
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        unfinished.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-        unfinished.replace(path)
+        with naming(path):
+            unfinished.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+            unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
 

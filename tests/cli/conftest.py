@@ -1,4 +1,4 @@
-"""One trained run for all tests of the commands, and runs of a small network for the others."""
+"""What the tests of the commands share: the command line as a function, a run, data sets."""
 
 import contextlib
 import io
@@ -85,14 +85,28 @@ def _place(data_dir, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
+_BUILD = ModelConfig.build
+
+
 @pytest.fixture
-def small_net(monkeypatch):
-    """A network that compiles in a second, in the place of MobileViT."""
-    monkeypatch.setattr(ModelConfig, "build", build_small_net)
+def real_model(monkeypatch):
+    """MobileViT itself, for what goes wrong before it is compiled."""
+    monkeypatch.setattr(ModelConfig, "build", _BUILD)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _small_net():
+    """Puts a network that compiles in a second in the place of MobileViT.
+
+    `tests/test_pipeline_without_tensorflow.py` runs the same commands with the real one.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ModelConfig, "build", build_small_net)
+        yield
 
 
 class Trained(NamedTuple):
-    """A finished run of MobileViT-XXS."""
+    """A finished run."""
 
     directory: Path
     ran: Ran
@@ -100,7 +114,7 @@ class Trained(NamedTuple):
 
 @pytest.fixture(scope="session")
 def trained(data_dir, tmp_path_factory, train_tiny) -> Trained:
-    """The only run of a real MobileViT; read it, and copy it before changing it."""
+    """A finished run that the tests share: read it, and leave it as it is."""
     directory = tmp_path_factory.mktemp("trained") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TFDS_DATA_DIR", str(data_dir))

@@ -96,12 +96,12 @@ def test_the_directory_of_another_experiment(trained, train_tiny):
     assert contents(trained.directory) == before
 
 
-def test_the_default_directory(small_net, mobilevit, quickstart, tiny, tmp_path):
+def test_the_default_directory(mobilevit, quickstart, tiny, tmp_path):
     assert mobilevit("train", quickstart, *tiny, "--name", "mine").status == 0
     assert (tmp_path / "runs" / "mine" / "metrics.jsonl").exists()
 
 
-def test_overrides_reach_the_run(small_net, train_tiny, tmp_path):
+def test_overrides_reach_the_run(train_tiny, tmp_path):
     options = ["--data.test", "None", "--ema.decay", 0, "--schedule.warmup-steps", 0]
     ran = train_tiny(tmp_path / "run", [*options, "--schedule.peak", 0.5])
     assert ran.status == 0
@@ -123,7 +123,7 @@ def stop_at(step, monkeypatch):
     monkeypatch.setattr(TrainProgress, "update", interrupted)
 
 
-def test_a_signal_saves_and_the_same_command_goes_on(small_net, train_tiny, tmp_path, monkeypatch):
+def test_a_signal_saves_and_the_same_command_goes_on(train_tiny, tmp_path, monkeypatch):
     whole = train_tiny(tmp_path / "whole", EPOCHS)
     assert whole.status == 0
     with monkeypatch.context() as patch:
@@ -154,7 +154,9 @@ def start(code: str, *arguments: object) -> subprocess.Popen[str]:
     """Starts Python with a small network in the place of MobileViT."""
     command = [sys.executable, "-c", SMALL + code, *map(str, arguments)]
     root = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
-    environment = {**os.environ, "PYTHONPATH": root}
+    # A compilation cache of its own: what a full disk leaves in it is of use to nobody.
+    cache = str(arguments[-1]) + "-cache"
+    environment = {**os.environ, "PYTHONPATH": root, "JAX_COMPILATION_CACHE_DIR": cache}
     return subprocess.Popen(
         command, text=True, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
@@ -201,7 +203,7 @@ def test_a_full_disk_and_the_next_start(quickstart, tiny, tmp_path, data_dir, mo
     assert len(rows_of(tmp_path / "run")) == 3
 
 
-def test_a_run_that_diverges_is_one_line(small_net, train_tiny, tmp_path):
+def test_a_run_that_diverges_is_one_line(train_tiny, tmp_path):
     ran = train_tiny(tmp_path / "run", ["--schedule.start", 1e30, "--schedule.peak", 1e30, *EPOCHS])
     assert ran.status == 1
     line = ran.err.splitlines()[-1]
@@ -209,7 +211,7 @@ def test_a_run_that_diverges_is_one_line(small_net, train_tiny, tmp_path):
     assert "Traceback" not in ran.err
 
 
-def test_a_directory_that_lost_its_checkpoints_starts_anew(small_net, train_tiny, tmp_path):
+def test_a_directory_that_lost_its_checkpoints_starts_anew(train_tiny, tmp_path):
     assert train_tiny(tmp_path / "run").status == 0
     before = without_clock(tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "checkpoints")

@@ -126,8 +126,13 @@ class TestRows:
         assert outcome.rows == read_metrics(directory) == reporter.rows
         assert [step for step, _ in reporter.updates] == list(range(2, STEPS + 1))
         assert [epoch for _, epoch in reporter.updates] == [1] * 3 + [2] * 4
-        # Each update brings the loss of the step before: those of the first row's three steps.
-        assert np.mean(reporter.losses[:3]) == pytest.approx(reporter.rows[0]["loss"], rel=1e-5)
+
+    def test_averages_restart_at_each_row(self, finished):
+        """An update brings the loss of the step before, so the first seven steps are known."""
+        reporter = finished[3]
+        train = {row["step"]: row["loss"] for row in reporter.rows if row["split"] == "train"}
+        for step, steps in {3: (0, 3), 4: (3, 4), 6: (4, 6)}.items():
+            assert train[step] == pytest.approx(np.mean(reporter.losses[slice(*steps)]), rel=1e-5)
 
     def test_timing(self, finished):
         timing = finished[2].timing

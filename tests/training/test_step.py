@@ -225,14 +225,17 @@ class Spread:
         return code, {"loss": code, **rows}
 
 
-def test_dropout_differs_by_seed_step_and_device_and_repeats():
-    batch = batch_of(4) | {"label": np.arange(4)}
+@pytest.mark.parametrize("parts", [1, 2])
+def test_dropout_differs_by_seed_step_device_and_part_and_repeats(parts):
+    batch = batch_of(4 * parts) | {"label": np.arange(4 * parts)}
 
     def drawn(run, step):
         state, _ = run.on_devices(batch, run.state.replace(step=np.int32(step)))
         return tuple(float(state.meter[f"row_{row}"]) for row in range(4))
 
-    run, other = (Run(NoisyNet(), objective=Spread(), seed=seed) for seed in (0, 1))
+    run, other = (
+        Run(NoisyNet(), objective=Spread(), seed=seed, accumulation=parts) for seed in (0, 1)
+    )
     first, second, reseeded = drawn(run, 0), drawn(run, 1), drawn(other, 0)
     assert len({*first, *second, *reseeded}) == 12
     assert drawn(run, 0) == first and drawn(run, 1) == second

@@ -1,0 +1,70 @@
+"""`mobilevit models`: the published numbers, and patterns."""
+
+import json
+
+import pytest
+
+PARAMETERS = {"mobilevit_s": 5_578_632, "mobilevit_xs": 2_317_848, "mobilevit_xxs": 1_272_024}
+MACS = {"mobilevit_s": "2,000.8", "mobilevit_xs": "1,025.9", "mobilevit_xxs": "407.4"}
+
+
+def rows(out: str) -> dict[str, list[str]]:
+    """Returns the cells of each row of a table, by the first."""
+    return {line.split()[0]: line.split()[1:] for line in out.splitlines() if line.strip()}
+
+
+def test_the_listing(mobilevit):
+    ran = mobilevit("models")
+    assert (ran.status, ran.err) == (0, "")
+    shown = rows(ran.out)
+    for name, parameters in PARAMETERS.items():
+        assert shown[name][:2] == [f"{parameters:,}", MACS[name]]
+    assert shown["mobilevit_xs"][2:] == [
+        "128x128x32",
+        "64x64x48",
+        "32x32x64",
+        "16x16x80",
+        "8x8x96",
+    ]
+    assert "images of 256x256; MACs are multiply-adds" in ran.out.lower().replace("macs", "MACs")
+    assert max(map(len, ran.out.splitlines())) <= 100
+
+
+def test_the_stages_of_one_model(mobilevit):
+    ran = mobilevit("models", "mobilevit_xxs", "--size", 64, "--num-classes", 10)
+    shown = rows(ran.out)
+    assert shown["classifier"][0] == "3,210"
+    assert shown["layer_5"][0] == "2x2x80"
+    parts = [int(cells[-2].replace(",", "")) for name, cells in shown.items() if "_" in name[5:8]]
+    assert shown["total"][0] == f"{PARAMETERS['mobilevit_xxs'] - 321_000 + 3_210:,}"
+    assert sum(parts) < PARAMETERS["mobilevit_xxs"]
+
+
+def test_json(mobilevit):
+    models = json.loads(mobilevit("models", "*xs", "--json").out)
+    assert list(models) == ["mobilevit_xs", "mobilevit_xxs"]
+    for name, model in models.items():
+        assert model["parameters"] == PARAMETERS[name]
+        assert f"{model['macs'] / 1e6:,.1f}" == MACS[name]
+        assert sum(stage["macs"] for stage in model["stages"]) == model["macs"]
+
+
+def test_no_classes(mobilevit):
+    model = json.loads(mobilevit("models", "mobilevit_xs", "--num-classes", 0, "--json").out)
+    assert model["mobilevit_xs"]["parameters"] == PARAMETERS["mobilevit_xs"] - 385 * 1000
+    assert "classifier" not in {stage["name"] for stage in model["mobilevit_xs"]["stages"]}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["mobilevit_xss"], "unknown model 'mobilevit_xss' (did you mean 'mobilevit_xs'?)"),
+        (["*large"], "unknown model '*large'; known: mobilevit_s, mobilevit_xs, mobilevit_xxs"),
+        (["--size", 0], "--size must be at least 1 pixel; got 0"),
+        (["--num-classes", -1], "num_classes must be 0 (pooled features) or more; got -1"),
+    ],
+)
+def test_arguments_that_do_not_fit(mobilevit, arguments, message):
+    ran = mobilevit("models", *arguments)
+    assert (ran.status, ran.out) == (2, "")
+    assert ran.err == f"mobilevit: error: {message}\n"
