@@ -214,11 +214,11 @@ def shrink(experiment: Experiment) -> Experiment:
             test="test",
         ),
         processor=replace(experiment.processor, size=64, crop_size=(64, 64)),
-        sampler=replace(
-            experiment.sampler,
+        sampler=SamplerConfig(
             batch_size=16,
             base_size=64,
             sizes=(32, 64) if several else (64,),
+            rule=experiment.sampler.rule,
             reference_devices=devices,
         ),
         schedule=replace(experiment.schedule, warmup_steps=1),

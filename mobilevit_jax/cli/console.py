@@ -17,8 +17,6 @@ from rich.table import Table
 # Without a terminal there is no width to fit: rich would fold tables at 80 columns.
 _PLAIN_WIDTH = 240
 
-_SHORT_NAMES = {"learning_rate": "lr", "gradient_norm": "gradient"}
-
 # Steps of a multi-scale run differ in length, so the time left is estimated over many of them.
 _SPEED_WINDOW_SECONDS = 120.0
 
@@ -151,17 +149,17 @@ class TrainProgress:
 def format_row(row: Mapping[str, object], epochs: int) -> str:
     """Puts a row of metrics.jsonl in one line: `epoch 3/40 step 120 train  loss 1.235 ...`.
 
-    Seconds are left to the file; of the clock's fields a reader needs the speed.
+    Seconds and the norm of the gradient are left to the file, so that a row fits a terminal.
     """
-    head = f"epoch {row['epoch']}/{epochs} step {row['step']} {row['split']}"
-    numbers = [
-        f"{_cell(value)} {name.removesuffix('_per_second')}/s"
-        if name.endswith("_per_second")
-        else f"{_SHORT_NAMES.get(name, name)} {_cell(value)}"
-        for name, value in row.items()
-        if name not in ("epoch", "step", "split") and not name.endswith("_seconds")
-    ]
-    return "  ".join([head, *numbers])
+    parts = [f"epoch {row['epoch']}/{epochs} step {row['step']} {row['split']}"]
+    for name, value in row.items():
+        if name in ("epoch", "step", "split", "gradient_norm") or name.endswith("_seconds"):
+            continue
+        if name.endswith("_per_second"):
+            parts.append(f"{value:,.0f} {name.removesuffix('_per_second')}/s")
+        else:
+            parts.append(f"{'lr' if name == 'learning_rate' else name} {_cell(value)}")
+    return "  ".join(parts)
 
 
 def _cell(value: object) -> str:

@@ -77,11 +77,13 @@ def parse(arguments_class: type[T], prog: str, argv: list[str]) -> T:
     experiment = load_experiment(files[0]) if files else Experiment()
     if "--tiny" in argv:
         experiment = shrink(experiment)
+    make: Any = arguments_class
     arguments: Any = tyro.cli(
-        tyro.conf.AvoidSubcommands[arguments_class],
+        make,
         prog=prog,
         args=argv,
-        default=arguments_class(file=tyro.MISSING, config=experiment),
+        config=(tyro.conf.AvoidSubcommands,),
+        default=make(file=tyro.MISSING, config=experiment),
     )
     if [arguments.file] != files[:1]:
         raise no_experiment_file(arguments.file)

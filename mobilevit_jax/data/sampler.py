@@ -20,7 +20,7 @@ exactly the latter. The paper's formula takes b0 at the largest size, all code a
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -58,7 +58,7 @@ class SamplerConfig:
         max_size: Largest image size in pixels.
         count: Number of sizes between `min_size` and `max_size`, both included; the base size is
             added to them, and each is rounded to a multiple of 32.
-        sizes: The sizes in pixels outright, instead of the four settings above for them; the
+        sizes: The sizes in pixels outright, instead of the three settings above; the
             standard sampler has one, for example (256,).
         rule: Batch of each size: "cvnets" keeps `batch_size` above the base size, as CVNets v0.1
             does; "area" lowers it there in proportion to the image's area.
@@ -94,10 +94,22 @@ class SamplerConfig:
                 raise ConfigurationError(
                     f"sizes must be different whole numbers of at least 1, not {sizes}"
                 )
+            self._refuse_ranges()
         elif self.min_size > self.max_size:
             raise ConfigurationError(
                 f"min_size {self.min_size} is larger than max_size {self.max_size}"
             )
+
+    def _refuse_ranges(self) -> None:
+        """Refuses settings of sizes that `sizes` leaves without effect."""
+        defaults = {field.name: field.default for field in fields(self)}
+        for name in ("min_size", "max_size", "count"):
+            value = getattr(self, name)
+            if value != defaults[name]:
+                raise ConfigurationError(
+                    f"sizes are given outright, so {name} {value} would have no effect; leave it "
+                    "out, or set sizes to None"
+                )
 
 
 def scale_table(config: SamplerConfig) -> tuple[Scale, ...]:

@@ -76,11 +76,14 @@ def read_record(workdir: Path) -> dict[str, Any]:
 def read_experiment(workdir: Path) -> tuple[Experiment, tuple[str, ...]]:
     """Returns the experiment of a work directory and the class names of its data set."""
     record = read_record(workdir)
+    return _parse(record, workdir), tuple(record.get("class_names", ()))
+
+
+def _parse(record: dict[str, Any], workdir: Path) -> Experiment:
     try:
-        experiment = from_dict(Experiment, record["experiment"])
+        return from_dict(Experiment, record["experiment"])
     except (ConfigurationError, TypeError) as error:
         raise DataError(f"{workdir / EXPERIMENT}: {error}") from error
-    return experiment, tuple(record.get("class_names", ()))
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -95,9 +98,11 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def _check_same(record: dict[str, Any], experiment: Experiment, workdir: Path) -> None:
+    # Through the dataclasses, so that a field younger than the directory has its default.
+    before = to_dict(_parse(record, workdir))
     changed = [
         difference
-        for difference in differences(record["experiment"], to_dict(experiment))
+        for difference in differences(before, to_dict(experiment))
         if not difference.startswith(_MACHINE)
     ]
     if changed:

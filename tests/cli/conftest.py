@@ -79,30 +79,24 @@ def data_dir(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _place(data_dir, tmp_path, monkeypatch):
-    """Keeps what the commands write out of the home and the source directory."""
+def _surroundings(data_dir, tmp_path, monkeypatch):
+    """Keeps what the commands write out of the home and the source directory.
+
+    A network that compiles in a second takes the place of MobileViT;
+    `tests/test_pipeline_without_tensorflow.py` runs the same commands with the real one.
+    """
     monkeypatch.setenv("TFDS_DATA_DIR", str(data_dir))
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ModelConfig, "build", build_small_net)
 
 
 _BUILD = ModelConfig.build
 
 
 @pytest.fixture
-def real_model(monkeypatch):
+def real_model(_surroundings, monkeypatch):
     """MobileViT itself, for what goes wrong before it is compiled."""
     monkeypatch.setattr(ModelConfig, "build", _BUILD)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _small_net():
-    """Puts a network that compiles in a second in the place of MobileViT.
-
-    `tests/test_pipeline_without_tensorflow.py` runs the same commands with the real one.
-    """
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ModelConfig, "build", build_small_net)
-        yield
 
 
 class Trained(NamedTuple):
@@ -118,6 +112,7 @@ def trained(data_dir, tmp_path_factory, train_tiny) -> Trained:
     directory = tmp_path_factory.mktemp("trained") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TFDS_DATA_DIR", str(data_dir))
+        patch.setattr(ModelConfig, "build", build_small_net)
         return Trained(directory, train_tiny(directory))
 
 

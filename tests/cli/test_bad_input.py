@@ -49,6 +49,7 @@ def test_an_unknown_option_names_the_nearest(train_tiny, tmp_path, option, neare
         (["--ema.decay", 1], ["ema.decay must be in [0, 1)"]),
         (["--augment.crop-scale", 0, 1], ["crop_scale must be"]),
         (["--sampler.sizes", 32, 32], ["sizes must be different"]),
+        (["--sampler.max-size", 96], ["sizes are given outright, so max_size 96 would have no"]),
         (["--sampler.rule", "aera"], ["--sampler.rule", "area"]),
         (["--schedule.peak", -1], ["learning rates must not be negative"]),
         (["--schedule.warmup-steps", -1], ["warmup_steps must be 0 or more"]),
@@ -56,7 +57,10 @@ def test_an_unknown_option_names_the_nearest(train_tiny, tmp_path, option, neare
         (["--optimizer.accumulation", 3], ["does not divide"]),
         (["--loader.threads", 0], ["threads must be at least 1"]),
         (["--evaluation.batch-size", 0], ["evaluation.batch_size must be at least 1"]),
-        (["--checkpoint.metric", "top3"], ["unknown checkpoint.metric 'top3'", "'top1'"]),
+        (
+            ["--checkpoint.metric", "top3"],
+            ["unknown checkpoint.metric 'top3'", "known: loss, top1"],
+        ),
         (["--checkpoint.keep-best", -1], ["keep_best"]),
         # What training and evaluation would not do must not be taken and forgotten.
         (["--processor.rescale-factor", 1.0], ["pixels are always scaled by 1/255"]),
@@ -149,7 +153,9 @@ class TestTheWorkDirectory:
     def test_a_file_in_its_place(self, train_tiny, tmp_path, place):
         (tmp_path / "file").write_text("precious")
         ran = train_tiny(tmp_path / place)
-        assert_one_line(ran, 2, f"the work directory {tmp_path / place} cannot be made", "--workdir")
+        assert_one_line(
+            ran, 2, f"the work directory {tmp_path / place} cannot be made", "--workdir"
+        )
         assert (tmp_path / "file").read_text() == "precious"
 
     @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs /proc")
@@ -226,6 +232,8 @@ class TestPrepare:
     def test_a_tar_that_was_cut_short(self, mobilevit, tmp_path):
         (tmp_path / "ILSVRC2012_img_train.tar").write_bytes(bytes(100))
         (tmp_path / "ILSVRC2012_img_val.tar").write_bytes(b"")
-        ran = mobilevit("prepare", "imagenet", "--source", tmp_path, "--data-dir", tmp_path / "data")
+        ran = mobilevit(
+            "prepare", "imagenet", "--source", tmp_path, "--data-dir", tmp_path / "data"
+        )
         assert_one_line(ran, 1, "ILSVRC2012_img_")
         assert not list((tmp_path / "data").rglob("*"))

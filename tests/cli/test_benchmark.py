@@ -29,9 +29,7 @@ def test_every_number_is_printed_and_written(mobilevit, quickstart, tiny, tmp_pa
         assert float(shown[name][-1].replace(",", "")) == pytest.approx(number, rel=1e-3)
     step = [float(cell.replace(",", "")) for cell in shown["step at 32x32"][-3:]]
     seconds = report["step_seconds"]["32x32"], report["compile_seconds"]["32x32"]
-    assert step == pytest.approx(
-        [report["step"]["32x32"], 1000 * seconds[0], seconds[1]], rel=1e-3
-    )
+    assert step == pytest.approx([report["step"]["32x32"], 1000 * seconds[0], seconds[1]], rel=1e-3)
     assert f"the run waits for data {report['data_wait']:.1%} of its time\n" in ran.err
     assert ran.err.endswith(f"written to {output}\n")
     assert [path.name for path in tmp_path.iterdir()] == ["speed.json"]
@@ -47,4 +45,6 @@ def test_a_run_shorter_than_the_default(mobilevit, quickstart, tiny):
 def test_steps_that_the_run_does_not_have(mobilevit, quickstart, tiny, steps):
     ran = mobilevit("benchmark", quickstart, *tiny, "--steps", steps)
     assert (ran.status, ran.out) == (2, "")
-    assert ran.err.endswith(f"mobilevit: error: --steps must be from 1 to the run's 1; got {steps}\n")
+    assert ran.err.endswith(
+        f"mobilevit: error: --steps must be from 1 to the run's 1; got {steps}\n"
+    )

@@ -9,6 +9,7 @@ ROW = {
     "epoch": 3,
     "split": "train",
     "loss": 1.23456789,
+    "gradient_norm": 2.5,
     "learning_rate": 0.002,
     "images_per_second": 51234.5,
     "data_wait_seconds": 0.01,

@@ -91,7 +91,8 @@ def test_a_picture(trained, mobilevit, test_images, tmp_path):
     path = tmp_path / "new" / "shown.png"
     ran = mobilevit("predict", *test_images, "--weights", trained.directory, "--plot", path)
     assert ran.status == 0 and ran.err == f"drawn into {path}\n"
-    assert cv2.imread(str(path)).std() > 10
+    picture = cv2.imread(str(path))
+    assert picture is not None and picture.std() > 10
 
 
 def test_missing_images(trained, mobilevit, predict, test_images):

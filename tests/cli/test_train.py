@@ -180,7 +180,7 @@ def test_a_process_that_is_terminated(quickstart, tiny, tmp_path):
 
 FULL = """
 import resource
-resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))
+resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -194,8 +194,10 @@ def test_a_full_disk_and_the_next_start(quickstart, tiny, tmp_path, data_dir, mo
     _, err = (process := start(FULL, *command)).communicate(timeout=120)
     assert process.returncode == 1
     last = err.splitlines()[-1]
-    assert last.startswith("mobilevit: error: ") and "Traceback" not in err
-    assert "File too large" in last or "EFBIG" in last or "space" in last
+    assert last.startswith(f"mobilevit: error: could not write a checkpoint to {tmp_path / 'run'}")
+    assert last.endswith("is there space left, and may it be written?")
+    # Orbax' other writes fail as well, and report it in their own way.
+    assert "Traceback" not in err and "Event loop" not in err
     process = start("sys.exit(main(sys.argv[1:]))", *command)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
