@@ -27,6 +27,7 @@ class SceneConfig:
         texture: Range of the difference between the two colours of a texture, likewise.
         noise: Standard deviation of the pixel noise.
         squeeze: Largest factor by which an object is squeezed along some direction.
+        rotation: Largest angle by which an object is turned, in degrees.
     """
 
     size: int
@@ -39,6 +40,7 @@ class SceneConfig:
     texture: tuple[float, float]
     noise: float
     squeeze: float
+    rotation: float = 180.0
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,8 @@ def _arrange(
 
 
 def _place(label: int, diameter: float, config: SceneConfig, rng: np.random.Generator) -> _Object:
-    angle, along = rng.uniform(0, 2 * math.pi, 2)
+    angle = math.radians(config.rotation) * rng.uniform(-1, 1)
+    along = rng.uniform(0, 2 * math.pi)
     squeeze = np.diag([1.0, 1 / rng.uniform(1, config.squeeze)])
     turned = _rotation(along) @ squeeze @ _rotation(-along) @ _rotation(angle)
     # Most of every object lies within the picture.
