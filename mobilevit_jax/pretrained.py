@@ -12,7 +12,8 @@ from mobilevit_jax.config import Experiment
 from mobilevit_jax.errors import ConfigurationError, DataError
 from mobilevit_jax.processing import ImageProcessor
 from mobilevit_jax.training import parallel, workdir
-from mobilevit_jax.training.checkpoint import Checkpoints, average
+from mobilevit_jax.training.averaging import average
+from mobilevit_jax.training.checkpoint import Checkpoints
 
 Choice = Literal["latest", "best", "average"] | int
 

@@ -32,13 +32,13 @@ def tensor(name: str, shape: tuple[int, ...]) -> np.ndarray:
     if kind == "num_batches_tracked":
         return np.zeros(shape, np.int64)
     if kind == "running_var":
-        return np.float32(0.5 + rng.random(shape))
+        return np.asarray(0.5 + rng.random(shape), np.float32)
     normal = rng.standard_normal(shape)
     if kind in ("running_mean", "bias"):
-        return np.float32(0.1 * normal)
+        return np.asarray(0.1 * normal, np.float32)
     if len(shape) == 1:
-        return np.float32(1 + 0.1 * normal)
-    return np.float32(normal * np.sqrt(1.5 / np.prod(shape[1:])))
+        return np.asarray(1 + 0.1 * normal, np.float32)
+    return np.asarray(normal * np.sqrt(1.5 / np.prod(shape[1:])), np.float32)
 
 
 def state_dict(size: str, *, fusion: bool = True) -> dict[str, np.ndarray]:

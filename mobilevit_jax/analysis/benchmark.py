@@ -11,11 +11,8 @@ import jax
 from mobilevit_jax.config import Experiment
 from mobilevit_jax.errors import ConfigurationError
 from mobilevit_jax.training import parallel
-from mobilevit_jax.training.loop import Reporter, Task, Timing, compile_scales
-from mobilevit_jax.training.optimizer import create_optimizer
+from mobilevit_jax.training.loop import Reporter, Task, Timing, begin, compile_scales
 from mobilevit_jax.training.schedule import warmup_cosine
-from mobilevit_jax.training.state import create_state
-from mobilevit_jax.training.step import make_train_step
 
 
 @dataclass(frozen=True)
@@ -58,22 +55,9 @@ def measure(experiment: Experiment, task: Task, steps: int, reporter: Reporter) 
         raise ConfigurationError(
             f"--steps must be from 1 to the run's {sum(task.steps_of_epochs)}; got {steps}"
         )
-    optimizer = create_optimizer(
-        experiment.optimizer, warmup_cosine(experiment.schedule, task.steps_of_epochs)
-    )
-    state = parallel.replicate(
-        create_state(task.model, optimizer, experiment.ema, task.objective.metrics, experiment.seed)
-    )
-    step = parallel.pmap_train(
-        make_train_step(
-            task.model,
-            optimizer,
-            task.objective,
-            experiment.ema,
-            seed=experiment.seed,
-            accumulation=experiment.optimizer.accumulation,
-        )
-    )
+    learning_rate = warmup_cosine(experiment.schedule, task.steps_of_epochs)
+    state, step = begin(experiment, task, learning_rate)
+    state = parallel.replicate(state)
     timing = Timing()
     compile_scales(step, state, task, reporter, timing)
     reporter.say("measuring the loader")

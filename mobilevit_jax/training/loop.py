@@ -1,5 +1,6 @@
 """The training loop: state, compiled steps, loop, checkpoints, final evaluation, top to bottom."""
 
+import contextlib
 import dataclasses
 import itertools
 import time
@@ -161,20 +162,7 @@ def train(experiment: Experiment, task: Task, directory: Path, reporter: Reporte
         DataError: If an image or a checkpoint cannot be read or written.
     """
     learning_rate = warmup_cosine(experiment.schedule, task.steps_of_epochs)
-    optimizer = create_optimizer(experiment.optimizer, learning_rate)
-    state = create_state(
-        task.model, optimizer, experiment.ema, task.objective.metrics, experiment.seed
-    )
-    step = parallel.pmap_train(
-        make_train_step(
-            task.model,
-            optimizer,
-            task.objective,
-            experiment.ema,
-            seed=experiment.seed,
-            accumulation=experiment.optimizer.accumulation,
-        )
-    )
+    state, step = begin(experiment, task, learning_rate)
     keep = experiment.checkpoint
     timing = Timing()
     with (
@@ -200,6 +188,27 @@ def train(experiment: Experiment, task: Task, directory: Path, reporter: Reporte
             if finished:
                 _final_evaluation(run, state, read_metrics(directory))
     return Outcome(finished, read_metrics(directory), timing)
+
+
+def begin(
+    experiment: Experiment, task: Task, learning_rate: Schedule
+) -> tuple[TrainState, TrainStep]:
+    """Returns the state of step 0, not placed on devices yet, and the step over all devices."""
+    optimizer = create_optimizer(experiment.optimizer, learning_rate)
+    state = create_state(
+        task.model, optimizer, experiment.ema, task.objective.metrics, experiment.seed
+    )
+    step = parallel.pmap_train(
+        make_train_step(
+            task.model,
+            optimizer,
+            task.objective,
+            experiment.ema,
+            seed=experiment.seed,
+            accumulation=experiment.optimizer.accumulation,
+        )
+    )
+    return state, step
 
 
 def compile_scales(
@@ -228,30 +237,30 @@ def _loop(
 ) -> tuple[TrainState, bool]:
     """Runs from step `first` to the end; returns the state and whether it got there."""
     boundaries, timing = run.boundaries, run.timing
-    batches = parallel.prefetch(run.task.training_batches(first))
     run.reporter.begin(first)
     row = _RowClock(timing)
     before: jax.Array | None = None
-    for done in range(first + 1, boundaries[-1] + 1):
-        epoch = int(np.searchsorted(boundaries, done)) + 1
-        with row.waiting():
-            batch = next(batches)
-        state, metrics = step(state, batch)
-        row.count(batch["weight"].size * jax.process_count())
-        if before is not None:  # the devices work at most one step ahead of this loop
-            loss = float(before)
-            speed = row.images_per_second
-            run.reporter.update(done, epoch=epoch, loss=loss, images_per_second=speed)
-        before = metrics["loss"]
-        ends_epoch = done == boundaries[epoch - 1]
-        if ends_epoch or done % run.experiment.log_every == 0:
-            state = _write_train_row(run, state, done, epoch, row)
-        if ends_epoch:
-            _end_epoch(run, state, done, epoch)
-            row.restart()
-        if stop.requested and done < boundaries[-1]:
-            _stop(run, state, done, epoch)
-            return state, False
+    with contextlib.closing(parallel.prefetch(run.task.training_batches(first))) as batches:
+        for done in range(first + 1, boundaries[-1] + 1):
+            epoch = int(np.searchsorted(boundaries, done)) + 1
+            with row.waiting():
+                batch = next(batches)
+            state, metrics = step(state, batch)
+            row.count(batch["weight"].size * jax.process_count())
+            if before is not None:  # the devices work at most one step ahead of this loop
+                loss = float(before)
+                speed = row.images_per_second
+                run.reporter.update(done, epoch=epoch, loss=loss, images_per_second=speed)
+            before = metrics["loss"]
+            ends_epoch = done == boundaries[epoch - 1]
+            if ends_epoch or done % run.experiment.log_every == 0:
+                state = _write_train_row(run, state, done, epoch, row)
+            if ends_epoch:
+                _end_epoch(run, state, done, epoch)
+                row.restart()
+            if stop.requested and done < boundaries[-1]:
+                _stop(run, state, done, epoch)
+                return state, False
     return state, True
 
 

@@ -7,7 +7,7 @@ than pmap returns it would cost one more compilation of the first shape.
 
 import collections
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from typing import Any, TypeVar
 
 import jax
@@ -64,7 +64,9 @@ def shard(batch: Arrays) -> dict[str, jax.Array]:
     return placed
 
 
-def prefetch(batches: Iterable[Arrays], depth: int = 2) -> Iterator[dict[str, jax.Array]]:
+def prefetch(
+    batches: Iterable[Arrays], depth: int = 2
+) -> Generator[dict[str, jax.Array], None, None]:
     """Keeps the next `depth` batches on the devices, so that copying overlaps computing."""
     iterator = iter(batches)
     queue: collections.deque[dict[str, jax.Array]] = collections.deque()

@@ -22,7 +22,8 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mobilevit_jax.errors import ConfigurationError, DataError
-from mobilevit_jax.training.checkpoint import Checkpoints, average
+from mobilevit_jax.training.averaging import average
+from mobilevit_jax.training.checkpoint import Checkpoints
 
 
 @flax.struct.dataclass
@@ -308,7 +309,8 @@ def test_a_disk_that_takes_no_more_is_one_clear_error(tmp_path):
 TWO_HOSTS = """
     import sys
     import jax, jax.numpy as jnp, numpy as np
-    from mobilevit_jax.training.checkpoint import Checkpoints, average
+    from mobilevit_jax.training.averaging import average
+    from mobilevit_jax.training.checkpoint import Checkpoints
 
     directory, port, process = sys.argv[1], sys.argv[2], int(sys.argv[3])
     jax.distributed.initialize(f"localhost:{port}", 2, process)
