@@ -198,7 +198,6 @@ def shrink(experiment: Experiment) -> Experiment:
     The data become `shapes/tiny` (64 training images of 64 pixels), the sizes 32 and 64, the
     batches 16 images at 64 pixels, the run one epoch; model, optimizer, loss and rules stay.
     """
-    devices = 1
     several = experiment.sampler.sizes is None or len(experiment.sampler.sizes) > 1
     return replace(
         experiment,
@@ -219,7 +218,7 @@ def shrink(experiment: Experiment) -> Experiment:
             base_size=64,
             sizes=(32, 64) if several else (64,),
             rule=experiment.sampler.rule,
-            reference_devices=devices,
+            reference_devices=1,
         ),
         schedule=replace(experiment.schedule, warmup_steps=1),
         evaluation=replace(experiment.evaluation, batch_size=16),

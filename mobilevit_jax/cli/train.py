@@ -109,6 +109,7 @@ def run(experiment: Experiment, directory: Path) -> int:
         say("run the same command again to go on")
         return EXIT_STOPPED
     _print_result(experiment, outcome, directory)
+    _print_next(experiment, task, directory)
     return EXIT_DONE
 
 
@@ -116,7 +117,7 @@ def build_task(experiment: Experiment) -> "ClassificationTask":
     """Opens the experiment's data and model; a data set that needs no source is made first."""
     from mobilevit_jax.tasks.classification import ClassificationTask
 
-    if experiment.data.dataset.split("/")[0] == "shapes":
+    if _is_drawn(experiment):
         prepare(experiment.data.dataset, data_dir=experiment.data.data_dir)
     return ClassificationTask(experiment)
 
@@ -175,4 +176,20 @@ def _print_result(experiment: Experiment, outcome: Any, directory: Path) -> None
             f"trained at {timing.images / timing.train_seconds:.0f} images/s, "
             f"waiting for data {share:.1%} of the time; curves in {directory}/learning_curves.png"
         )
-    say(f"predict with: mobilevit predict IMAGE --weights {shlex.quote(os.fspath(directory))}")
+
+
+def _print_next(experiment: Experiment, task: "ClassificationTask", directory: Path) -> None:
+    """Prints the command that predicts; a data set that was drawn leaves an image to try it on."""
+    image = "IMAGE"
+    if _is_drawn(experiment):
+        path = directory / "example.png"
+        if not path.exists():
+            path.write_bytes(task.first_image())
+        image = shlex.quote(os.fspath(path))
+    weights = shlex.quote(os.fspath(directory))
+    say(f"predict with: mobilevit predict {image} --weights {weights}")
+
+
+def _is_drawn(experiment: Experiment) -> bool:
+    """Whether the data set is made here, from nothing."""
+    return experiment.data.dataset.split("/")[0] == "shapes"

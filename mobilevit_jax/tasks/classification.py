@@ -131,6 +131,10 @@ class ClassificationTask:
         """Those of "validation" and "test" that the experiment names."""
         return tuple(role for role in self._splits if role != "train")
 
+    def first_image(self) -> bytes:
+        """Returns an encoded image to try prediction on: the first of the last split named."""
+        return list(self._splits.values())[-1].records([0])[0]["image"]
+
     def zero_batch(self, scale: Scale) -> Arrays:
         """Returns this host's rows of a batch of a scale, all zero but its weights, to compile."""
         rows = scale.batch_size // jax.process_count()

@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from mobilevit_jax.cli.console import TrainProgress
+from mobilevit_jax.data.decode import decode_image
 
 CLOCK = ("_seconds", "_per_second", "_bytes")
 EPOCHS = ("--epochs", 3, "--log-every", 1, "--sampler.batch-size", 32, "--sampler.base-size", 32)
@@ -58,7 +59,9 @@ def test_what_a_run_says(trained):
     lines = trained.ran.err.splitlines()
     assert lines[0].startswith("mobilevit_xxs, 8 classes of shapes/tiny, 1 epoch, 1 step, 4 cpu de")
     assert lines[1] == "compiling 32x32, batch 64 (1/1)"
-    assert lines[-1] == f"predict with: mobilevit predict IMAGE --weights {trained.directory}"
+    run = trained.directory
+    assert lines[-1] == f"predict with: mobilevit predict {run}/example.png --weights {run}"
+    assert decode_image((run / "example.png").read_bytes(), name="example").shape == (64, 64, 3)
     assert "\x1b" not in trained.ran.out + trained.ran.err
 
 
