@@ -143,6 +143,11 @@ class Experiment:
                 raise ConfigurationError(f"{name} must be at least 1; got {getattr(self, name)}")
         if self.seed < 0:
             raise ConfigurationError(f"seed must be 0 or more; got {self.seed}")
+        if self.evaluation.raw_weights and not self.ema.decay:
+            raise ConfigurationError(
+                "evaluation.raw_weights needs an average to stand beside; set ema.decay above 0, "
+                "or leave it out: without an average the raw weights are evaluated anyway"
+            )
         self._check_processor()
 
     def _check_processor(self) -> None:

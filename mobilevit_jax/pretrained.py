@@ -83,7 +83,7 @@ def load_weights(
     if not (directory / workdir.CHECKPOINTS).is_dir():
         raise DataError(f"{source} has no checkpoint yet; train it first")
     with Checkpoints.reader(directory / workdir.CHECKPOINTS) as checkpoints:
-        steps = _choose(checkpoints, checkpoint, directory)
+        steps = _choose(checkpoints, checkpoint, directory, experiment.checkpoint.keep_best)
         if len(steps) > 1:
             state = average(checkpoints, steps, wanted)
         else:
@@ -99,7 +99,7 @@ def load_weights(
     )
 
 
-def _choose(checkpoints: Checkpoints, choice: Choice, directory: Path) -> list[int]:
+def _choose(checkpoints: Checkpoints, choice: Choice, directory: Path, keep_best: int) -> list[int]:
     """Returns the steps that a choice stands for."""
     if choice == "latest":
         return checkpoints.steps()[-1:]
@@ -115,4 +115,5 @@ def _choose(checkpoints: Checkpoints, choice: Choice, directory: Path) -> list[i
         raise ConfigurationError(
             f"no checkpoint in {directory} was evaluated, so none is the best; use latest"
         )
-    return best[:1] if choice == "best" else best
+    # The latest is on disk as well, and need not be among the best.
+    return best[:1] if choice == "best" else best[: max(keep_best, 1)]

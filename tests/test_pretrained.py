@@ -79,6 +79,15 @@ def test_the_average_of_the_best(run):
     assert loaded.description == "averaged EMA weights of step 20, 10"
 
 
+def test_the_average_leaves_out_a_latest_that_is_not_among_the_best(tmp_path):
+    from mobilevit_jax.config import CheckpointConfig
+
+    one = tiny_experiment(tmp_path, checkpoint=CheckpointConfig(keep_best=1))
+    save_run(tmp_path / "run", one)
+    loaded = load_weights(tmp_path / "run", checkpoint="average")
+    assert loaded.description == "EMA weights of step 20"
+
+
 def test_what_comes_back_can_be_used(run):
     model, variables, processor = mobilevit_jax.from_pretrained(str(run))
     assert processor == ImageProcessor(size=32, crop_size=(32, 32))

@@ -53,12 +53,6 @@ def main(argv: list[str]) -> int:
     start_jax()
     loaded = arguments.choice.load()
     result = evaluate(arguments, loaded)
-    stem = f"{result['dataset']}-{result['split']}-{result['size']}"
-    path = arguments.output or Path(arguments.choice.weights) / (
-        "evaluation-" + re.sub(r"[^\w.]+", "_", stem) + ".json"
-    )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, result)
     print_table(
         ["data", "size", "images", "loss", "top-1", "top-5"],
         [
@@ -75,8 +69,19 @@ def main(argv: list[str]) -> int:
     )
     if result["skipped"]:
         say(f"skipped {count(result['skipped'], 'image')} that could not be decoded")
+    path = arguments.output or _default_output(arguments.choice, result)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, result)
     say(f"written to {path}")
     return 0
+
+
+def _default_output(choice: WeightsOptions, result: dict[str, Any]) -> Path:
+    """Names the file after the data and, unless they are the usual ones, the weights."""
+    parts = [result["dataset"], result["split"], str(result["size"])]
+    parts += [choice.checkpoint] * (choice.checkpoint != "latest") + ["raw"] * choice.raw
+    stem = re.sub(r"[^\w.-]+", "_", "-".join(parts))
+    return Path(choice.weights) / f"evaluation-{stem}.json"
 
 
 def evaluate(arguments: Arguments, loaded: Pretrained) -> dict[str, Any]:

@@ -88,7 +88,7 @@ def find_images(paths: Sequence[Path], *, may_miss: bool = False) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in _SUFFIXES)
+            inside = sorted(p for p in path.rglob("*") if _is_image(p))
             if not inside:
                 kinds = ", ".join(sorted(_SUFFIXES))
                 raise ConfigurationError(f"no image in {path}; looked for {kinds}")
@@ -100,6 +100,11 @@ def find_images(paths: Sequence[Path], *, may_miss: bool = False) -> list[Path]:
     if not found:
         raise ConfigurationError("name at least one image or folder")
     return found
+
+
+def _is_image(path: Path) -> bool:
+    """Whether a file found in a folder is to be classified; hidden ones are not."""
+    return path.suffix.lower() in _SUFFIXES and path.is_file() and not path.name.startswith(".")
 
 
 def predict(

@@ -1,7 +1,32 @@
-"""What every command that computes sets up first: the compilation cache."""
+"""What every command that computes sets up first: the compilation cache, the other hosts."""
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
+
+
+@dataclass(frozen=True)
+class HostsOptions:
+    """Training by several processes, such as one on each host of a TPU slice or GPU cluster.
+
+    Attributes:
+        join: Join the others that the environment tells of (a TPU slice, Slurm, Open MPI).
+        coordinator: Address of the first process, host:port, where the environment does not tell.
+        processes: How many processes there are.
+        process: Which one this is, from 0.
+    """
+
+    join: bool = False
+    coordinator: str | None = None
+    processes: int | None = None
+    process: int | None = None
+
+    def connect(self) -> None:
+        """Joins the other processes, if there are to be any."""
+        if self.join or self.coordinator is not None:
+            from mobilevit_jax.training.parallel import join_hosts
+
+            join_hosts(self.coordinator, self.processes, self.process)
 
 
 def start_jax() -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import tyro
 
 from mobilevit_jax.cli.console import TrainProgress, count, print_table, say
-from mobilevit_jax.cli.runtime import start_jax
+from mobilevit_jax.cli.runtime import HostsOptions, start_jax
 from mobilevit_jax.config import Experiment, load_experiment, no_experiment_file, shrink
 from mobilevit_jax.data.prepare import prepare
 from mobilevit_jax.errors import ConfigurationError
@@ -33,6 +33,7 @@ class Arguments:
         file: Python file with a function experiment(), such as experiments/quickstart.py.
         workdir: Work directory.
         tiny: Shrink the experiment to seconds on a laptop, same code path.
+        hosts: Training by several processes.
         config: The experiment, field by field.
     """
 
@@ -43,6 +44,7 @@ class Arguments:
         tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: runs/<experiment's name>)"),
     ] = None
     tiny: tyro.conf.FlagCreatePairsOff[bool] = False
+    hosts: HostsOptions = HostsOptions()
 
 
 def main(argv: list[str]) -> int:
@@ -55,6 +57,7 @@ def main(argv: list[str]) -> int:
     arguments = parse(Arguments, "mobilevit train", argv)
     experiment = arguments.config
     workdir = arguments.workdir or Path("runs") / experiment.name
+    arguments.hosts.connect()
     start_jax()
     return run(experiment, workdir)
 
@@ -92,25 +95,39 @@ def parse(arguments_class: type[T], prog: str, argv: list[str]) -> T:
 
 def run(experiment: Experiment, directory: Path) -> int:
     """Prepares what needs no source, trains, draws the curves, prints the result."""
-    from mobilevit_jax.training import loop, workdir
+    import jax
+
+    from mobilevit_jax.training import loop
 
     task = build_task(experiment)
-    _open(directory, experiment, task)
+    if jax.process_index() == 0:
+        _open(directory, experiment, task)
     total = sum(task.steps_of_epochs)
     say(_summary(experiment, task, directory))
     with TrainProgress(total, epochs=experiment.epochs) as progress:
         outcome = loop.train(experiment, task, directory, progress)
     if task.skipped.count:
         say(f"skipped {count(task.skipped.count, 'image')} that could not be decoded")
-    if outcome.timing.steps:  # else the run was finished before, and so was its file
-        workdir.write_json(directory / workdir.TIMING, dataclasses.asdict(outcome.timing))
-    _draw(outcome.rows, directory / workdir.CURVES)
+    if jax.process_index() == 0:
+        _report(experiment, task, outcome, directory)
     if not outcome.finished:
         say("run the same command again to go on")
         return EXIT_STOPPED
-    _print_result(experiment, outcome, directory)
-    _print_next(experiment, task, directory)
     return EXIT_DONE
+
+
+def _report(
+    experiment: Experiment, task: "ClassificationTask", outcome: Any, directory: Path
+) -> None:
+    """Writes timing and curves; prints the result of a finished run."""
+    from mobilevit_jax.training import workdir
+
+    if outcome.timing.steps:  # else nothing was trained, and an earlier file still holds
+        workdir.write_json(directory / workdir.TIMING, dataclasses.asdict(outcome.timing))
+    _draw(outcome.rows, directory / workdir.CURVES)
+    if outcome.finished:
+        _print_result(experiment, outcome, directory)
+        _print_next(experiment, task, directory)
 
 
 def build_task(experiment: Experiment) -> "ClassificationTask":
@@ -130,7 +147,7 @@ def _open(directory: Path, experiment: Experiment, task: "ClassificationTask") -
 
     create_optimizer(experiment.optimizer, warmup_cosine(experiment.schedule, task.steps_of_epochs))
     try:
-        workdir.open_workdir(directory, experiment, task.class_names)
+        workdir.open_workdir(directory, experiment, task.class_names, task.examples)
     except OSError as error:
         raise ConfigurationError(
             f"the work directory {directory} cannot be made or written: {error.strerror or error}; "

@@ -124,21 +124,24 @@ def scale_table(config: SamplerConfig) -> tuple[Scale, ...]:
     return tuple(Scale(size, size, _batch_at(size, config)) for size in sizes)
 
 
-def check_devices(table: tuple[Scale, ...], devices: int) -> None:
+def check_devices(table: tuple[Scale, ...], devices: int, parts: int = 1) -> None:
     """Checks that every batch of a table can be divided among the devices.
 
     Args:
         table: The scales of a run.
         devices: Number of devices over all hosts.
+        parts: Parts that each device splits its share into (gradient accumulation).
 
     Raises:
         ConfigurationError: Names the first scale whose batch does not divide.
     """
     for height, width, batch_size in table:
-        if batch_size % devices:
+        if batch_size % (devices * parts):
+            accumulated = f" in {parts} parts each" if parts > 1 else ""
+            nearest = _multiples(batch_size, devices * parts)
             raise ConfigurationError(
                 f"the batch of {batch_size} images at {height}x{width} does not divide among "
-                f"{devices} devices; the nearest that would is {_multiples(batch_size, devices)}: "
+                f"{devices} devices{accumulated}; the nearest that would is {nearest}: "
                 "change batch_size, reference_devices or the rule of the sampler"
             )
 

@@ -192,7 +192,7 @@ class ConvBlock(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """MobileNetv2 block: 1x1 expand, 3x3 depthwise, 1x1 project without activation (facts of v0.1).
+    """MobileNetv2 block: 1x1 expand, 3x3 depthwise, 1x1 project without activation (CVNets v0.1).
 
     The input is added when the stride is 1 and the channels stay.
 

@@ -89,6 +89,7 @@ class ClassificationTask:
         objective: Loss and metrics.
         table: The scales of the run.
         steps_of_epochs: Steps of each epoch.
+        examples: Number of training examples.
         skipped: Images that could not be decoded, if the run skips them.
     """
 
@@ -107,7 +108,7 @@ class ClassificationTask:
         self.objective = ClassificationObjective(experiment.loss.label_smoothing)
         _check_metric(experiment, self.objective.metrics)
         self.table: tuple[Scale, ...] = scale_table(experiment.sampler)
-        check_devices(self.table, jax.device_count() * experiment.optimizer.accumulation)
+        check_devices(self.table, jax.device_count(), experiment.optimizer.accumulation)
         self._experiment = experiment
         self._splits: dict[str, Split] = {
             role: open_split(data.dataset, name, data.data_dir)
@@ -118,9 +119,9 @@ class ClassificationTask:
             )
             if name
         }
-        examples = len(self._splits["train"])
+        self.examples = len(self._splits["train"])
         self.steps_of_epochs = [
-            steps_in_epoch(experiment.seed, epoch, examples, self.table)
+            steps_in_epoch(experiment.seed, epoch, self.examples, self.table)
             for epoch in range(experiment.epochs)
         ]
         self.skipped = SkippedImages()
@@ -246,7 +247,7 @@ def training_examples(
         image = decode_image(record["image"], name=_name(record, record_id), channel_order=order)
         rng = example_rng(seed, epoch, record_id)
         image = augment(image, rng, planned.height, planned.width, config)
-        return {"image": image, "label": np.int32(record["label"])}
+        return {"image": image, "label": _label(record, record_id)}
 
     return load
 
@@ -257,7 +258,7 @@ def evaluation_examples(processor: ImageProcessor) -> LoadExample:
 
     def load(record: dict[str, Any], record_id: int, planned: PlannedBatch) -> dict[str, Any]:
         image = decode_image(record["image"], name=_name(record, record_id), channel_order=order)
-        return {"image": processor.pixels(image), "label": np.int32(record["label"])}
+        return {"image": processor.pixels(image), "label": _label(record, record_id)}
 
     return load
 
@@ -265,6 +266,17 @@ def evaluation_examples(processor: ImageProcessor) -> LoadExample:
 def _name(record: dict[str, Any], record_id: int) -> str:
     name = record.get("name", f"record {record_id}")
     return name.decode() if isinstance(name, bytes) else str(name)
+
+
+def _label(record: dict[str, Any], record_id: int) -> np.int32:
+    """Returns the record's class; not a DataError without one, which would count as a bad image."""
+    label = record.get("label")
+    if label is None or label < 0:
+        raise ConfigurationError(
+            f"{_name(record, record_id)} has no label (it says {label}), as in a test split whose "
+            "labels are kept secret; choose another split or data set"
+        )
+    return np.int32(label)
 
 
 def _check_classes(num_classes: int, class_names: tuple[str, ...], dataset: str) -> None:

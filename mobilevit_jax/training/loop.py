@@ -28,6 +28,10 @@ from mobilevit_jax.training.step import Objective, make_train_step
 TrainStep = Callable[[TrainState, Mapping[str, Any]], tuple[TrainState, dict[str, jax.Array]]]
 
 
+# A signal may reach hosts at different steps, and they must stop after the same one.
+_STEPS_BETWEEN_QUESTIONS = 8
+
+
 class Task(Protocol):
     """What the loop needs of a task; `tasks.classification.ClassificationTask` is one."""
 
@@ -180,14 +184,19 @@ def train(experiment: Experiment, task: Task, directory: Path, reporter: Reporte
             reporter.say(f"resuming from step {latest} in {directory}")
         state = parallel.replicate(state)
         first = latest or 0
-        with MetricsLog(directory, resume_step=latest, active=jax.process_index() == 0) as log:
+        with MetricsLog(directory, resume_step=latest, active=parallel.is_first_host()) as log:
             run = _Run(experiment, task, learning_rate, checkpoints, log, reporter, timing)
             if first < run.boundaries[-1]:
                 compile_scales(step, state, task, reporter, timing)
             state, finished = _loop(run, step, state, first, stop)
             if finished:
-                _final_evaluation(run, state, read_metrics(directory))
-    return Outcome(finished, read_metrics(directory), timing)
+                _final_evaluation(run, state, _rows(directory))
+    return Outcome(finished, _rows(directory), timing)
+
+
+def _rows(directory: Path) -> list[dict[str, Any]]:
+    """Returns the rows written so far; only the first host writes any."""
+    return read_metrics(directory) if parallel.is_first_host() else []
 
 
 def begin(
@@ -258,10 +267,18 @@ def _loop(
             if ends_epoch:
                 _end_epoch(run, state, done, epoch)
                 row.restart()
-            if stop.requested and done < boundaries[-1]:
+            if done < boundaries[-1] and _agreed(stop, done):
+                row.read()
                 _stop(run, state, done, epoch)
                 return state, False
     return state, True
+
+
+def _agreed(stop: StopRequest, done: int) -> bool:
+    """Whether to stop after this step: several hosts ask one another now and then."""
+    if jax.process_count() == 1:
+        return stop.requested
+    return done % _STEPS_BETWEEN_QUESTIONS == 0 and parallel.on_any_host(stop.requested)
 
 
 class _RowClock:
@@ -346,7 +363,7 @@ def _checked_meter(run: _Run, state: TrainState) -> dict[str, float]:
         )
         raise TrainingError(
             f"the loss or gradient of step {int(sums['bad_step'])} (from 0) is not finite; {good}; "
-            "lower schedule.peak, set optimizer.clip_norm, or compute in float32"
+            "try a lower schedule.peak, optimizer.clip_norm or float32, in another --workdir"
         )
     return sums
 
@@ -384,6 +401,7 @@ def _final_evaluation(run: _Run, state: TrainState, rows: list[dict[str, Any]]) 
     """Evaluates the test split once, with the weights of the last step."""
     done = run.boundaries[-1]
     there = any(row["split"] == "test" and row["step"] == done for row in rows)
+    there = parallel.on_any_host(there)
     if "test" in run.task.evaluation_splits and not there:
         _evaluate(run, state, done, run.experiment.epochs, "test")
 

@@ -31,7 +31,7 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: float =
     Args:
         logits: [b, classes], float32.
         labels: [b], integers.
-        label_smoothing: Share of the target's mass that is spread evenly (facts of CVNets v0.1:
+        label_smoothing: Share of the target's mass that is spread evenly (CVNets v0.1:
             0.9 * NLL + 0.1 / K * sum(-log p)).
 
     Returns:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mobilevit_jax.errors import ConfigurationError
@@ -79,6 +80,41 @@ def prefetch(
         close = getattr(iterator, "close", None)
         if close is not None:
             close()
+
+
+def join_hosts(
+    coordinator: str | None = None, processes: int | None = None, process: int | None = None
+) -> None:
+    """Makes this process one of several that train together; call it before anything else of JAX.
+
+    Args:
+        coordinator: Address of the first process, "host:port". With None for all three, JAX asks
+            the environment (a TPU slice, Slurm, Open MPI).
+        processes: How many there are.
+        process: Which one this is, from 0.
+
+    Raises:
+        ConfigurationError: If the environment does not tell and the arguments do not either.
+    """
+    try:
+        jax.distributed.initialize(coordinator, processes, process)
+    except (ValueError, RuntimeError) as error:
+        raise ConfigurationError(
+            f"cannot join the other processes ({error}); give --hosts.coordinator ADDRESS:PORT, "
+            "--hosts.processes N and --hosts.process I on each"
+        ) from error
+
+
+def is_first_host() -> bool:
+    """Whether this process writes logs and files."""
+    return jax.process_index() == 0
+
+
+def on_any_host(flag: bool) -> bool:
+    """Whether a flag is true in any process; all must ask at the same step."""
+    if jax.process_count() == 1:
+        return flag
+    return bool(multihost_utils.process_allgather(np.asarray(flag)).any())
 
 
 def device_key(seed: int, step: jax.Array) -> jax.Array:

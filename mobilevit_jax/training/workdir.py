@@ -10,6 +10,7 @@ from typing import Any
 
 from mobilevit_jax.config import Experiment, differences, from_dict, to_dict
 from mobilevit_jax.errors import ConfigurationError, DataError, naming
+from mobilevit_jax.training import records
 
 EXPERIMENT = "experiment.json"
 CHECKPOINTS = "checkpoints"
@@ -21,16 +22,23 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "mob
 _MACHINE = ("data.data_dir", "loader.")
 
 
-def open_workdir(workdir: Path, experiment: Experiment, class_names: tuple[str, ...]) -> None:
+def open_workdir(
+    workdir: Path,
+    experiment: Experiment,
+    class_names: tuple[str, ...],
+    examples: int | None = None,
+) -> None:
     """Makes the directory, or checks that it belongs to the same experiment.
 
     Args:
         workdir: The directory.
         experiment: The resolved experiment.
         class_names: Of the data set, kept for prediction.
+        examples: Number of training examples, on which the plan of a run depends.
 
     Raises:
-        ConfigurationError: If the directory holds another experiment; the fields are listed.
+        ConfigurationError: If the directory holds another experiment, whose fields are listed, or
+            the data set has changed.
         OSError: If it cannot be made or written.
     """
     workdir.mkdir(parents=True, exist_ok=True)
@@ -39,16 +47,22 @@ def open_workdir(workdir: Path, experiment: Experiment, class_names: tuple[str, 
             f"the work directory {workdir} may not be written; choose another with --workdir"
         )
     path = workdir / EXPERIMENT
-    if path.exists():
-        _check_same(read_record(workdir), experiment, workdir)
+    saved = any(workdir.glob(f"{CHECKPOINTS}/*"))
+    metrics = workdir / records.FILE_NAME
+    started = saved or (metrics.exists() and metrics.stat().st_size > 0)
+    if path.exists() and started:
+        record = read_record(workdir)
+        _check_same(record, experiment, workdir)
+        _check_data(record, class_names, examples, workdir)
         return
-    if any(workdir.glob(f"{CHECKPOINTS}/*")):
+    if saved:
         raise ConfigurationError(
             f"{workdir} holds checkpoints but no {EXPERIMENT}; choose another --workdir"
         )
     record = {
         "experiment": to_dict(experiment),
         "class_names": list(class_names),
+        "examples": examples,
         "versions": _versions(),
         "commit": _commit(),
     }
@@ -112,6 +126,19 @@ def _check_same(record: dict[str, Any], experiment: Experiment, workdir: Path) -
         )
 
 
+def _check_data(
+    record: dict[str, Any], class_names: tuple[str, ...], examples: int | None, workdir: Path
+) -> None:
+    before, now = record.get("examples"), examples
+    if tuple(record.get("class_names", ())) != class_names:
+        before, now = "other class names", "these"
+    if before != now:
+        raise ConfigurationError(
+            f"the data set has changed since {workdir} was begun (training examples: {before} -> "
+            f"{now}); choose another --workdir"
+        )
+
+
 def _versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
@@ -124,10 +151,16 @@ def _versions() -> dict[str, str]:
 
 def _commit() -> str | None:
     """Returns the commit of the checkout that this package runs from, "-dirty" if changed."""
-    here = Path(__file__).resolve().parent
-    command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40"]
-    try:
+    package = Path(__file__).resolve().parents[1]
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(package), *arguments]
         run = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+        return run.stdout.strip()
+
+    try:
+        # Fails if the package is installed inside somebody else's checkout.
+        git("ls-files", "--error-unmatch", "__init__.py")
+        return git("describe", "--always", "--dirty", "--abbrev=40") or None
     except (OSError, subprocess.SubprocessError):
         return None
-    return run.stdout.strip() or None

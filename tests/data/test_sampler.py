@@ -180,3 +180,8 @@ def test_evaluation_refuses_what_it_cannot_plan():
         plan_evaluation(0, 8, 8, 4)
     with pytest.raises(ConfigurationError, match="batch_size"):
         plan_evaluation(4, 8, 8, 0)
+
+
+def test_check_devices_names_the_parts_of_accumulation():
+    with pytest.raises(ConfigurationError, match="among 4 devices in 2 parts each"):
+        check_devices((Scale(64, 64, 12),), 4, parts=2)

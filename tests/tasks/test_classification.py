@@ -225,3 +225,17 @@ class TestTask:
         }
         with pytest.raises((ConfigurationError, DataError), match=message):
             ClassificationTask(dataclasses.replace(experiment, **options))
+
+
+@pytest.mark.parametrize("label", [None, -1])
+def test_a_record_without_a_label_is_refused_by_name(label):
+    from mobilevit_jax.data.sampler import PlannedBatch
+    from mobilevit_jax.errors import ConfigurationError
+    from mobilevit_jax.processing import ImageProcessor
+    from mobilevit_jax.tasks.classification import evaluation_examples
+
+    png = cv2.imencode(".png", np.zeros((8, 8, 3), np.uint8))[1].tobytes()
+    record = {"image": png, "name": "secret/17.png"} | ({} if label is None else {"label": label})
+    load = evaluation_examples(ImageProcessor(size=8, crop_size=(8, 8)))
+    with pytest.raises(ConfigurationError, match="secret/17.png has no label"):
+        load(record, 17, PlannedBatch(8, 8, np.arange(1)))

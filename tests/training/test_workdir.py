@@ -42,19 +42,47 @@ def test_a_new_directory_records_the_experiment(tmp_path):
 
 
 def test_the_same_experiment_may_go_on(tmp_path):
-    open_workdir(tmp_path, Experiment(), NAMES)
+    begun(tmp_path)
     before = (tmp_path / EXPERIMENT).read_bytes()
     open_workdir(tmp_path, Experiment(), NAMES)
     assert (tmp_path / EXPERIMENT).read_bytes() == before
 
 
 def test_data_may_have_moved_and_be_read_otherwise(tmp_path):
-    open_workdir(tmp_path, Experiment(), NAMES)
+    begun(tmp_path)
     open_workdir(tmp_path, changed(data={"data_dir": "/elsewhere"}, loader={"threads": 3}), NAMES)
 
 
-def test_another_experiment_is_refused_with_the_fields(tmp_path):
+def begun(directory, examples=None):
+    """A directory whose run has saved something."""
+    open_workdir(directory, Experiment(), NAMES, examples)
+    (directory / "checkpoints" / "7").mkdir(parents=True)
+
+
+def test_a_directory_in_which_nothing_was_saved_is_taken_over(tmp_path):
     open_workdir(tmp_path, Experiment(), NAMES)
+    open_workdir(tmp_path, changed(optimizer={"weight_decay": 0.1}), NAMES)
+    assert read_experiment(tmp_path)[0].optimizer.weight_decay == 0.1
+
+
+def test_rows_without_a_checkpoint_are_not_taken_over(tmp_path):
+    open_workdir(tmp_path, Experiment(), NAMES)
+    (tmp_path / "metrics.jsonl").write_text("{}\n")
+    with pytest.raises(ConfigurationError, match="another experiment"):
+        open_workdir(tmp_path, changed(optimizer={"weight_decay": 0.1}), NAMES)
+
+
+def test_a_data_set_that_has_changed_is_refused(tmp_path):
+    begun(tmp_path, 64)
+    open_workdir(tmp_path, Experiment(), NAMES, 64)
+    with pytest.raises(ConfigurationError, match="data set has changed .*64 -> 65"):
+        open_workdir(tmp_path, Experiment(), NAMES, 65)
+    with pytest.raises(ConfigurationError, match="data set has changed .*class names"):
+        open_workdir(tmp_path, Experiment(), ("cat", "cow"), 64)
+
+
+def test_another_experiment_is_refused_with_the_fields(tmp_path):
+    begun(tmp_path)
     other = changed(optimizer={"weight_decay": 0.1}, model={"patch_sizes": (8, 4, 2)})
     with pytest.raises(ConfigurationError) as caught:
         open_workdir(tmp_path, other, NAMES)
