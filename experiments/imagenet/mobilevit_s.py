@@ -8,8 +8,9 @@ Claim: 78.4% top-1 with 5,578,632 parameters, from the EMA weights at 256x256 af
 
 ILSVRC2012_DIR holds the official tar files. An imagenet2012 that TFDS prepared as array_record does
 as well: --data.dataset imagenet2012. Batches are global (1024 at 256x256, as 128 on each of 8
-devices), so any number of devices that divides them trains the same. Where memory is short,
---optimizer.accumulation 2 computes a device's batch in two parts, and --model.remat computes
+devices) and the same on any number of devices that divides them; batch norm sees what is on one
+device, so that 8 are the paper's setting. Where memory is short, --optimizer.accumulation 2
+computes a device's batch in two parts (batch norm then sees one part), and --model.remat computes
 activations again instead of keeping them. The paper's runs took one and a half to two days on 8
 A100 (issue 50 of CVNets).
 """

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -204,9 +205,16 @@ def begin(
 ) -> tuple[TrainState, TrainStep]:
     """Returns the state of step 0, not placed on devices yet, and the step over all devices."""
     optimizer = create_optimizer(experiment.optimizer, learning_rate)
-    state = create_state(
-        task.model, optimizer, experiment.ema, task.objective.metrics, experiment.seed
+    initial = functools.partial(
+        create_state,
+        task.model,
+        optimizer,
+        experiment.ema,
+        task.objective.metrics,
+        experiment.seed,
     )
+    # Compiled once and run once: optimising the code would take three times as long.
+    state = jax.jit(initial, compiler_options={"xla_backend_optimization_level": 0})()
     step = parallel.pmap_train(
         make_train_step(
             task.model,

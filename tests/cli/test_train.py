@@ -42,6 +42,7 @@ def test_a_run_leaves_everything_in_its_directory(trained):
         "metrics.jsonl",
         "tensorboard",
         "timing.json",
+        "example.png",
     }
     record = json.loads((trained.directory / "experiment.json").read_text())
     assert record["experiment"]["name"] == "quickstart-tiny"

@@ -371,7 +371,9 @@ def test_no_thread_and_no_warning_is_left(tmp_path, caplog):
         save(tmp_path, {1: 0.1, 2: 0.2, 3: None})
         with Checkpoints.reader(tmp_path) as checkpoints:
             checkpoints.restore(3, make_state())
-    assert set(threading.enumerate()) <= before
+    # asyncio's own pool, which Orbax shares with everybody, may have grown by an idle thread.
+    left = {thread for thread in threading.enumerate() if not thread.name.startswith("asyncio_")}
+    assert left <= before
     assert caplog.records == []
 
 

@@ -44,6 +44,15 @@ def test_handlers_come_back(handlers):
 
 
 def test_an_interrupt_without_it_is_an_interrupt():
+    # A shell starts its background jobs with SIGINT ignored, and Python then keeps it so.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        _interrupt_twice()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _interrupt_twice():
     with StopRequest() as stop:
         os.kill(os.getpid(), signal.SIGINT)
         assert stop.requested
