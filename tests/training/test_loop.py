@@ -258,7 +258,7 @@ class TestNotFinite:
 
     def test_the_first_row_stops_the_run(self, data_dir, tmp_path):
         experiment = tiny_experiment(data_dir, schedule=self.schedule)
-        message = "step 1 .from 0. is not finite; no checkpoint was saved before; lower schedule"
+        message = "step 1 .from 0. is not finite; no checkpoint was saved before; try a lower"
         with pytest.raises(TrainingError, match=message):
             run(experiment, tmp_path)
         assert read_metrics(tmp_path) == []
@@ -268,7 +268,8 @@ class TestNotFinite:
         shutil.copytree(directory / workdir.CHECKPOINTS, tmp_path / workdir.CHECKPOINTS)
         shutil.rmtree(tmp_path / workdir.CHECKPOINTS / str(STEPS))
         experiment = dataclasses.replace(experiment, schedule=self.schedule)
-        record = {"experiment": workdir.to_dict(experiment)}
+        record = workdir.read_record(directory)
+        record["experiment"] = workdir.to_dict(experiment)
         workdir.write_json(tmp_path / workdir.EXPERIMENT, record)
         with pytest.raises(TrainingError, match=r"last good checkpoint is .*/checkpoints/4;"):
             run(experiment, tmp_path)
