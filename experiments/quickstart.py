@@ -18,7 +18,7 @@ def experiment() -> Experiment:
     """Returns the experiment."""
     return Experiment(
         name="quickstart",
-        epochs=4,
+        epochs=5,
         log_every=50,
         # A run this short underfits: no dropout.
         model=ModelConfig("mobilevit_xxs", dropout=0.0, classifier_dropout=0.0),

@@ -25,8 +25,8 @@ class Report:
         step_seconds: Median step of each scale, on a batch that is on the devices already.
         step: Images/s of each scale.
         run: Images/s of loader and steps together.
-        data_wait: Share of that run's time spent waiting for the next batch (an upper bound of the
-            devices' idle time).
+        data_wait: Share of that run's time spent waiting for a batch that came after the devices
+            had finished their last step.
         expected: Images/s of the same mixture of scales if no step ever waited.
     """
 
@@ -112,7 +112,8 @@ def _run(step: Any, state: Any, task: Task, steps: int) -> tuple[float, float, l
     for _ in range(steps):
         since = time.perf_counter()
         batch = next(batches)
-        waited += time.perf_counter() - since
+        if before is None or before.is_ready():  # else the devices were still busy
+            waited += time.perf_counter() - since
         state, metrics = step(state, batch)
         if before is not None:
             jax.block_until_ready(before)

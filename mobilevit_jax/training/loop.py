@@ -108,7 +108,8 @@ class Timing:
     Attributes:
         compile_seconds: For each scale, "64x64", its first call on zeros.
         train_seconds: In the loop, evaluation and checkpoints excluded.
-        data_wait_seconds: Waiting for the next batch, an upper bound of the devices' idle time.
+        data_wait_seconds: Waiting for a batch that came after the devices had finished their last
+            step: an upper bound of the time for which data left them idle.
         images: Trained on.
         steps: Done.
     """
@@ -260,8 +261,10 @@ def _loop(
     with contextlib.closing(parallel.prefetch(run.task.training_batches(first))) as batches:
         for done in range(first + 1, boundaries[-1] + 1):
             epoch = int(np.searchsorted(boundaries, done)) + 1
-            with row.waiting():
-                batch = next(batches)
+            since = time.perf_counter()
+            batch = next(batches)
+            if before is None or before.is_ready():  # else the devices were still busy
+                row.wait(time.perf_counter() - since)
             state, metrics = step(state, batch)
             row.count(batch["weight"].size * jax.process_count())
             if before is not None:  # the devices work at most one step ahead of this loop
@@ -301,14 +304,8 @@ class _RowClock:
         self.images = self.steps = 0
         self.waited = 0.0
 
-    def waiting(self) -> "_RowClock":
-        return self
-
-    def __enter__(self) -> None:
-        self._since = time.perf_counter()
-
-    def __exit__(self, *exception: object) -> None:
-        self.waited += time.perf_counter() - self._since
+    def wait(self, seconds: float) -> None:
+        self.waited += seconds
 
     def count(self, images: int) -> None:
         self.images += images
