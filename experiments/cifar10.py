@@ -1,6 +1,7 @@
 """MobileViT-XXS from scratch on CIFAR-10 with the multi-scale sampler, in 8 epochs on a CPU.
 
-Claim: the paper's model, sampler and optimizer learn real images on two CPU cores.
+Claim: 72.5% top-1 on the 10,000 test images (EMA weights; raw weights 72.6%), in 34 min 38 s on two
+CPU cores that other work shared.
 
     mobilevit prepare image_folder --source CIFAR10_DIR --name cifar10_images
     mobilevit train experiments/cifar10.py
