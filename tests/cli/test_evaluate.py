@@ -13,7 +13,7 @@ def table_row(out: str) -> list[str]:
 
 
 def test_the_training_s_own_test_split(trained, mobilevit):
-    path = trained.directory / "evaluation-shapes_tiny_test_32.json"
+    path = trained.directory / "evaluation-shapes_tiny-test-32.json"
     ran = mobilevit("evaluate", "--weights", trained.directory)
     try:
         assert ran.status == 0
