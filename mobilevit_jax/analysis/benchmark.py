@@ -112,7 +112,7 @@ def _run(step: Any, state: Any, task: Task, steps: int) -> tuple[float, float, l
     for _ in range(steps):
         since = time.perf_counter()
         batch = next(batches)
-        if before is None or before.is_ready():  # else the devices were still busy
+        if before is None or parallel.is_ready(before):  # else the devices were still busy
             waited += time.perf_counter() - since
         state, metrics = step(state, batch)
         if before is not None:

@@ -263,7 +263,7 @@ def _loop(
             epoch = int(np.searchsorted(boundaries, done)) + 1
             since = time.perf_counter()
             batch = next(batches)
-            if before is None or before.is_ready():  # else the devices were still busy
+            if before is None or parallel.is_ready(before):  # else the devices were still busy
                 row.wait(time.perf_counter() - since)
             state, metrics = step(state, batch)
             row.count(batch["weight"].size * jax.process_count())

@@ -117,6 +117,11 @@ def on_any_host(flag: bool) -> bool:
     return bool(multihost_utils.process_allgather(np.asarray(flag)).any())
 
 
+def is_ready(array: Any) -> bool:
+    """Whether the devices have finished computing an array; does not wait."""
+    return array.is_ready()
+
+
 def device_key(seed: int, step: jax.Array) -> jax.Array:
     """Returns the random key of this step on this device; call inside a mapped step."""
     key = jax.random.fold_in(jax.random.key(seed), step)
