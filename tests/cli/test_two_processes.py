@@ -36,6 +36,8 @@ def test_two_processes_train_evaluate_and_save_one_run(tmp_path):
     finally:
         for process in processes:
             process.kill()
+    if any("Gloo context initialization failed: DEADLINE_EXCEEDED" in out for out in outputs):
+        pytest.skip("too busy a machine: Gloo gives CPU processes 30 s to meet after compiling")
     assert [process.returncode for process in processes] == [0, 0], "\n".join(outputs)
     rows = [[line for line in out.splitlines() if "count 32" in line] for out in outputs]
     assert len(rows[0]) == 2 and rows[0] == rows[1]  # validation and test, every image once
