@@ -11,8 +11,9 @@ import jax
 from mobilevit_jax.config import Experiment
 from mobilevit_jax.errors import ConfigurationError
 from mobilevit_jax.training import parallel
-from mobilevit_jax.training.loop import Reporter, Task, Timing, begin, compile_scales
+from mobilevit_jax.training.loop import Reporter, Task, begin, compile_scales
 from mobilevit_jax.training.schedule import warmup_cosine
+from mobilevit_jax.training.timing import Timing
 
 
 @dataclass(frozen=True)

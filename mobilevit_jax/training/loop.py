@@ -6,7 +6,7 @@ import functools
 import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,6 +25,7 @@ from mobilevit_jax.training.schedule import Schedule, warmup_cosine
 from mobilevit_jax.training.signals import StopRequest
 from mobilevit_jax.training.state import NEVER, TrainState, create_state, empty_meter
 from mobilevit_jax.training.step import Objective, make_train_step
+from mobilevit_jax.training.timing import RowClock, Timing
 
 TrainStep = Callable[[TrainState, Mapping[str, Any]], tuple[TrainState, dict[str, jax.Array]]]
 
@@ -99,26 +100,6 @@ class Reporter(Protocol):
     def log(self, row: Mapping[str, object]) -> None:
         """Shows a row of metrics."""
         ...
-
-
-@dataclass
-class Timing:
-    """Where the time of this process went, in seconds.
-
-    Attributes:
-        compile_seconds: For each scale, "64x64", its first call on zeros.
-        train_seconds: In the loop, evaluation and checkpoints excluded.
-        data_wait_seconds: Waiting for a batch that came after the devices had finished their last
-            step: an upper bound of the time for which data left them idle.
-        images: Trained on.
-        steps: Done.
-    """
-
-    compile_seconds: dict[str, float] = field(default_factory=dict)
-    train_seconds: float = 0.0
-    data_wait_seconds: float = 0.0
-    images: int = 0
-    steps: int = 0
 
 
 @dataclass(frozen=True)
@@ -256,7 +237,7 @@ def _loop(
     """Runs from step `first` to the end; returns the state and whether it got there."""
     boundaries, timing = run.boundaries, run.timing
     run.reporter.begin(first)
-    row = _RowClock(timing)
+    row = RowClock(timing)
     before: jax.Array | None = None
     with contextlib.closing(parallel.prefetch(run.task.training_batches(first))) as batches:
         for done in range(first + 1, boundaries[-1] + 1):
@@ -292,50 +273,8 @@ def _agreed(stop: StopRequest, done: int) -> bool:
     return done % _STEPS_BETWEEN_QUESTIONS == 0 and parallel.on_any_host(stop.requested)
 
 
-class _RowClock:
-    """Times the steps between two rows."""
-
-    def __init__(self, timing: Timing) -> None:
-        self.total = timing
-        self.restart()
-
-    def restart(self) -> None:
-        self.start = time.perf_counter()
-        self.images = self.steps = 0
-        self.waited = 0.0
-
-    def wait(self, seconds: float) -> None:
-        self.waited += seconds
-
-    def count(self, images: int) -> None:
-        self.images += images
-        self.steps += 1
-
-    @property
-    def seconds(self) -> float:
-        return time.perf_counter() - self.start
-
-    @property
-    def images_per_second(self) -> float:
-        return self.images / max(self.seconds, 1e-9)
-
-    def read(self) -> dict[str, float]:
-        """Returns the clock's fields of a row, adds them to the total and starts anew."""
-        numbers = {
-            "images_per_second": self.images_per_second,
-            "step_seconds": self.seconds / max(self.steps, 1),
-            "data_wait_seconds": self.waited / max(self.steps, 1),
-        }
-        self.total.train_seconds += self.seconds
-        self.total.data_wait_seconds += self.waited
-        self.total.images += self.images
-        self.total.steps += self.steps
-        self.restart()
-        return numbers
-
-
 def _write_train_row(
-    run: _Run, state: TrainState, done: int, epoch: int, row: _RowClock
+    run: _Run, state: TrainState, done: int, epoch: int, row: RowClock
 ) -> TrainState:
     """Writes the averages since the last row; returns the state with its meter at zero."""
     sums = _checked_meter(run, state)
