@@ -1,106 +1,230 @@
 """State dicts of the PyTorch implementations, both directions: names here, tensors transposed here.
 
-CVNets v0.1 naming so far.
+The names are tables (`cvnets`, `huggingface`, `timm`); PyTorch need not be installed.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, overload
 
-import flax.linen as nn
 import jax
 import numpy as np
 from flax import traverse_util
 
-from mobilevit_jax.convert import cvnets
-from mobilevit_jax.errors import DataError
+from mobilevit_jax.convert import detect as _detection
+from mobilevit_jax.convert import recognise as _recognition
+from mobilevit_jax.convert.names import Layout
+from mobilevit_jax.convert.native import flatten_checked
+from mobilevit_jax.convert.tensors import Gathered, Report, as_array, gather, misfit
+from mobilevit_jax.errors import ConfigurationError, DataError, unknown_name
+from mobilevit_jax.models.mobilevit import MobileViT
+from mobilevit_jax.models.shapes import Path, Shape, variable_shapes
+
+__all__ = ["LAYOUTS", "Report", "detect_layout", "load_state_dict", "to_state_dict"]
+
+LAYOUTS: tuple[str, ...] = tuple(_detection.LAYOUTS)
 
 Tree = dict[str, Any]
 
 
-def load_state_dict(model: nn.Module, state_dict: Mapping[str, Any]) -> Tree:
+def detect_layout(names: Iterable[str]) -> str:
+    """Returns which of `LAYOUTS` the names of a state dict are in.
+
+    Args:
+        names: The names; prefixes of wrappers ("module.") must be gone.
+
+    Raises:
+        DataError: If they are those of MobileViTv2, of a detector or segmentation model, or of
+            another network.
+    """
+    return _detection.detect(names)[0].name
+
+
+@overload
+def load_state_dict(
+    model: MobileViT,
+    state_dict: Mapping[str, Any],
+    *,
+    strict: Literal[True] = True,
+    allow_half: bool = False,
+) -> Tree: ...
+
+
+@overload
+def load_state_dict(
+    model: MobileViT,
+    state_dict: Mapping[str, Any],
+    *,
+    strict: Literal[False],
+    allow_half: bool = False,
+) -> tuple[Tree, Report]: ...
+
+
+def load_state_dict(
+    model: MobileViT,
+    state_dict: Mapping[str, Any],
+    *,
+    strict: bool = True,
+    allow_half: bool = False,
+) -> Tree | tuple[Tree, Report]:
     """Turns a PyTorch state dict into variables for `model.apply`.
 
     Args:
         model: The model that the tensors are for.
-        state_dict: {name: array} in CVNets v0.1 naming, PyTorch layout (OIHW, [out, in]).
+        state_dict: {name: tensor} in PyTorch layout (OIHW, [out, in]) and in the naming of CVNets,
+            Hugging Face or timm, which is detected. Arrays of NumPy, JAX or PyTorch; a mapping
+            that reads them when asked is asked once for each.
+        strict: Whether a tensor that does not fit is an error. If not, what is missing or of
+            another shape is initialised as by `model.init(jax.random.key(0), ...)`.
+        allow_half: Whether float16 and bfloat16 tensors are widened, which is exact.
 
     Returns:
-        {"params": ..., "batch_stats": ...}, float32.
+        {"params": ..., "batch_stats": ...}, NumPy arrays in float32 (float64 is rounded) that may
+        be views of the input: copy them if that is going to change. With `strict=False`, that and
+        a `Report`.
 
     Raises:
-        DataError: If a tensor is missing, left over or of another shape; all are listed.
+        DataError: If the naming is unknown; if, with `strict`, a tensor is missing, left over or of
+            another shape; if one has half precision (unless allowed), is not of floating point, or
+            is not finite. All are listed.
+        ConfigurationError: If the layout's names cannot tell the model's tensors apart.
     """
-    left = {name for name in state_dict if not name.endswith("num_batches_tracked")}
-    missing, misshapen, loaded = [], [], {}
-    for path, (name, shape) in _entries(model).items():
-        if name not in left:
-            missing.append(name)
-            continue
-        left.remove(name)
-        array = _from_torch(np.asarray(state_dict[name], np.float32), path)
-        if array.shape != shape:
-            misshapen.append(f"{name} {array.shape} instead of {shape}")
-        loaded[path] = array
-    problems = {"missing": missing, "unexpected": sorted(left), "of another shape": misshapen}
-    if any(problems.values()):
-        lists = "; ".join(
-            f"{kind}: {', '.join(names)}" for kind, names in problems.items() if names
-        )
-        raise DataError(f"the state dict does not fit the model; {lists}")
-    return traverse_util.unflatten_dict(loaded)
+    layout, prefix = _detection.detect(state_dict)
+    entries = _entries(model, layout, prefix)
+    wanted = {name: entry.shape for entry in entries.values() for name in entry.names}
+    gathered = gather(wanted, state_dict, allow_half=allow_half)
+    if strict and gathered.report:
+        raise misfit(gathered, wanted, _hint(model, gathered, state_dict))
+    gathered.check_numbers()
+    variables = traverse_util.unflatten_dict(_assemble(model, entries, gathered.tensors))
+    return variables if strict else (variables, gathered.report)
 
 
-def to_state_dict(model: nn.Module, variables: Tree, layout: str = "cvnets") -> dict[str, Any]:
-    """Turns variables into a PyTorch state dict of numpy arrays.
+def to_state_dict(
+    model: MobileViT, variables: Mapping[str, Any], layout: str = "huggingface"
+) -> dict[str, np.ndarray]:
+    """Turns variables into a PyTorch state dict of NumPy arrays.
 
     Args:
         model: The model that the variables are of.
         variables: {"params": ..., "batch_stats": ...}.
-        layout: Naming; "cvnets" (v0.1).
+        layout: One of `LAYOUTS`; "cvnets" has the names of v0.1.
 
     Returns:
-        {name: array} in PyTorch layout, with `num_batches_tracked` as int64 0.
+        {name: array}, float32, contiguous, in PyTorch layout, with `num_batches_tracked` as int64
+        0. Without a classifier (`num_classes=0`), its names are left out.
 
     Raises:
-        ValueError: If the layout is unknown.
+        ConfigurationError: If the layout is unknown, or its names cannot express the model.
+        DataError: If the variables do not fit the model.
     """
-    if layout != "cvnets":
-        raise ValueError(f"unknown layout {layout!r}; known: 'cvnets'")
-    flat = traverse_util.flatten_dict(variables)
-    state_dict: dict[str, Any] = {}
-    for path, (name, _) in _entries(model).items():
-        state_dict[name] = _to_torch(np.asarray(flat[path]), path)
-        if name.endswith("running_var"):
-            counter = name.replace("running_var", "num_batches_tracked")
+    if layout not in LAYOUTS:
+        raise unknown_name("layout", layout, LAYOUTS)
+    table = _detection.LAYOUTS[layout]
+    if refused := table.cannot_express(model):
+        raise ConfigurationError(
+            f"the layout {layout!r} ({table.title}) cannot express {', '.join(refused)}"
+        )
+    flat = flatten_checked(model, variables)
+    state_dict: dict[str, np.ndarray] = {}
+    for path, (names, _) in _entries(model, table, table.prefixes[0]).items():
+        for name, part in zip(names, np.split(_to_torch(flat[path]), len(names)), strict=True):
+            state_dict[name] = np.ascontiguousarray(part)
+        if path[-1] == "var":
+            counter = names[0].removesuffix("running_var") + "num_batches_tracked"
             state_dict[counter] = np.zeros((), np.int64)
     return state_dict
 
 
-def _entries(model: Any) -> dict[tuple[str, ...], tuple[str, tuple[int, ...]]]:
-    """Returns {our path: (CVNets name, our shape)} for every tensor of the model."""
-    image = jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32)
-    variables: Any = jax.eval_shape(model.init, jax.random.key(0), image)
-    flat: dict[tuple[str, ...], Any] = traverse_util.flatten_dict(variables)
+class _Entry(NamedTuple):
+    """Where one of our tensors is in a state dict.
+
+    Attributes:
+        names: The tensors that it is made of, along the outputs.
+        shape: The shape of each of them.
+    """
+
+    names: tuple[str, ...]
+    shape: Shape
+
+
+def _entries(model: MobileViT, layout: Layout, prefix: str) -> dict[Path, _Entry]:
+    if model.kernel_size < layout.min_kernel_size:
+        refused = ", ".join(layout.cannot_express(model))
+        raise ConfigurationError(f"the layout {layout.name!r} cannot express {refused}")
     depths = {f"layer_{3 + i}": depth for i, depth in enumerate(model.variant.depths)}
-    return {
-        path: (
-            cvnets.name_of(path[1:], depths=depths, kernel_size=model.kernel_size),
-            leaf.shape,
+    entries = {}
+    for path, ours in variable_shapes(model).items():
+        names = layout.name_path(
+            path[1:], depths=depths, kernel_size=model.kernel_size, prefix=prefix
         )
-        for path, leaf in flat.items()
-    }
+        outputs, *rest = _torch_shape(ours)
+        entries[path] = _Entry(names, (outputs // len(names), *rest))
+    return entries
 
 
-def _from_torch(array: np.ndarray, path: tuple[str, ...]) -> np.ndarray:
+def _assemble(
+    model: MobileViT, entries: Mapping[Path, _Entry], tensors: dict[str, np.ndarray]
+) -> dict[Path, np.ndarray]:
+    """Joins tensors to ours, those that are not there freshly initialised.
+
+    `tensors` is emptied on the way, so that what is joined is not held twice.
+    """
+    lacking = [p for p, entry in entries.items() if not all(n in tensors for n in entry.names)]
+    fresh = _initialise(model, lacking)
+    loaded = {}
+    for path, (names, _) in entries.items():
+        if path in fresh:
+            parts = np.split(_to_torch(fresh[path]), len(names))
+            parts = [tensors.pop(name, part) for name, part in zip(names, parts, strict=True)]
+        else:
+            parts = [tensors.pop(name) for name in names]
+        loaded[path] = _from_torch(parts[0] if len(parts) == 1 else np.concatenate(parts))
+    return loaded
+
+
+def _initialise(model: MobileViT, paths: Sequence[Path]) -> dict[Path, np.ndarray]:
+    """Draws variables as the model does; only those asked for are computed."""
+    if not paths:
+        return {}
+
+    def draw(key: jax.Array) -> list[jax.Array]:
+        flat: Any = traverse_util.flatten_dict(
+            model.init(key, np.zeros((1, 32, 32, 3), np.float32))
+        )
+        return [flat[path] for path in paths]
+
+    drawn = jax.jit(draw)(jax.random.key(0))
+    return {path: np.array(leaf) for path, leaf in zip(paths, drawn, strict=True)}
+
+
+def _hint(model: MobileViT, gathered: Gathered, state_dict: Mapping[str, Any]) -> str:
+    """Says which options of the model would fit the tensors, if that can be told."""
+    left_over = {name: as_array(state_dict[name])[0].shape for name in gathered.report.unexpected}
+    try:
+        found = _recognition.recognise(gathered.shapes | left_over)
+    except DataError:
+        return ""
+    options = []
+    if not _recognition.same_tensors(found.variant, model.variant):
+        options.append(f"the size of {found.name or 'the tensors, which is none of the published'}")
+    options += [
+        f"{field}={getattr(found, field)}"
+        for field in ("num_classes", "fusion", "kernel_size")
+        if getattr(found, field) != getattr(model, field)
+    ]
+    return f"they would fit a model with {', '.join(options)}" if options else ""
+
+
+def _torch_shape(shape: Shape) -> Shape:
+    """HWIO to OIHW, [in, out] to [out, in]; biases and norms as they are."""
+    return (shape[3], shape[2], *shape[:2]) if len(shape) == 4 else shape[::-1]
+
+
+def _from_torch(array: np.ndarray) -> np.ndarray:
     """OIHW to HWIO, [out, in] to [in, out]."""
-    if path[-1] != "kernel":
-        return array
     return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
 
 
-def _to_torch(array: np.ndarray, path: tuple[str, ...]) -> np.ndarray:
+def _to_torch(array: np.ndarray) -> np.ndarray:
     """HWIO to OIHW, [in, out] to [out, in]."""
-    if path[-1] != "kernel":
-        return array
-    array = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
-    return np.ascontiguousarray(array)
+    return array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T

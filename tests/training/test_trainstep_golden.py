@@ -71,8 +71,12 @@ def run():
         losses.append(float(metrics["loss"]))
         if number == 0:
             kept = {"params": state.opt_state[0], "batch_stats": state.batch_stats}
-            gradients = convert.to_state_dict(model, jax.device_get(kept))
-    return losses, gradients, convert.to_state_dict(model, jax.device_get(state.variables))
+            gradients = convert.to_state_dict(model, jax.device_get(kept), "cvnets")
+    return (
+        losses,
+        gradients,
+        convert.to_state_dict(model, jax.device_get(state.variables), "cvnets"),
+    )
 
 
 @pytest.fixture(scope="module")

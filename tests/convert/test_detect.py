@@ -1,0 +1,56 @@
+import pytest
+
+from mobilevit_jax import convert
+from mobilevit_jax.errors import DataError
+from tests import reference
+
+NAMES = [*reference.names_and_shapes("xxs")]
+
+
+def test_part_of_the_names_is_enough():
+    """What is missing or left over is for `load_state_dict` to say."""
+    names = [name for name in NAMES if "layer_5" not in name] + ["ema.weight", "step"]
+    assert convert.detect_layout(names) == "cvnets"
+
+
+@pytest.mark.parametrize(
+    ("names", "what"),
+    [
+        (["mobilevitv2.conv_stem.convolution.weight"], "MobileViTv2"),
+        (["conv_1.block.x", "layer_3.1.global_rep.0.pre_norm_attn.0.weight"], "MobileViTv2"),
+        (["stem.conv.weight", "stages.2.1.transformer.0.attn.qkv_proj.weight"], "MobileViTv2"),
+        ([f"encoder.{name}" for name in NAMES] + ["ssd_heads.0.x.weight"], "an SSDLite detector"),
+        ([f"encoder.{name}" for name in NAMES] + ["seg_head.aspp.weight"], "a DeepLabv3 segm"),
+        (["mobilevit.conv_stem.x", "segmentation_head.aspp.project.x"], "a DeepLabv3 segm"),
+        (["params/backbone/conv_1/conv/kernel"], "this package's own arrays"),
+    ],
+)
+def test_relatives_are_told_apart(names, what):
+    with pytest.raises(DataError, match=f"the tensors are those of {what}"):
+        convert.detect_layout(names)
+
+
+# Networks of the same libraries, with the same names for their convolutions.
+MOBILENET = [name for name in NAMES if ".1." not in name or "layer_2" in name]
+RESNET = [f"stages.0.{i}.{u}.conv.weight" for i in range(3) for u in ("conv1_1x1", "conv2_kxk")]
+
+
+@pytest.mark.parametrize(
+    "names", [MOBILENET, ["stem.conv.weight", *RESNET], ["layer1.0.conv1.weight", "fc.bias"]]
+)
+def test_other_networks(names):
+    first, second = [name for name in names if not name.endswith("num_batches_tracked")][:2]
+    message = f"not those of a MobileViT .* they are called {first}, {second}"
+    with pytest.raises(DataError, match=message):
+        convert.detect_layout(names)
+
+
+def test_wrapped():
+    with pytest.raises(DataError, match="called module.conv_1.block.conv.weight, module.conv_1"):
+        convert.detect_layout([f"module.{name}" for name in NAMES])
+
+
+@pytest.mark.parametrize("names", [[], ["a.num_batches_tracked"]])
+def test_nothing(names):
+    with pytest.raises(DataError, match="the state dict is empty"):
+        convert.detect_layout(names)
