@@ -106,6 +106,8 @@ class Experiment:
         epochs: Passes over the training split.
         seed: Seed of initialisation, sampler, augmentation and dropout.
         log_every: Steps between rows of metrics.jsonl; each epoch also ends with one.
+        init_from: Weights to start from: work directory, directory with config.json, weight file
+            or hub id; None starts from scratch. A classifier of other classes is replaced.
         model: The model.
         data: The data.
         processor: What evaluation images go through; its channel order holds in training too.
@@ -124,6 +126,7 @@ class Experiment:
     epochs: int = 300
     seed: int = 0
     log_every: int = 100
+    init_from: str | None = None
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     processor: ImageProcessor = field(default_factory=ImageProcessor)

@@ -44,7 +44,7 @@ class TestEveryExperiment:
             check_devices(table, devices)
         assert small.model == dataclasses.replace(experiment.model, num_classes=None)
         assert (small.optimizer, small.loss) == (experiment.optimizer, experiment.loss)
-        assert small.ema == experiment.ema
+        assert (small.ema, small.init_from) == (experiment.ema, experiment.init_from)
 
     def test_builds_its_model(self, path):
         model = read(path).model.build(10, "devices")

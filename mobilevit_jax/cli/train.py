@@ -98,14 +98,18 @@ def run(experiment: Experiment, directory: Path) -> int:
     import jax
 
     from mobilevit_jax.training import loop
+    from mobilevit_jax.training.initial import load_initial
 
     task = build_task(experiment)
+    _check_settings(experiment, task)
+    # Before anything is written or compiled, so that a mistake leaves nothing and costs seconds.
+    initial = load_initial(experiment, task.model, directory, task.class_names)
     if jax.process_index() == 0:
         _open(directory, experiment, task)
     total = sum(task.steps_of_epochs)
     say(_summary(experiment, task, directory))
     with TrainProgress(total, epochs=experiment.epochs) as progress:
-        outcome = loop.train(experiment, task, directory, progress)
+        outcome = loop.train(experiment, task, directory, progress, initial)
     if task.skipped.count:
         say(f"skipped {count(task.skipped.count, 'image')} that could not be decoded")
     if jax.process_index() == 0:
@@ -139,13 +143,22 @@ def build_task(experiment: Experiment) -> "ClassificationTask":
     return ClassificationTask(experiment)
 
 
-def _open(directory: Path, experiment: Experiment, task: "ClassificationTask") -> None:
-    """Opens the work directory, unless a setting is wrong that the loop would only find later."""
-    from mobilevit_jax.training import workdir
+def _check_settings(experiment: Experiment, task: "ClassificationTask") -> None:
+    """Finds settings that are wrong before anything is loaded or written."""
     from mobilevit_jax.training.optimizer import create_optimizer
     from mobilevit_jax.training.schedule import warmup_cosine
 
-    create_optimizer(experiment.optimizer, warmup_cosine(experiment.schedule, task.steps_of_epochs))
+    create_optimizer(
+        experiment.optimizer,
+        warmup_cosine(experiment.schedule, task.steps_of_epochs),
+        freeze_backbone=experiment.model.freeze_backbone,
+    )
+
+
+def _open(directory: Path, experiment: Experiment, task: "ClassificationTask") -> None:
+    """Opens the work directory."""
+    from mobilevit_jax.training import workdir
+
     try:
         workdir.open_workdir(directory, experiment, task.class_names, task.examples)
     except OSError as error:

@@ -28,6 +28,7 @@ class ModelConfig:
             classification runs keep each device's own.
         unbiased_variance: Whether running variances are unbiased, as PyTorch keeps them.
         remat: Whether activations are computed again in the backward pass to save memory.
+        freeze_backbone: Whether only the classifier is trained; see `init_from`.
         dtype: Type of the computation; parameters, statistics and losses stay float32.
     """
 
@@ -44,6 +45,7 @@ class ModelConfig:
     sync_batch_norm: bool = False
     unbiased_variance: bool = True
     remat: bool = False
+    freeze_backbone: bool = False
     dtype: Literal["float32", "bfloat16"] = "float32"
 
     def build(self, num_classes: int, bn_axis_name: str) -> MobileViT:

@@ -5,6 +5,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from mobilevit_jax.models.attention import TransformerLayer, layer_norm
 from mobilevit_jax.models.layers import Conv, ConvBlock, Dense, Dtype, InvertedResidual
@@ -196,6 +197,9 @@ class MobileViT(nn.Module):
         bn_axis_name: Devices' axis for synchronised batch norm, None for each device's own.
         bn_unbiased: Whether running variances are unbiased, as PyTorch keeps them.
         remat: Whether the backward pass computes the blocks' activations again to save memory.
+        freeze_backbone: Whether training leaves everything below the classifier as it is: no
+            dropout there, running statistics used and kept, no gradient. Without `train` it
+            changes nothing.
         dtype: Type of the computation; parameters, statistics and logits are float32.
     """
 
@@ -212,6 +216,7 @@ class MobileViT(nn.Module):
     bn_axis_name: str | None = None
     bn_unbiased: bool = True
     remat: bool = False
+    freeze_backbone: bool = False
     dtype: Dtype = jnp.float32
 
     @nn.compact
@@ -231,6 +236,7 @@ class MobileViT(nn.Module):
             Logits [b, num_classes] (pooled features [b, c] if `num_classes` is 0), float32; with
             `features`, also {"conv_1", "layer_1", ..., "layer_5", "conv_1x1_exp"}.
         """
+        frozen = train and self.freeze_backbone
         maps = Backbone(
             self.variant,
             self.patch_sizes,
@@ -245,15 +251,17 @@ class MobileViT(nn.Module):
             self.remat,
             self.dtype,
             name="backbone",
-        )(images, train)
+        )(images, train and not frozen)
         x = ConvBlock(
             self.variant.exp_channels,
             bn_axis_name=self.bn_axis_name,
             bn_unbiased=self.bn_unbiased,
             dtype=self.dtype,
             name="conv_1x1_exp",
-        )(maps["layer_5"], train)
+        )(maps["layer_5"], train and not frozen)
         maps = {**maps, "conv_1x1_exp": x}
+        if frozen:
+            maps, x = lax.stop_gradient((maps, x))
         x = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
         if self.num_classes:
             x = nn.Dropout(self.classifier_dropout)(x, deterministic=not train)

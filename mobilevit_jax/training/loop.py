@@ -19,6 +19,7 @@ from mobilevit_jax.data.sampler import Scale
 from mobilevit_jax.errors import TrainingError
 from mobilevit_jax.training import parallel, workdir
 from mobilevit_jax.training.checkpoint import Checkpoints
+from mobilevit_jax.training.initial import InitialWeights, load_initial, start_from
 from mobilevit_jax.training.optimizer import create_optimizer
 from mobilevit_jax.training.records import MetricsLog, read_metrics
 from mobilevit_jax.training.schedule import Schedule, warmup_cosine
@@ -135,7 +136,13 @@ class _Run:
         return list(itertools.accumulate(self.task.steps_of_epochs))
 
 
-def train(experiment: Experiment, task: Task, directory: Path, reporter: Reporter) -> Outcome:
+def train(
+    experiment: Experiment,
+    task: Task,
+    directory: Path,
+    reporter: Reporter,
+    initial: InitialWeights | None = None,
+) -> Outcome:
     """Trains, evaluates and saves an experiment, from where its work directory stands.
 
     Args:
@@ -143,12 +150,16 @@ def train(experiment: Experiment, task: Task, directory: Path, reporter: Reporte
         task: Its data, model and objective.
         directory: The work directory, opened by `workdir.open_workdir`.
         reporter: Where progress is shown.
+        initial: Weights to start from, if they are loaded already; else `experiment.init_from`
+            is loaded here. A checkpoint in the work directory goes before them.
 
     Raises:
+        ConfigurationError: If `experiment.init_from` does not fit the experiment.
         TrainingError: If loss or gradient is not finite; step and last checkpoint are named.
         DataError: If an image or a checkpoint cannot be read or written.
     """
     learning_rate = warmup_cosine(experiment.schedule, task.steps_of_epochs)
+    initial = initial or load_initial(experiment, task.model, directory)
     state, step = begin(experiment, task, learning_rate)
     keep = experiment.checkpoint
     timing = Timing()
@@ -165,6 +176,10 @@ def train(experiment: Experiment, task: Task, directory: Path, reporter: Reporte
         if latest is not None:
             state = checkpoints.restore(latest, state)
             reporter.say(f"resuming from step {latest} in {directory}")
+        elif initial is not None:
+            state = start_from(state, initial)
+            for note in initial.notes:
+                reporter.say(note)
         state = parallel.replicate(state)
         first = latest or 0
         with MetricsLog(directory, resume_step=latest, active=parallel.is_first_host()) as log:
@@ -186,7 +201,9 @@ def begin(
     experiment: Experiment, task: Task, learning_rate: Schedule
 ) -> tuple[TrainState, TrainStep]:
     """Returns the state of step 0, not placed on devices yet, and the step over all devices."""
-    optimizer = create_optimizer(experiment.optimizer, learning_rate)
+    optimizer = create_optimizer(
+        experiment.optimizer, learning_rate, freeze_backbone=experiment.model.freeze_backbone
+    )
     initial = functools.partial(
         create_state,
         task.model,

@@ -1,12 +1,17 @@
 """AdamW as the paper uses it: decay on every tensor unless told otherwise."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import optax
 
 from mobilevit_jax.errors import ConfigurationError
 from mobilevit_jax.training.schedule import Schedule
+
+# The first name of a parameter's path that makes it part of a model's head; the rest is its
+# backbone.
+HEADS = ("classifier",)
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,9 @@ class OptimizerConfig:
         clip_norm: Largest global norm of the gradient, or None for no clipping (the recipe's).
         accumulation: Parts that each device splits its batch into to save memory; their gradients
             are averaged, batch norm sees one part at a time.
+        backbone_lr: Factor on the learning rate of everything but the head; below 1 it keeps
+            pretrained weights near where they start.
+        head_lr: Factor on the learning rate of the head (the classifier).
     """
 
     weight_decay: float = 0.01
@@ -32,34 +40,81 @@ class OptimizerConfig:
     eps: float = 1e-8
     clip_norm: float | None = None
     accumulation: int = 1
+    backbone_lr: float = 1.0
+    head_lr: float = 1.0
 
 
 def create_optimizer(
-    config: OptimizerConfig, learning_rate: Schedule
+    config: OptimizerConfig, learning_rate: Schedule, *, freeze_backbone: bool = False
 ) -> optax.GradientTransformation:
     """Builds the optimizer.
 
-    Raises:
-        ConfigurationError: If a field is out of range.
-    """
-    clips_to_nothing = config.clip_norm is not None and config.clip_norm <= 0
-    if config.weight_decay < 0 or config.accumulation < 1 or clips_to_nothing:
-        raise ConfigurationError(
-            "weight_decay must be 0 or more, accumulation 1 or more and clip_norm above 0; "
-            f"got {config}"
-        )
+    Args:
+        config: Its configuration.
+        learning_rate: The rate at each step, to which the factors of backbone and head apply.
+        freeze_backbone: Whether everything but the head stays as it is, without decay.
 
+    Raises:
+        ConfigurationError: If a field is out of range, or there is a factor for a frozen backbone.
+    """
+    _check(config)
+    if freeze_backbone and config.backbone_lr != 1:
+        raise ConfigurationError(
+            "a frozen backbone has no learning rate: leave optimizer.backbone_lr at 1 or "
+            f"model.freeze_backbone off; got backbone_lr {config.backbone_lr}"
+        )
+    rates = (config.backbone_lr, config.head_lr)
+    backbone = optax.set_to_zero() if freeze_backbone else _adamw(config, learning_rate, rates[0])
+    if freeze_backbone or rates != (1, 1):
+        head = _adamw(config, learning_rate, rates[1])
+        optimizer = optax.multi_transform({"backbone": backbone, "head": head}, _part_of)
+    else:
+        optimizer = backbone
+    if config.clip_norm is None:
+        return optimizer
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
+
+
+def _part_of(params: Any) -> dict[str, str]:
+    """Labels the first level of the parameters, and so all below it."""
+    return {name: "head" if name in HEADS else "backbone" for name in params}
+
+
+def _adamw(
+    config: OptimizerConfig, learning_rate: Schedule, factor: float
+) -> optax.GradientTransformationExtraArgs:
     def at_least_two_axes(params: optax.Params) -> optax.Params:
         return jax.tree.map(lambda p: p.ndim > 1, params)
 
-    adamw = optax.adamw(
-        learning_rate,
+    return optax.adamw(
+        learning_rate if factor == 1 else lambda step: factor * learning_rate(step),
         b1=config.beta1,
         b2=config.beta2,
         eps=config.eps,
         weight_decay=config.weight_decay,
         mask=None if config.decay_one_dimensional else at_least_two_axes,
     )
-    if config.clip_norm is None:
-        return adamw
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), adamw)
+
+
+def _check(config: OptimizerConfig) -> None:
+    """Raises ConfigurationError for the first field that is out of range, NaN included."""
+    if config.backbone_lr == 0:
+        raise ConfigurationError(
+            "optimizer.backbone_lr 0 would compute gradients and still move running statistics; "
+            "set model.freeze_backbone to leave the backbone as it is"
+        )
+    infinity = float("inf")
+    allowed = {
+        "weight_decay": (0 <= config.weight_decay < infinity, "0 or more"),
+        "beta1": (0 <= config.beta1 < 1, "in [0, 1)"),
+        "beta2": (0 <= config.beta2 < 1, "in [0, 1)"),
+        "eps": (0 < config.eps < infinity, "above 0"),
+        "clip_norm": (config.clip_norm is None or config.clip_norm > 0, "above 0, or None"),
+        "accumulation": (config.accumulation >= 1, "1 or more"),
+        "backbone_lr": (0 < config.backbone_lr < infinity, "above 0"),
+        "head_lr": (0 < config.head_lr < infinity, "above 0"),
+    }
+    for field, (holds, what) in allowed.items():
+        if not holds:
+            value = getattr(config, field)
+            raise ConfigurationError(f"optimizer.{field} must be {what}; got {value}")

@@ -104,4 +104,5 @@ def update_ema(config: EMAConfig, ema: Any, new: Any, step: jax.Array) -> Any:
     decay = jnp.float32(config.decay)
     if config.warmup:
         decay = jnp.minimum(decay, (1 + step) / (10 + step))
-    return optax.incremental_update(new, ema, 1 - decay)
+    # By its change, so that the average of what does not move stays exactly what it is.
+    return jax.tree.map(lambda old, value: old + (1 - decay) * (value - old), ema, new)

@@ -14,6 +14,7 @@ from mobilevit_jax.training.parallel import AXIS, device_key
 from mobilevit_jax.training.state import EMAConfig, TrainState, update_ema
 
 Batch = dict[str, jax.Array]
+Gradients = Callable[..., tuple[Any, tuple[Any, dict[str, jax.Array]]]]
 
 
 class Objective(Protocol):
@@ -61,8 +62,30 @@ def make_train_step(
         The step. Its batch holds "image" [b, h, w, 3], "weight" [b] and what the task needs; rows
         of weight 0 count nowhere but in the batch norms' statistics.
     """
+    gradients = _gradients(model, task)
+    if accumulation > 1:
+        gradients = _in_parts(gradients, task, accumulation)
 
-    def loss_of_part(params, batch_stats, batch, key, scale):
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+        count = lax.psum(jnp.sum(batch["weight"]), AXIS)
+        key = device_key(seed, state.step)
+        grads, (statistics, sums) = gradients(
+            state.params, state.batch_stats, batch, key, 1 / jnp.maximum(count, 1)
+        )
+        # Each device holds its share of the global mean's gradient.
+        grads, sums = lax.psum((grads, sums), AXIS)
+        statistics = _mean_statistics(state.batch_stats, statistics)
+        loss = sums["loss"] / jnp.maximum(count, 1)
+        meter = _add_to_meter(state, sums, count, optax.tree.norm(grads), loss)
+        return _advance(state, optimizer, ema, grads, statistics, meter), {"loss": loss}
+
+    return step
+
+
+def _gradients(model: nn.Module, task: Objective) -> Gradients:
+    """Returns `f(params, batch_stats, batch, key, scale) -> (grads, (batch_stats, sums))`."""
+
+    def loss(params, batch_stats, batch, key, scale):
         outputs, updates = model.apply(
             {"params": params, "batch_stats": batch_stats},
             to_float(batch["image"]),
@@ -75,56 +98,58 @@ def make_train_step(
         sums = {name: jnp.sum(weight * value) for name, value in metrics.items()}
         return scale * jnp.sum(weight * losses), (updates.get("batch_stats", {}), sums)
 
-    def gradients(state: TrainState, batch: Batch, scale: jax.Array):
-        """Sums over `accumulation` parts, one after another."""
-        key = device_key(seed, state.step)
-        parts = jax.tree.map(
-            lambda x: x.reshape(accumulation, x.shape[0] // accumulation, *x.shape[1:]), batch
-        )
+    return jax.grad(loss, has_aux=True)
 
-        def add_part(carry, part_and_index):
-            (part, index), (total, batch_stats, sums) = part_and_index, carry
+
+def _in_parts(gradients: Gradients, task: Objective, parts: int) -> Gradients:
+    """Returns the same function, adding up parts of the batch that are taken one after another."""
+
+    def summed(params, batch_stats, batch, key, scale):
+        def add(carry, part_and_index):
+            (part, index), (total, statistics, sums) = part_and_index, carry
             part_key = jax.random.fold_in(key, index)
-            grads, (batch_stats, more) = jax.grad(loss_of_part, has_aux=True)(
-                state.params, batch_stats, part, part_key, scale
-            )
-            return (optax.tree.add(total, grads), batch_stats, optax.tree.add(sums, more)), None
+            grads, (statistics, more) = gradients(params, statistics, part, part_key, scale)
+            return (optax.tree.add(total, grads), statistics, optax.tree.add(sums, more)), None
 
-        if accumulation == 1:
-            grads, (batch_stats, sums) = jax.grad(loss_of_part, has_aux=True)(
-                state.params, state.batch_stats, batch, key, scale
-            )
-            return grads, batch_stats, sums
-        zeros = optax.tree.zeros_like(state.params)
+        split = jax.tree.map(lambda x: x.reshape(parts, x.shape[0] // parts, *x.shape[1:]), batch)
         no_sums = {name: jnp.zeros(()) for name in task.metrics}
-        carry, _ = lax.scan(
-            add_part, (zeros, state.batch_stats, no_sums), (parts, jnp.arange(accumulation))
-        )
-        return carry
+        start = (optax.tree.zeros_like(params), batch_stats, no_sums)
+        (total, statistics, sums), _ = lax.scan(add, start, (split, jnp.arange(parts)))
+        return total, (statistics, sums)
 
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
-        count = lax.psum(jnp.sum(batch["weight"]), AXIS)
-        grads, batch_stats, sums = gradients(state, batch, 1 / jnp.maximum(count, 1))
-        # Each device holds its share of the global mean's gradient.
-        grads, sums = lax.psum((grads, sums), AXIS)
-        batch_stats = lax.pmean(batch_stats, AXIS)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        loss = sums["loss"] / jnp.maximum(count, 1)
-        new = dataclasses.replace(
-            state,
-            step=state.step + 1,
-            params=params,
-            batch_stats=batch_stats,
-            opt_state=opt_state,
-            ema=update_ema(
-                ema, state.ema, {"params": params, "batch_stats": batch_stats}, state.step
-            ),
-            meter=_add_to_meter(state, sums, count, optax.tree.norm(grads), loss),
-        )
-        return new, {"loss": loss}
+    return summed
 
-    return step
+
+def _mean_statistics(old: Any, new: Any) -> Any:
+    """Averages running statistics over the devices.
+
+    By their change, so that those of a frozen part stay exactly what they are on any number of
+    devices.
+    """
+    return jax.tree.map(lambda a, b: a + lax.pmean(b - a, AXIS), old, new)
+
+
+def _advance(
+    state: TrainState,
+    optimizer: optax.GradientTransformation,
+    ema: EMAConfig,
+    grads: Any,
+    statistics: Any,
+    meter: dict[str, jax.Array],
+) -> TrainState:
+    """Returns the state after the optimizer's update."""
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    average = update_ema(ema, state.ema, {"params": params, "batch_stats": statistics}, state.step)
+    return dataclasses.replace(
+        state,
+        step=state.step + 1,
+        params=params,
+        batch_stats=statistics,
+        opt_state=opt_state,
+        ema=average,
+        meter=meter,
+    )
 
 
 def _add_to_meter(state, sums, count, gradient_norm, loss):

@@ -53,7 +53,7 @@ def test_an_unknown_option_names_the_nearest(train_tiny, tmp_path, option, neare
         (["--sampler.rule", "aera"], ["--sampler.rule", "area"]),
         (["--schedule.peak", -1], ["learning rates must not be negative"]),
         (["--schedule.warmup-steps", -1], ["warmup_steps must be 0 or more"]),
-        (["--optimizer.clip-norm", 0], ["clip_norm above 0"]),
+        (["--optimizer.clip-norm", 0], ["clip_norm must be above 0"]),
         (["--optimizer.accumulation", 3], ["does not divide"]),
         (["--loader.threads", 0], ["threads must be at least 1"]),
         (["--evaluation.batch-size", 0], ["evaluation.batch_size must be at least 1"]),

@@ -262,6 +262,7 @@ class TestConfig:
             sync_batch_norm=True,
             unbiased_variance=False,
             remat=True,
+            freeze_backbone=True,
             dtype="bfloat16",
         )
         assert config.build(7, "devices") == create_model(
@@ -278,5 +279,6 @@ class TestConfig:
             bn_axis_name="devices",
             bn_unbiased=False,
             remat=True,
+            freeze_backbone=True,
             dtype=jnp.dtype("bfloat16"),
         )

@@ -1,5 +1,6 @@
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -55,15 +56,90 @@ def test_clipping_by_the_global_norm(value, expected):
     np.testing.assert_allclose(first_moment["bias"], 0.1 * expected, rtol=1e-5)
 
 
+PARTS = {
+    "backbone": {"conv": {"kernel": jnp.full((2, 2), 3.0), "bias": jnp.full(2, 3.0)}},
+    "conv_1x1_exp": {"kernel": jnp.full((2, 2), -2.0)},
+    "classifier": {"kernel": jnp.full((2, 3), 1.5), "bias": jnp.zeros(3)},
+}
+RNG = np.random.default_rng(0)
+GRADIENTS = jax.tree.map(lambda p: jnp.asarray(RNG.standard_normal(p.shape), p.dtype), PARTS)
+
+
+def first_update(config, **options):
+    optimizer = create_optimizer(config, lambda step: jnp.float32(RATE), **options)
+    updates, state = optimizer.update(GRADIENTS, optimizer.init(PARTS), PARTS)
+    found: Any = updates
+    return found, state
+
+
+def assert_all(check, *trees):
+    for leaves in zip(*map(jax.tree.leaves, trees), strict=True):
+        check(*leaves)
+
+
+class TestParts:
+    @pytest.mark.parametrize(
+        "options", [{}, {"clip_norm": 0.5}, {"decay_one_dimensional": False, "weight_decay": 0.5}]
+    )
+    def test_factors_on_the_rate_of_backbone_and_head(self, options):
+        """Powers of two, so that the updates are exact multiples, decay and clipping included."""
+        whole, _ = first_update(OptimizerConfig(**options))
+        found, _ = first_update(OptimizerConfig(backbone_lr=0.25, head_lr=2.0, **options))
+        for name, factor in {"backbone": 0.25, "conv_1x1_exp": 0.25, "classifier": 2.0}.items():
+            scaled = jax.tree.map(lambda update, f=factor: f * update, whole[name])
+            assert_all(np.testing.assert_array_equal, found[name], scaled)
+
+    def test_one_factor_alone(self):
+        whole, _ = first_update(OptimizerConfig())
+        found, _ = first_update(OptimizerConfig(backbone_lr=0.1))
+        assert_all(np.testing.assert_array_equal, found["classifier"], whole["classifier"])
+        tenth = jax.tree.map(lambda update: 0.1 * update, whole["backbone"])
+        assert_all(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), found["backbone"], tenth
+        )
+
+    def test_a_frozen_backbone_neither_moves_nor_decays_nor_costs_moments(self):
+        config = OptimizerConfig(weight_decay=0.5, head_lr=2.0)
+        updates, state = first_update(config, freeze_backbone=True)
+        for name in ("backbone", "conv_1x1_exp"):
+            assert_all(lambda update: np.testing.assert_array_equal(update, 0), updates[name])
+        expected, _ = first_update(config)
+        assert_all(np.testing.assert_array_equal, updates["classifier"], expected["classifier"])
+        shapes = sorted(leaf.shape for leaf in jax.tree.leaves(state) if leaf.shape)
+        assert shapes == [(2, 3), (2, 3), (3,), (3,)]
+
+    def test_without_factors_the_state_is_plain_adamws(self):
+        """Checkpoints of runs that have none go on."""
+        _, state = first_update(OptimizerConfig())
+        plain = optax.adamw(lambda step: jnp.float32(RATE)).init(PARTS)
+        assert jax.tree.structure(state) == jax.tree.structure(plain)
+
+    def test_a_rate_for_a_frozen_backbone(self):
+        with pytest.raises(
+            ConfigurationError, match="leave optimizer.backbone_lr at 1 or model.fr"
+        ):
+            first_update(OptimizerConfig(backbone_lr=0.1), freeze_backbone=True)
+
+    def test_a_rate_of_0(self):
+        with pytest.raises(ConfigurationError, match="backbone_lr 0 .*; set model.freeze_backbone"):
+            first_update(OptimizerConfig(backbone_lr=0.0))
+
+
 @pytest.mark.parametrize(
-    "fields",
+    ("field", "values", "allowed"),
     [
-        {"weight_decay": -0.1},
-        {"accumulation": 0},
-        {"clip_norm": 0.0},
-        {"clip_norm": -1.0},
+        ("weight_decay", (-0.1, float("nan"), float("inf")), "0 or more"),
+        ("beta1", (-0.1, 1.0, float("nan")), r"in \[0, 1\)"),
+        ("beta2", (-0.1, 1.0, float("nan")), r"in \[0, 1\)"),
+        ("eps", (0.0, -1e-8, float("nan")), "above 0"),
+        ("clip_norm", (0.0, -1.0, float("nan")), "above 0, or None"),
+        ("accumulation", (0,), "1 or more"),
+        ("backbone_lr", (-0.1, float("nan"), float("inf")), "above 0"),
+        ("head_lr", (0.0, -0.1, float("nan")), "above 0"),
     ],
 )
-def test_bad_values(fields):
-    with pytest.raises(ConfigurationError, match="clip_norm above 0"):
-        create_optimizer(OptimizerConfig(**fields), lambda step: jnp.float32(RATE))
+def test_bad_values(field, values, allowed):
+    for value in values:
+        message = f"optimizer.{field} must be {allowed}; got {value}"
+        with pytest.raises(ConfigurationError, match=message):
+            create_optimizer(OptimizerConfig(**{field: value}), lambda step: jnp.float32(RATE))

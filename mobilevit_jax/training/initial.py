@@ -1,0 +1,237 @@
+"""Where a run starts that does not start from scratch: other weights, checked and taken over."""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from mobilevit_jax.config import Experiment
+from mobilevit_jax.errors import ConfigurationError
+from mobilevit_jax.training import workdir
+from mobilevit_jax.training.leaves import LeafPath, describe, leaves, place
+from mobilevit_jax.training.optimizer import HEADS
+from mobilevit_jax.training.state import TrainState
+
+if TYPE_CHECKING:
+    from mobilevit_jax.pretrained import Pretrained
+
+# Options that decide which parameters a model has, and those that only change what it does.
+_SHAPING = ("fusion", "kernel_size")
+_SHAPELESS = ("patch_sizes", "output_stride")
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class InitialWeights:
+    """Weights that take the place of fresh ones.
+
+    Attributes:
+        values: {path in the variables: array}; what is absent stays as it was initialised.
+        notes: What the user should know, one line each.
+    """
+
+    values: Mapping[LeafPath, np.ndarray]
+    notes: tuple[str, ...]
+
+
+def load_initial(
+    experiment: Experiment,
+    model: nn.Module,
+    directory: Path,
+    class_names: tuple[str, ...] = (),
+) -> InitialWeights | None:
+    """Loads the weights that a run starts from, unless it goes on from a checkpoint.
+
+    Nothing is compiled or written, so that a mistake costs seconds.
+
+    Args:
+        experiment: The resolved experiment.
+        model: Its model.
+        directory: The work directory; if it holds a checkpoint, nothing is loaded.
+        class_names: Of the data set, to tell whether a classifier that fits is of the same ones.
+
+    Returns:
+        The weights, or None where the run needs none.
+
+    Raises:
+        ConfigurationError: If the weights are of another model but for the classifier, or were
+            trained on other channels; or as `pretrained.load_weights` does.
+        DataError: As `pretrained.load_weights` does.
+    """
+    if _has_checkpoint(directory):
+        return None
+    if experiment.init_from is None:
+        note = "the backbone is frozen as it was initialised: no init_from names weights"
+        return InitialWeights({}, (note,)) if experiment.model.freeze_backbone else None
+    # Readers of weight files and of the hub are of use to no other run.
+    from mobilevit_jax.pretrained import load_weights
+
+    loaded = load_weights(experiment.init_from)
+    _check_pixels(loaded, experiment)
+    expected = _variables_of(model)
+    found = {path: np.asarray(value) for path, value in leaves(loaded.variables).items()}
+    replaced = [head for head in HEADS if _shapes(found, head) != _shapes(expected, head)]
+    kept = {path: value for path, value in found.items() if path[1] not in replaced}
+    wanted = {path: like for path, like in expected.items() if path[1] not in replaced}
+    _check_fit(kept, wanted, experiment, loaded.model, model)
+    notes = (
+        f"starting from {experiment.init_from}: {loaded.description}",
+        *_notes_on_heads(replaced, found, expected),
+        *_notes_on_options(loaded.model, model),
+        *_notes_on_names(replaced, loaded.class_names, class_names),
+    )
+    values = {path: value.astype(wanted[path].dtype, copy=False) for path, value in kept.items()}
+    return InitialWeights(values, notes)
+
+
+def start_from(state: TrainState, initial: InitialWeights) -> TrainState:
+    """Returns a fresh state with the weights, and their average, replaced."""
+
+    def replaced(variables: dict[str, Any]) -> dict[str, Any]:
+        def value(path: tuple[Any, ...], like: Any) -> Any:
+            names = tuple(str(part.key) for part in path)
+            return place(initial.values[names], like) if names in initial.values else like
+
+        return jax.tree_util.tree_map_with_path(value, variables)
+
+    variables = replaced(state.variables)
+    ema = replaced(state.ema) if state.ema else state.ema
+    return dataclasses.replace(state, **variables, ema=ema)
+
+
+def _has_checkpoint(directory: Path) -> bool:
+    """Whether the directory holds a finished checkpoint, without opening it for writing."""
+    checkpoints = directory / workdir.CHECKPOINTS
+    return checkpoints.is_dir() and any(path.name.isdecimal() for path in checkpoints.iterdir())
+
+
+def _variables_of(model: nn.Module) -> dict[LeafPath, jax.ShapeDtypeStruct]:
+    image = jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32)
+    abstract = jax.eval_shape(model.init, jax.random.key(0), image)
+    return {path: describe(leaf) for path, leaf in leaves(abstract).items()}
+
+
+def _shapes(variables: Mapping[LeafPath, Any], head: str) -> dict[LeafPath, tuple[int, ...]]:
+    return {path: x.shape for path, x in variables.items() if path[1] == head}
+
+
+def _check_pixels(loaded: "Pretrained", experiment: Experiment) -> None:
+    """Refuses weights that were trained on other pixels than the run's."""
+    theirs, ours = loaded.processor, experiment.processor
+    if theirs.do_flip_channel_order != ours.do_flip_channel_order:
+        raise ConfigurationError(
+            f"{experiment.init_from} expects channels in the order {theirs.channel_order}, but the "
+            f"experiment's images are {ours.channel_order}: set processor.do_flip_channel_order "
+            f"to {theirs.do_flip_channel_order}"
+        )
+    if not theirs.do_rescale or not math.isclose(theirs.rescale_factor, ours.rescale_factor):
+        factor = theirs.rescale_factor if theirs.do_rescale else 1
+        raise ConfigurationError(
+            f"{experiment.init_from} expects pixels multiplied by {factor:g}, but training always "
+            "scales them by 1/255; such weights cannot be trained further here"
+        )
+
+
+def _check_fit(
+    found: Mapping[LeafPath, np.ndarray],
+    wanted: Mapping[LeafPath, jax.ShapeDtypeStruct],
+    experiment: Experiment,
+    theirs: nn.Module,
+    ours: nn.Module,
+) -> None:
+    both = found.keys() & wanted.keys()
+    groups = {
+        "missing": ["/".join(path) for path in _sorted(wanted.keys() - both)],
+        "not in this model": ["/".join(path) for path in _sorted(found.keys() - both)],
+        "of another shape": [
+            f"{'/'.join(path)} {list(found[path].shape)} instead of {list(wanted[path].shape)}"
+            for path in _sorted(both)
+            if found[path].shape != wanted[path].shape
+        ],
+    }
+    if any(groups.values()):
+        listed = "; ".join(f"{kind}: {_cut(names)}" for kind, names in groups.items() if names)
+        raise ConfigurationError(
+            f"{experiment.init_from} does not fit the experiment's {experiment.model.name} "
+            f"({listed}); {_advice(theirs, ours)}"
+        )
+
+
+def _sorted(paths: Iterable[LeafPath]) -> list[LeafPath]:
+    """Sorts paths, parameters before the statistics that differ because they do."""
+    return sorted(paths, key=lambda path: (path[0] != "params", path))
+
+
+def _cut(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
+
+
+def _advice(theirs: Any, ours: Any) -> str:
+    """Says which options of the experiment would make its model fit."""
+    changes = []
+    variant = getattr(theirs, "variant", None)
+    if variant != getattr(ours, "variant", None):
+        from mobilevit_jax.models import VARIANTS
+
+        # The rate of dropout is a choice of training, not of the weights.
+        sizes = {dataclasses.replace(v, dropout=0.0): f"mobilevit_{n}" for n, v in VARIANTS.items()}
+        name = sizes.get(dataclasses.replace(variant, dropout=0.0)) if variant else None
+        changes += [f"model.name to {name}"] if name else []
+    changes += [
+        f"model.{option} to {getattr(theirs, option)}"
+        for option in _SHAPING
+        if getattr(theirs, option, None) != getattr(ours, option, None)
+    ]
+    if not changes:
+        return "choose weights of the same model"
+    return f"set {' and '.join(changes)}, or choose weights of the same model"
+
+
+def _notes_on_heads(
+    replaced: list[str],
+    found: Mapping[LeafPath, np.ndarray],
+    expected: Mapping[LeafPath, jax.ShapeDtypeStruct],
+) -> list[str]:
+    notes = []
+    for head in replaced:
+        bias = ("params", head, "bias")
+        if bias not in expected:
+            notes.append(f"{head}: left out")
+        elif bias not in found:
+            notes.append(f"{head}: not among the weights, initialised anew")
+        else:
+            before, now = found[bias].shape[0], expected[bias].shape[0]
+            notes.append(f"{head}: {before} -> {now} classes, initialised anew")
+    return notes
+
+
+def _notes_on_options(theirs: Any, ours: Any) -> list[str]:
+    """Tells of what changes the meaning of weights but not their shapes."""
+    return [
+        f"{option}: {getattr(theirs, option)} where the weights are from, {getattr(ours, option)} "
+        "in this run"
+        for option in _SHAPELESS
+        if getattr(theirs, option, None) != getattr(ours, option, None)
+    ]
+
+
+def _notes_on_names(
+    replaced: list[str], theirs: tuple[str, ...], ours: tuple[str, ...]
+) -> list[str]:
+    """Tells of a classifier that fits by its number of classes, though they are named otherwise."""
+    if replaced or len(theirs) != len(ours):
+        return []
+    first = next(((old, new) for old, new in zip(theirs, ours, strict=True) if old != new), None)
+    if first is None:
+        return []
+    return [
+        f"classifier: kept, though its {len(ours)} classes have other names there, such as "
+        f"{first[0]!r} for {first[1]!r}"
+    ]
