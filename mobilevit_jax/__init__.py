@@ -12,10 +12,18 @@ if TYPE_CHECKING:
     from mobilevit_jax.models import create_model, list_models
     from mobilevit_jax.pretrained import from_pretrained
     from mobilevit_jax.processing import ImageProcessor
+    from mobilevit_jax.saving import save_pretrained
 
 __version__ = "0.1.0"
 
-__all__ = ["ImageProcessor", "convert", "create_model", "from_pretrained", "list_models"]
+__all__ = [
+    "ImageProcessor",
+    "convert",
+    "create_model",
+    "from_pretrained",
+    "list_models",
+    "save_pretrained",
+]
 
 # Name -> the module that has it; a module of the package stands for itself.
 _HOMES = {
@@ -24,6 +32,7 @@ _HOMES = {
     "create_model": "mobilevit_jax.models",
     "from_pretrained": "mobilevit_jax.pretrained",
     "list_models": "mobilevit_jax.models",
+    "save_pretrained": "mobilevit_jax.saving",
 }
 
 

@@ -5,6 +5,7 @@ The fields and the file format are those of Hugging Face's `MobileViTImageProces
 """
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,6 +34,8 @@ _ABSENT = {
 _FLAGS = ("do_resize", "do_center_crop", "do_rescale", "do_flip_channel_order")
 # A resized image with more pixels than this many crops is not made as a whole.
 _CROPS_TO_RESIZE = 16
+# The most that is made of such an image for the sake of exactness.
+_MOST_PIXELS = 2**22
 
 
 @dataclass(frozen=True)
@@ -300,12 +303,26 @@ class ImageProcessor:
             return _interpolate(image, rows, columns)
         from PIL import Image
 
-        scale_y, scale_x = image.shape[0] / height, image.shape[1] / width
-        source = (left * scale_x, top * scale_y, (left + w) * scale_x, (top + h) * scale_y)
+        above, below = _on_pixels(image.shape[0], height, top, top + h)
+        before, after = _on_pixels(image.shape[1], width, left, left + w)
+        if (below - above) * (after - before) > _MOST_PIXELS:
+            above, below, before, after = top, top + h, left, left + w
+        rows, columns = image.shape[0] / height, image.shape[1] / width
         resized = Image.fromarray(np.ascontiguousarray(image)).resize(
-            (w, h), Image.Resampling(_PILLOW_FILTERS[self.resample]), box=source
+            (after - before, below - above),
+            Image.Resampling(_PILLOW_FILTERS[self.resample]),
+            box=(before * columns, above * rows, after * columns, below * rows),
         )
-        return np.asarray(resized)
+        return np.asarray(resized)[top - above :, left - before :][:h, :w]
+
+
+def _on_pixels(source: int, resized: int, start: int, stop: int) -> tuple[int, int]:
+    """Widens a range of a resized axis until its ends fall between two pixels of the source.
+
+    Pillow keeps the ends of a box in single precision, which for others shifts what it weighs.
+    """
+    step = resized // math.gcd(source, resized)
+    return start // step * step, min(-(-stop // step) * step, resized)
 
 
 def _interpolation(

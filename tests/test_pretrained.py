@@ -142,10 +142,8 @@ def test_no_checkpoint_yet(tmp_path):
         load_weights(tmp_path)
 
 
-def test_nothing_there_or_no_work_directory(tmp_path):
-    with pytest.raises(ConfigurationError, match="no work directory .*gone"):
-        load_weights(tmp_path / "gone")
-    with pytest.raises(DataError, match="is not a work directory"):
+def test_a_directory_that_is_no_run(tmp_path):
+    with pytest.raises(DataError, match="so it is neither a work directory nor saved weights"):
         load_weights(tmp_path)
 
 

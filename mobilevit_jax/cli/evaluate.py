@@ -13,7 +13,7 @@ from mobilevit_jax.cli.weights import WeightsOptions
 from mobilevit_jax.data.loader import LoaderConfig
 from mobilevit_jax.data.sources import dataset_info, open_split
 from mobilevit_jax.errors import ConfigurationError
-from mobilevit_jax.pretrained import Pretrained
+from mobilevit_jax.pretrained import EXPERIMENT, Pretrained
 from mobilevit_jax.training.workdir import write_json
 
 
@@ -23,12 +23,13 @@ class Arguments:
 
     Attributes:
         choice: Which weights.
-        dataset: Prepared data set; the training's own by default.
+        dataset: Prepared data set; that of the training by default, if it was one of this package.
         split: Split; the training's test split by default, else its validation split.
         data_dir: Where data sets are stored; the training's place by default.
         size: Height and width of the crop in pixels; the margin of the resize before it stays.
         batch_size: Images of a batch over all devices.
-        output: JSON file; evaluation-<dataset>-<split>-<size>.json beside the weights by default.
+        output: JSON file; by default evaluation-<dataset>-<split>-<size>.json in the work
+            directory, or in the current one if the weights are no work directory.
         loader: Threads and memory; images skipped are not in the count.
     """
 
@@ -78,10 +79,15 @@ def main(argv: list[str]) -> int:
 
 def _default_output(choice: WeightsOptions, result: dict[str, Any]) -> Path:
     """Names the file after the data and, unless they are the usual ones, the weights."""
+    selection = choice.selection
     parts = [result["dataset"], result["split"], str(result["size"])]
-    parts += [choice.checkpoint] * (choice.checkpoint != "latest") + ["raw"] * choice.raw
+    parts += [selection.checkpoint] * (selection.checkpoint != "latest") + ["raw"] * selection.raw
+    directory = Path(choice.weights)
+    if not (directory / EXPERIMENT).is_file():
+        parts.insert(0, directory.name)
+        directory = Path()
     stem = re.sub(r"[^\w.-]+", "_", "-".join(parts))
-    return Path(choice.weights) / f"evaluation-{stem}.json"
+    return directory / f"evaluation-{stem}.json"
 
 
 def evaluate(arguments: Arguments, loaded: Pretrained) -> dict[str, Any]:
@@ -94,11 +100,8 @@ def evaluate(arguments: Arguments, loaded: Pretrained) -> dict[str, Any]:
     from mobilevit_jax.tasks.classification import ClassificationObjective, Evaluator
     from mobilevit_jax.training import parallel
 
-    data = loaded.experiment.data
-    name = arguments.dataset or data.dataset
-    split_name = arguments.split or data.test or data.validation or "test"
-    data_dir = arguments.data_dir or data.data_dir
-    _check_classes(loaded.class_names, dataset_info(name, data_dir).class_names, name)
+    name, split_name, data_dir = _data(arguments, loaded)
+    _check_classes(loaded, dataset_info(name, data_dir).class_names, name)
     split = open_split(name, split_name, data_dir)
     processor = loaded.processor
     if arguments.size is not None:
@@ -108,7 +111,7 @@ def evaluate(arguments: Arguments, loaded: Pretrained) -> dict[str, Any]:
     metrics = evaluator(variables, split, arguments.batch_size, arguments.loader)
     height, width = processor.crop_size
     return {
-        "model": loaded.experiment.model.name,
+        "model": loaded.model_name,
         "weights": loaded.description,
         "dataset": name,
         "split": split_name,
@@ -118,7 +121,26 @@ def evaluate(arguments: Arguments, loaded: Pretrained) -> dict[str, Any]:
     }
 
 
-def _check_classes(ours: tuple[str, ...], theirs: tuple[str, ...], dataset: str) -> None:
+def _data(arguments: Arguments, loaded: Pretrained) -> tuple[str, str, str | None]:
+    """Returns data set, split and data directory: as named, else the training's."""
+    data = loaded.experiment.data if loaded.experiment else None
+    name = arguments.dataset or (data and data.dataset)
+    if not name:
+        raise ConfigurationError(
+            f"{arguments.choice.weights} does not say on which data set to evaluate; "
+            "name one with --dataset"
+        )
+    data_dir = arguments.data_dir or (data and data.data_dir)
+    split = arguments.split or (data and (data.test or data.validation))
+    if not split:
+        splits = dataset_info(name, data_dir).splits
+        split = next((s for s in ("test", "validation") if s in splits), "test")
+    return name, split, data_dir
+
+
+def _check_classes(loaded: Pretrained, theirs: tuple[str, ...], dataset: str) -> None:
+    """Refuses a data set of other classes; weights from elsewhere may spell them otherwise."""
+    ours = loaded.class_names
     if ours == theirs:
         return
     if len(ours) != len(theirs):
@@ -127,7 +149,10 @@ def _check_classes(ours: tuple[str, ...], theirs: tuple[str, ...], dataset: str)
             "name the data set that they were trained on"
         )
     index = next(i for i, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b)
-    raise ConfigurationError(
-        f"class {index} of {dataset} is {theirs[index]!r}, that of the weights {ours[index]!r}; "
-        "name the data set that they were trained on"
+    differs = (
+        f"class {index} of {dataset} is {theirs[index]!r}, that of the weights {ours[index]!r}"
     )
+    if loaded.experiment is None:
+        say(f"{differs}; going on, as both have {len(ours)} classes")
+        return
+    raise ConfigurationError(f"{differs}; name the data set that they were trained on")

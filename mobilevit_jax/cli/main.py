@@ -17,6 +17,7 @@ COMMANDS: dict[str, str] = {
     "train": "train, evaluate and checkpoint the experiment of a Python file",
     "evaluate": "measure the accuracy of weights on a data set",
     "predict": "name what images show",
+    "convert": "write weights for transformers, CVNets, timm or this package",
     "prepare": "store a data set in the form that training reads",
     "models": "list the models with their parameters and multiply-adds",
     "benchmark": "measure the speed of the loader, of the step and of the whole run",

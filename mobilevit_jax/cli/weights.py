@@ -12,23 +12,31 @@ _NAMES = ("latest", "best", "average")
 
 
 @dataclass(frozen=True)
-class WeightsOptions:
-    """Which weights.
+class SelectionOptions:
+    """Which of the weights that a source holds, and how they are read.
 
     Attributes:
-        weights: Work directory of a training.
-        checkpoint: latest, best (by the validation metric), average (of the best that were kept),
-            or a step.
+        checkpoint: Of a work directory: latest, best (by the validation metric), average (of the
+            best that were kept), or a step.
         raw: Take the raw weights instead of their exponential moving average.
+        revision: Branch, tag or commit of a hub id.
+        allow_half: Widen weights in half precision to float32 instead of refusing them.
     """
 
-    weights: Annotated[str, tyro.conf.arg(metavar="DIR")]
     checkpoint: str = "latest"
     raw: bool = False
+    revision: Annotated[str | None, tyro.conf.arg(metavar="REV", help_behavior_hint="")] = None
+    allow_half: bool = False
 
-    def load(self) -> Pretrained:
-        """Loads them."""
-        return load_weights(self.weights, checkpoint=self._choice(), raw=self.raw)
+    def load(self, source: str) -> Pretrained:
+        """Loads them from what `mobilevit_jax.pretrained.load_weights` takes."""
+        return load_weights(
+            source,
+            checkpoint=self._choice(),
+            raw=self.raw,
+            revision=self.revision,
+            allow_half=self.allow_half,
+        )
 
     def _choice(self) -> Choice:
         if self.checkpoint.isdecimal():
@@ -38,3 +46,31 @@ class WeightsOptions:
                 f"--checkpoint must be {', '.join(_NAMES)} or a step; got {self.checkpoint!r}"
             )
         return self.checkpoint  # pyright: ignore[reportReturnType]
+
+
+@dataclass(frozen=True)
+class WeightsOptions:
+    """Which weights.
+
+    Attributes:
+        weights: Work directory of a training, directory with config.json, weight file
+            (safetensors or PyTorch's), or id of the Hugging Face hub.
+        selection: Which of those that are there.
+    """
+
+    weights: Annotated[str, tyro.conf.arg(metavar="WEIGHTS")]
+    selection: tyro.conf.OmitArgPrefixes[
+        Annotated[SelectionOptions, tyro.conf.arg(name="selection")]
+    ] = SelectionOptions()
+
+    def load(self) -> Pretrained:
+        """Loads them.
+
+        Raises:
+            ConfigurationError: If there is no classifier among them, or as `load_weights` does.
+            DataError: As `load_weights` does.
+        """
+        loaded = self.selection.load(self.weights)
+        if not loaded.class_names:
+            raise ConfigurationError(f"{self.weights} has no classifier (0 classes), only features")
+        return loaded

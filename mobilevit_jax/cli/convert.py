@@ -1,0 +1,121 @@
+"""`mobilevit convert`: weights from any source into the form that another program reads."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import tyro
+
+from mobilevit_jax.cli.console import say
+from mobilevit_jax.cli.runtime import start_jax
+from mobilevit_jax.cli.weights import SelectionOptions
+from mobilevit_jax.errors import ConfigurationError
+
+Layout = Literal["huggingface", "cvnets", "timm", "native"]
+
+FILE_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Write weights for transformers, CVNets, timm or this package.
+
+    A destination that ends in .safetensors, .pt, .pth or .bin becomes a file of tensors (the last
+    three need PyTorch), any other a directory with configuration, weights and image processor.
+
+    Attributes:
+        source: Work directory, directory with config.json, weight file or hub id.
+        destination: File or directory to write.
+        layout: Whose names and files: transformers' (MobileViTForImageClassification), CVNets
+            v0.1's (a file), timm's (a directory for `timm.create_model("local-dir:...")`), or this
+            package's own, which holds every model.
+        overwrite: Replace what is there.
+        selection: Which of the source's weights.
+    """
+
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
+    destination: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DESTINATION")]
+    layout: Layout = "huggingface"
+    overwrite: bool = False
+    selection: tyro.conf.OmitArgPrefixes[
+        Annotated[SelectionOptions, tyro.conf.arg(name="selection")]
+    ] = SelectionOptions()
+
+
+def main(argv: list[str]) -> int:
+    """Runs `mobilevit convert` and returns its exit status."""
+    arguments = tyro.cli(
+        Arguments, prog="mobilevit convert", args=argv, config=(tyro.conf.FlagCreatePairsOff,)
+    )
+    _check_destination(arguments)
+    start_jax()
+    convert(arguments)
+    return 0
+
+
+def _check_destination(arguments: Arguments) -> None:
+    """Refuses, before anything is loaded, what would overwrite or has no such form."""
+    destination, is_file = arguments.destination, _is_file(arguments.destination)
+    if arguments.layout == "cvnets" and not is_file:
+        raise ConfigurationError(
+            f"CVNets reads a file, not a directory; name {destination}.pt or "
+            f"{destination}.safetensors"
+        )
+    if arguments.layout == "native" and is_file:
+        raise ConfigurationError(
+            "the native layout is a directory: it needs its configuration beside the tensors; "
+            f"name {destination.with_suffix('')}"
+        )
+    if destination.is_dir() if is_file else destination.is_file():
+        kind = "directory" if is_file else "file"
+        raise ConfigurationError(f"{destination} is a {kind}; choose another destination")
+    taken = destination if is_file else destination / "config.json"
+    if taken.exists() and not arguments.overwrite:
+        raise ConfigurationError(f"{taken} exists; choose another destination, or --overwrite it")
+
+
+def _is_file(destination: Path) -> bool:
+    return destination.suffix.lower() in FILE_SUFFIXES
+
+
+def convert(arguments: Arguments) -> None:
+    """Loads the source and writes the destination.
+
+    Raises:
+        ConfigurationError: If the layout cannot express the model; what it lacks is named.
+    """
+    from mobilevit_jax.saving import save_pretrained, save_weights
+
+    loaded = arguments.selection.load(arguments.source)
+    destination = arguments.destination
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    if _is_file(destination):
+        save_weights(
+            destination, loaded.model, loaded.variables, loaded.processor, layout=arguments.layout
+        )
+    else:
+        save_pretrained(
+            destination,
+            loaded.model,
+            loaded.variables,
+            loaded.processor,
+            class_names=_names(loaded.class_names, loaded.model.num_classes),
+            layout=arguments.layout,
+        )
+    parameters = sum(int(np.size(leaf)) for leaf in _leaves(loaded.variables["params"]))
+    say(
+        f"{loaded.model_name}, {loaded.model.num_classes} classes, {parameters:,} parameters "
+        f"({loaded.description}) written to {destination} in the layout {arguments.layout}"
+    )
+
+
+def _names(names: tuple[str, ...], count: int) -> tuple[str, ...]:
+    """Names the outputs that a run has beyond the classes of its data set."""
+    return names + tuple(f"LABEL_{index}" for index in range(len(names), count))
+
+
+def _leaves(tree: dict) -> list[np.ndarray]:
+    import jax
+
+    return jax.tree.leaves(tree)

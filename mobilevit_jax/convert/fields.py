@@ -1,0 +1,69 @@
+"""Values out of other people's JSON, with their type made sure of."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mobilevit_jax.errors import ConfigurationError, DataError
+
+_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+
+
+def checked(name: str, value: Any, example: Any) -> Any:
+    """Returns a value if it is of the same type as the example.
+
+    Args:
+        name: Of the field, for the message.
+        value: As JSON has it; whole numbers are also numbers, and lists are tuples.
+        example: bool, int, float, str, or a tuple of one of these, whose length counts.
+
+    Raises:
+        DataError: If it is not.
+    """
+    if isinstance(example, tuple):
+        if isinstance(value, list | tuple) and len(value) == len(example):
+            return tuple(checked(name, item, example[0]) for item in value)
+        raise DataError(f"{name} must be a list of {len(example)}, not {value!r}")
+    kind = type(example)
+    if isinstance(value, bool) or isinstance(example, bool):
+        fits = isinstance(value, bool) and isinstance(example, bool)
+    else:
+        fits = isinstance(value, kind) or (kind is float and isinstance(value, int))
+    if not fits:
+        raise DataError(f"{name} must be {_KINDS[kind]}, not {value!r}")
+    return kind(value)
+
+
+def ordered_labels(name: str, labels: Any, count: int) -> tuple[str, ...]:
+    """Returns class names in the order of the logits.
+
+    Args:
+        name: Of the field, for the message.
+        labels: A list, or a mapping from the index (a text in JSON) to the name.
+        count: How many there must be.
+
+    Raises:
+        DataError: If there are more or fewer, or the indices have gaps.
+    """
+    if isinstance(labels, Mapping):
+        labels = {str(index): label for index, label in labels.items()}
+        missing = [str(index) for index in range(count) if str(index) not in labels]
+        if missing or len(labels) != count:
+            raise DataError(f"{name} must have one name for each index from 0 to {count - 1}")
+        labels = [labels[str(index)] for index in range(count)]
+    if not isinstance(labels, list | tuple) or len(labels) != count:
+        raise DataError(f"{name} must name {count} classes")
+    return tuple(checked(name, label, "") for label in labels)
+
+
+def class_count(class_names: Sequence[str] | None, num_classes: int) -> tuple[str, ...]:
+    """Returns the class names, () for none.
+
+    Raises:
+        ConfigurationError: If there are more or fewer names than classes.
+    """
+    names = tuple(class_names or ())
+    if names and len(names) != num_classes:
+        raise ConfigurationError(
+            f"{len(names)} class names were given for a model of {num_classes} classes"
+        )
+    return names

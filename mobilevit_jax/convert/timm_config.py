@@ -1,0 +1,190 @@
+"""timm's `config.json`, which holds the image processing too.
+
+timm knows the published sizes by name and nothing else of MobileViT: patch sizes, fusion and
+kernel size are inside its tables, out of reach of a configuration.
+"""
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mobilevit_jax.convert.fields import checked, class_count, ordered_labels
+from mobilevit_jax.errors import ConfigurationError, DataError
+from mobilevit_jax.models import VARIANTS, create_model, list_models
+from mobilevit_jax.models.mobilevit import MobileViT
+from mobilevit_jax.processing import ImageProcessor
+
+_INTERPOLATIONS = {"bilinear": "pillow_bilinear", "bicubic": "pillow_bicubic"}
+# What timm assumes for MobileViT where a file is silent.
+_DEFAULTS: dict[str, Any] = {
+    "input_size": (3, 256, 256),
+    "interpolation": "bicubic",
+    "crop_pct": 0.9,
+    "crop_mode": "center",
+    "mean": (0.0, 0.0, 0.0),
+    "std": (1.0, 1.0, 1.0),
+}
+# Arguments of timm's constructor that change nothing here, with the value that they must have.
+_ARGUMENTS: dict[str, Any] = {"in_chans": 3, "global_pool": "avg", "output_stride": 32}
+
+
+def timm_processor() -> ImageProcessor:
+    """Returns the processor of timm's published MobileViT weights: RGB, bicubic, 284 to 256."""
+    return _processor(_DEFAULTS, {})
+
+
+def to_timm(
+    model: MobileViT, class_names: Sequence[str] | None, processor: ImageProcessor
+) -> dict[str, Any]:
+    """Returns timm's form, for `timm.create_model("local-dir:...", pretrained=True)`.
+
+    timm's channels are R, G, B: the stem of a model for B, G, R has to be turned round with it.
+    OpenCV's interpolation is written as Pillow's bilinear with an entry, `resample_library`, that
+    timm leaves alone, as in `ImageProcessor.to_dict`.
+
+    Args:
+        model: The model.
+        class_names: In the order of the logits, if known.
+        processor: Its image processor.
+
+    Raises:
+        ConfigurationError: If timm cannot express the model or the processor, every reason named,
+            or if there are more or fewer names than classes.
+    """
+    name = _published_name(model)
+    reasons = [*_beyond_timm(model, name), *_beyond_timm_processing(processor)]
+    if reasons:
+        raise ConfigurationError(
+            f"timm's format cannot express {'; '.join(reasons)}; save with layout='native'"
+        )
+    names = class_count(class_names, model.num_classes)
+    height, width = processor.crop_size
+    config: dict[str, Any] = {
+        "architecture": name,
+        "num_classes": model.num_classes,
+        "num_features": model.variant.exp_channels,
+        "global_pool": "avg",
+    }
+    if names:
+        config["label_names"] = names
+    if processor.resample == "bilinear":
+        config["resample_library"] = "opencv"
+    config["pretrained_cfg"] = _DEFAULTS | {
+        "custom_load": False,
+        "input_size": (3, height, width),
+        "fixed_input_size": False,
+        "interpolation": processor.resample.removeprefix("pillow_"),
+        "crop_pct": _crop_fraction(height, _short_side(processor)),
+        "num_classes": model.num_classes,
+        "pool_size": (math.ceil(height / 32), math.ceil(width / 32)),
+        "first_conv": "stem.conv",
+        "classifier": "head.fc",
+    }
+    return json.loads(json.dumps(config))
+
+
+def from_timm(config: Mapping[str, Any]) -> tuple[MobileViT, tuple[str, ...], ImageProcessor]:
+    """Builds the model that a `config.json` of timm describes.
+
+    Returns:
+        (model, class names, processor); the names are empty if nobody named the classes.
+
+    Raises:
+        DataError: If it is another network, or one with arguments that ours does not do.
+    """
+    # Without pretrained_cfg in files from before timm 0.9.
+    stored = {**config, **(config.get("pretrained_cfg") or config)}
+    name = checked("architecture", stored.get("architecture"), "").split(".")[0]
+    if name not in list_models("mobilevit_*"):
+        hint = " (another architecture than MobileViT)" if name.startswith("mobilevitv2") else ""
+        raise DataError(f"describes timm's {name!r}{hint}; only mobilevit_xxs, _xs and _s are read")
+    arguments = dict(config.get("model_args") or {})
+    arguments.setdefault("global_pool", config.get("global_pool") or "avg")
+    count = config.get("num_classes", arguments.pop("num_classes", stored.get("num_classes", 1000)))
+    arguments.pop("num_classes", None)
+    options = {"num_classes": checked("num_classes", count, 1000)}
+    if "drop_rate" in arguments:
+        options["classifier_dropout"] = checked("drop_rate", arguments.pop("drop_rate"), 0.0)
+    for key, value in arguments.items():
+        if key not in _ARGUMENTS or value != _ARGUMENTS[key]:
+            raise DataError(f"model_args {key}={value!r} is not supported")
+    labels = stored.get("label_names")
+    names = ordered_labels("label_names", labels, options["num_classes"]) if labels else ()
+    return create_model(name, **options), names, _processor(stored, config)
+
+
+def _published_name(model: MobileViT) -> str | None:
+    """Returns the name of the published size that a model has, whatever its dropout."""
+    for size, variant in VARIANTS.items():
+        if dataclasses.replace(model.variant, dropout=variant.dropout) == variant:
+            return f"mobilevit_{size}"
+    return None
+
+
+def _beyond_timm(model: MobileViT, name: str | None) -> list[str]:
+    if not isinstance(model, MobileViT):
+        return [f"a model of the type {type(model).__name__}"]
+    published = create_model(name or "mobilevit_s")
+    fields = ("patch_sizes", "fusion", "kernel_size", "output_stride")
+    reasons = [
+        f"{field}={getattr(model, field)}"
+        for field in fields
+        if getattr(model, field) != getattr(published, field)
+    ]
+    return reasons if name else ["widths or depths of no published size", *reasons]
+
+
+def _beyond_timm_processing(processor: ImageProcessor) -> list[str]:
+    reasons = [
+        f"{flag}=False"
+        for flag in ("do_resize", "do_center_crop", "do_rescale")
+        if not getattr(processor, flag)
+    ]
+    if not isinstance(processor.size, int):
+        reasons.append(f"size={processor.size} (only the short side's length)")
+    if processor.crop_size[0] != processor.crop_size[1]:
+        reasons.append(f"crop_size={processor.crop_size} (only squares)")
+    if not math.isclose(processor.rescale_factor, 1 / 255, rel_tol=1e-6):
+        reasons.append(f"rescale_factor={processor.rescale_factor} (only 1/255)")
+    return reasons
+
+
+def _short_side(processor: ImageProcessor) -> int:
+    return processor.size if isinstance(processor.size, int) else min(processor.size)
+
+
+def _crop_fraction(crop: int, resized: int) -> float:
+    """Returns the fraction from which timm, rounding down, computes just this resized length."""
+    fraction = crop / resized
+    while math.floor(crop / fraction) < resized:
+        fraction = math.nextafter(fraction, 0.0)
+    return fraction
+
+
+def _processor(stored: Mapping[str, Any], config: Mapping[str, Any]) -> ImageProcessor:
+    """Reads the image processing of a `pretrained_cfg`."""
+    fields = {
+        name: checked(name, stored.get(name, default), default)
+        for name, default in _DEFAULTS.items()
+    }
+    channels, height, width = fields["input_size"]
+    if channels != 3 or height != width or height < 1:
+        raise DataError(f"input_size={fields['input_size']} is not supported, only (3, n, n)")
+    for name in ("mean", "std", "crop_mode"):
+        if fields[name] != _DEFAULTS[name]:
+            raise DataError(f"{name}={fields[name]!r} is not supported, only {_DEFAULTS[name]!r}")
+    if fields["interpolation"] not in _INTERPOLATIONS:
+        raise DataError(f"interpolation={fields['interpolation']!r} is not supported")
+    if fields["crop_pct"] <= 0:
+        raise DataError(f"crop_pct must be positive, not {fields['crop_pct']}")
+    resample: Any = _INTERPOLATIONS[fields["interpolation"]]
+    if resample == "pillow_bilinear" and config.get("resample_library") == "opencv":
+        resample = "bilinear"
+    return ImageProcessor(
+        size=math.floor(height / fields["crop_pct"]),
+        crop_size=(height, width),
+        do_flip_channel_order=False,
+        resample=resample,
+    )

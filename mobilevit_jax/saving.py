@@ -1,0 +1,196 @@
+"""Saving a model with all that belongs to it, for this package and for PyTorch's libraries."""
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from flax import traverse_util
+
+from mobilevit_jax.convert import config, files, native, to_state_dict
+from mobilevit_jax.errors import ConfigurationError, naming, unknown_name
+from mobilevit_jax.models.mobilevit import MobileViT
+from mobilevit_jax.processing import CONFIG_NAME as PROCESSOR_NAME
+from mobilevit_jax.processing import ImageProcessor
+
+WEIGHTS_NAME = "model.safetensors"
+Layout = Literal["huggingface", "cvnets", "timm", "native"]
+
+# The order of channels that readers of a layout assume where no configuration says otherwise:
+# transformers' image processor turns them round by default, CVNets v0.1 reads images with OpenCV.
+_CHANNEL_ORDERS = {"huggingface": "bgr", "cvnets": "bgr", "timm": "rgb"}
+_STEM = ("params", "backbone", "conv_1", "conv", "kernel")
+_UNFINISHED = ".unfinished-"
+# What a killed save has left is removed by a later one, not while it may still be running.
+_ABANDONED_SECONDS = 3600
+
+
+def save_pretrained(
+    directory: str | Path,
+    model: MobileViT,
+    variables: Mapping[str, Any],
+    processor: ImageProcessor,
+    *,
+    class_names: Sequence[str] | None = None,
+    layout: Layout = "huggingface",
+) -> None:
+    """Writes `config.json`, `model.safetensors` and `preprocessor_config.json`.
+
+    The three are written whole beside their places before they take them, so that a save that is
+    killed or runs out of disk leaves what was there as it was. Other files of the directory stay.
+
+    Args:
+        directory: Where to write; made if need be.
+        model: The model. How it was run (`dtype`, `remat`, synchronised batch norm) is not saved.
+        variables: {"params", "batch_stats"}; written as float32. Other collections are left out.
+        processor: What images go through before the model.
+        class_names: In the order of the logits, if known.
+        layout: "huggingface" is for transformers' `MobileViTForImageClassification` and
+            `AutoImageProcessor`. "timm" is for `timm.create_model("local-dir:...")`, whose
+            configuration holds the processing too (an older `preprocessor_config.json` is removed);
+            timm's channels are R, G, B, so the stem's are turned round for a processor of B, G, R.
+            "native" is this package's own and holds every model.
+
+    Raises:
+        ConfigurationError: If the layout cannot express the model or the processor (each reason is
+            named), or names and classes differ in number. Nothing is written then.
+        DataError: If the variables are not the model's. Nothing is written then.
+        OSError: If a file cannot be written; what was there stays.
+    """
+    if layout not in ("huggingface", "native", "timm"):
+        hint = "; CVNets has files only, see save_weights" if layout == "cvnets" else ""
+        error = unknown_name("layout of a directory", layout, ("huggingface", "native", "timm"))
+        raise ConfigurationError(f"{error}{hint}")
+    documents: dict[str, dict[str, Any]] = {PROCESSOR_NAME: processor.to_dict()}
+    if layout == "native":
+        documents[config.CONFIG_NAME] = config.to_native(model, class_names)
+    elif layout == "huggingface":
+        documents[config.CONFIG_NAME] = config.to_huggingface(
+            model, class_names, image_size=_image_size(processor)
+        )
+    else:
+        documents = {config.CONFIG_NAME: config.to_timm(model, class_names, processor)}
+    tensors = _tensors(model, variables, layout, turned=layout == "timm" and _is_bgr(processor))
+    _replace_all(Path(directory), tensors, documents)
+
+
+def save_weights(
+    path: str | Path,
+    model: MobileViT,
+    variables: Mapping[str, Any],
+    processor: ImageProcessor,
+    *,
+    layout: Layout = "huggingface",
+) -> None:
+    """Writes the tensors alone, in one file.
+
+    Nothing in the file says in which order the channels are, so that it follows the layout's
+    readers: B, G, R for transformers and CVNets v0.1, R, G, B for timm. The stem is turned round
+    where the processor has the other order; the native layout keeps it.
+
+    Args:
+        path: Ends in .safetensors, or in .pt, .pth or .bin (needs PyTorch).
+        model: The model.
+        variables: {"params", "batch_stats"}; written as float32.
+        processor: What images go through before the model.
+        layout: Whose names the tensors have.
+
+    Raises:
+        ConfigurationError: If the layout's names cannot express the model, or PyTorch is missing.
+        DataError: If the variables are not the model's.
+        OSError: If the file cannot be written; what was there stays.
+    """
+    order = _CHANNEL_ORDERS.get(layout, processor.channel_order)
+    tensors = _tensors(model, variables, layout, turned=order != processor.channel_order)
+    files.write_state_dict(path, tensors)
+
+
+def _is_bgr(processor: ImageProcessor) -> bool:
+    return processor.channel_order == "bgr"
+
+
+def _image_size(processor: ImageProcessor) -> int | tuple[int, int]:
+    """Returns the size of what the model gets, as far as the processor fixes it."""
+    size = processor.crop_size if processor.do_center_crop else processor.size
+    return size[0] if isinstance(size, tuple) and size[0] == size[1] else size
+
+
+def _tensors(
+    model: MobileViT, variables: Mapping[str, Any], layout: Layout, *, turned: bool
+) -> dict[str, np.ndarray]:
+    """Returns {name: array} in a layout, the stem's input channels reversed if `turned`."""
+    kept = {name: variables[name] for name in ("params", "batch_stats") if name in variables}
+    flat = native.flatten_checked(model, kept)
+    if turned:
+        flat[_STEM] = flat[_STEM][:, :, ::-1]
+    nested = traverse_util.unflatten_dict(flat)
+    if layout == "native":
+        return native.to_native(nested)
+    return to_state_dict(model, nested, layout)
+
+
+def _replace_all(
+    directory: Path, tensors: dict[str, np.ndarray], documents: dict[str, dict[str, Any]]
+) -> None:
+    """Writes all files beside their places, then puts them there, the configuration last."""
+    with naming(directory), _directory(directory), _staging(directory) as staging:
+        files.write_state_dict(staging / WEIGHTS_NAME, tensors)
+        for name, document in documents.items():
+            _write_json(staging / name, document)
+        for name in (WEIGHTS_NAME, PROCESSOR_NAME, config.CONFIG_NAME):
+            if name == PROCESSOR_NAME and name not in documents:
+                (directory / name).unlink(missing_ok=True)
+            else:
+                os.replace(staging / name, directory / name)
+    _sync(directory)
+
+
+@contextlib.contextmanager
+def _directory(directory: Path) -> Iterator[None]:
+    """Makes a directory and its parents, and removes them again if the body fails."""
+    made = [path for path in (directory, *directory.parents) if not path.exists()]
+    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        for path in made:
+            # Somebody else may have put a file there in the meantime.
+            with contextlib.suppress(OSError):
+                path.rmdir()
+        raise
+
+
+@contextlib.contextmanager
+def _staging(directory: Path) -> Iterator[Path]:
+    """Gives a directory inside, on the same disk, for files that are not finished."""
+    for left in directory.glob(f"{_UNFINISHED}*"):
+        if time.time() - left.stat().st_mtime > _ABANDONED_SECONDS:
+            shutil.rmtree(left, ignore_errors=True)
+    staging = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=directory))
+    try:
+        yield staging
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _write_json(path: Path, document: dict[str, Any]) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        json.dump(document, file, indent=2, ensure_ascii=False)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(directory: Path) -> None:
+    """Makes sure that the new names in a directory are on disk."""
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,53 @@
+"""The published checkpoints, where the Hugging Face hub can be reached.
+
+The logits are those that transformers' conversion script expected of each converted checkpoint,
+for image 39769 of COCO's validation set of 2017 (two cats and two remote controls).
+"""
+
+import io
+import urllib.error
+import urllib.request
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mobilevit_jax.pretrained import load_weights
+from mobilevit_jax.processing import ImageProcessor
+from tests.parity.support import compiled
+
+pytestmark = [pytest.mark.parity, pytest.mark.network, pytest.mark.slow]
+
+CATS = "http://images.cocodataset.org/val2017/000000039769.jpg"
+LOGITS = {
+    "small": (-0.9866, 0.2392, -1.1241),
+    "x-small": (-2.4761, -0.9399, -1.9587),
+    "xx-small": (-1.9364, -1.2327, -0.4653),
+}
+
+
+def reach(url: str) -> bytes:
+    """Returns what is at an address; skips where the network does not go there."""
+    try:
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            return answer.read()
+    except (urllib.error.URLError, TimeoutError) as error:
+        pytest.skip(f"{url} cannot be reached ({error})")
+
+
+@pytest.fixture(scope="module")
+def cats() -> Image.Image:
+    return Image.open(io.BytesIO(reach(CATS))).convert("RGB")
+
+
+@pytest.mark.parametrize("size", LOGITS)
+def test_logits(size, cats):
+    reach(f"https://huggingface.co/apple/mobilevit-{size}/raw/main/config.json")
+    loaded = load_weights(f"apple/mobilevit-{size}")
+    assert loaded.processor.channel_order == "bgr"
+    # The script's own processing: 288 to 256, with what was transformers' filter at the time.
+    processor = ImageProcessor(resample="pillow_bilinear")
+    logits = np.asarray(compiled(loaded.model.apply)(loaded.variables, processor(cats)))
+    assert logits.shape == (1, 1000)
+    np.testing.assert_allclose(logits[0, :3], LOGITS[size], atol=1e-4)
+    assert "cat" in loaded.class_names[int(logits[0].argmax())]
