@@ -20,8 +20,10 @@ from mobilevit_jax.errors import ConfigurationError, DataError
 class Arguments:
     """Stores a data set by TFDS, as array_record, once: a second call finds it and returns.
 
-    shapes/tiny, shapes/quickstart and shapes/default are drawn; image_folder reads
-    <split>/<class>/<image> files; imagenet reads the official tars of ILSVRC2012.
+    shapes/tiny, shapes/quickstart, shapes/detection, shapes/segmentation and shapes/default are
+    drawn; image_folder reads <split>/<class>/<image> files; imagenet reads the official tars of
+    ILSVRC2012; coco and coco_segmentation read folders of images beside
+    annotations/instances_<folder>.json; voc_segmentation reads VOCdevkit.
     """
 
     dataset: Annotated[
@@ -29,9 +31,9 @@ class Arguments:
         tyro.conf.Positional,
         tyro.conf.arg(metavar="[DATASET]", help_behavior_hint=""),
     ] = None
-    """Which one: shapes/tiny, shapes/quickstart, shapes/default, image_folder or imagenet."""
+    """Which one: shapes/..., image_folder, imagenet, coco, coco_segmentation, voc_segmentation."""
     source: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
-    """The directory that has the images or the tars."""
+    """The directory that has the files of the data set."""
     data_dir: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
     """Where data sets are kept ($TFDS_DATA_DIR, or else ~/tensorflow_datasets)."""
     name: Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")] = None
@@ -74,6 +76,9 @@ def main(argv: Sequence[str]) -> int:
     print_table(("split", "images", "skipped"), rows)
     if info.skipped:
         say(f"the skipped files are listed in {info.directory / 'metadata.json'}")
+    for split, notes in info.notes.items():
+        for note, count in notes.items():
+            say(f"{split}: {count} {note}")
     return 0
 
 

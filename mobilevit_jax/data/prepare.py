@@ -44,7 +44,7 @@ def prepare(
 
     Args:
         dataset: A builder, with its configuration if it has some: "shapes/tiny", "image_folder",
-            "imagenet".
+            "imagenet", "coco", ...
         data_dir: Where data sets are kept; `default_data_dir()` for None.
         source: The directory of the files that the data set is made from.
         name: Stores it under this name, which also opens it.

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mobilevit_jax.data.builders import BUILDERS
+from mobilevit_jax.data.coco_names import COCO_CATEGORIES, class_names_coco
 from mobilevit_jax.data.imagenet_names import class_names_imagenet, imagenet_classes
 from mobilevit_jax.data.records import RecordParser
 from mobilevit_jax.errors import ConfigurationError, DataError, nearest, unknown_name
@@ -43,6 +44,9 @@ class DatasetInfo:
         splits: Number of examples of every split.
         class_names: Readable names, by class index; empty if the labels have no names.
         skipped: Number of bad images that were left out of a split when it was prepared.
+        category_ids: The number that each class has in the files that the data set was made from
+            and in results; empty if it has none but its index.
+        notes: What else was changed when a split was prepared, and how often.
     """
 
     name: str
@@ -50,6 +54,8 @@ class DatasetInfo:
     splits: dict[str, int]
     class_names: tuple[str, ...]
     skipped: dict[str, int] = field(default_factory=dict)
+    category_ids: tuple[int, ...] = ()
+    notes: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -247,13 +253,20 @@ def _load_builder(directory: Path) -> Any:
 
 def _describe(name: str, directory: Path, builder: Any) -> DatasetInfo:
     metadata = builder.info.metadata or {}
-    skipped = metadata.get("skipped") if metadata.get("builder") in BUILDERS else None
+    if metadata.get("builder") not in BUILDERS:
+        metadata = {}  # somebody else's, where the same keys may mean anything
+    class_names = _class_names(builder.info.features)
+    category_ids = metadata.get("category_ids", ())
+    if class_names == class_names_coco():  # also as TFDS prepares it
+        category_ids = category_ids or COCO_CATEGORIES
     return DatasetInfo(
         name=name,
         directory=directory,
         splits={split: int(info.num_examples) for split, info in builder.info.splits.items()},
-        class_names=_class_names(builder.info.features),
-        skipped={split: len(names) for split, names in (skipped or {}).items()},
+        class_names=class_names,
+        skipped={split: len(names) for split, names in metadata.get("skipped", {}).items()},
+        category_ids=tuple(category_ids),
+        notes=metadata.get("notes", {}),
     )
 
 
@@ -262,6 +275,8 @@ def _class_names(features: Any) -> tuple[str, ...]:
     if label is None and "objects" in features:
         objects: Any = getattr(features["objects"], "feature", {})
         label = objects["label"] if "label" in objects else None
+    if label is None and "mask" in features:
+        label = features["mask"]  # a `LabeledImage` has names too
     names: tuple[str, ...] = tuple(getattr(label, "names", None) or ())
     readable = imagenet_classes()
     if names and all(name in readable for name in names):

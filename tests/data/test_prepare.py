@@ -115,7 +115,7 @@ def test_the_source_may_be_gone_once_it_is_prepared(source, data_dir):
     ("dataset", "options", "match"),
     [
         ("shape", {}, "unknown data set builder 'shape' .did you mean 'shapes'"),
-        ("shapes", {}, "choose shapes/tiny, shapes/quickstart, shapes/default"),
+        ("shapes", {}, "choose shapes/tiny, shapes/quickstart, .*shapes/default"),
         ("shapes/tinny", {}, "unknown configuration of shapes 'tinny' .did you mean 'tiny'"),
         ("shapes/tiny", {"source": "x"}, "takes no --source"),
         ("shapes/tiny", {"name": "x"}, "takes no --name"),

@@ -27,7 +27,7 @@ def decode(png) -> np.ndarray:
     return pixels
 
 
-@pytest.mark.parametrize("name", ["tiny", "quickstart", "default"])
+@pytest.mark.parametrize("name", ["tiny", "quickstart", "detection", "segmentation", "default"])
 def test_the_label_is_the_class_of_the_clearly_largest_object(name):
     config = scene_config(name)
     for scene in scenes(name, 16):
@@ -67,6 +67,34 @@ def test_most_scenes_have_several_objects_and_some_overlap():
     assert overlapping > 12
 
 
+def test_every_object_to_detect_is_large_and_nearly_whole():
+    for scene in scenes("detection", 24):
+        assert 2 <= len(scene.labels) <= 3  # none is hidden by another
+        sides = scene.boxes[:, 2:] - scene.boxes[:, :2]
+        assert sides.max(1).min() > 0.25
+        assert sides.max() < 0.65
+
+
+def test_other_objects_can_be_asked_to_be_whole():
+    base = dataclasses.replace(scene_config("tiny"), others=(2, 2))
+    strict = dataclasses.replace(base, others_visible=1.0)
+    differ = 0
+    for seed in range(12):
+        hidden, whole = (draw_scene(2, c, np.random.default_rng(seed)) for c in (base, strict))
+        assert len(whole.labels) == 3 >= len(hidden.labels)
+        if np.array_equal(hidden.mask, whole.mask):  # an arrangement that met the demand anyway
+            np.testing.assert_array_equal(hidden.image, whole.image)
+        else:
+            differ += 1
+    assert 0 < differ
+
+
+def test_the_scenes_of_released_configurations_stay():
+    """Their pictures are what numbers in the documentation were measured on."""
+    sums = {name: int(scenes(name, 1)[0].mask.sum()) for name in ("tiny", "quickstart", "default")}
+    assert sums == {"tiny": 3098, "quickstart": 3071, "default": 39812}
+
+
 def test_examples_repeat_and_differ_between_splits_and_configurations(tmp_path):
     tiny = Shapes(data_dir=tmp_path, config="tiny")
     items = tiny.items()
@@ -94,7 +122,7 @@ def test_an_example_is_lossless_and_in_opencv_order(tmp_path):
 def test_the_splits_are_balanced_and_as_large_as_configured(tmp_path):
     counts = {c.name: c.splits for c in Shapes.BUILDER_CONFIGS}
     assert counts["tiny"] == {"train": 64, "validation": 32, "test": 32}
-    assert set(counts) == {"tiny", "quickstart", "default"}
+    assert set(counts) == {"tiny", "quickstart", "detection", "segmentation", "default"}
     for items in Shapes(data_dir=tmp_path, config="quickstart").items().values():
         labels = np.bincount([i.content % len(SHAPE_NAMES) for i in items])
         assert labels.max() - labels.min() <= 1

@@ -1,4 +1,4 @@
-"""TFDS builders that need no TensorFlow: procedural shapes, image folders, the ImageNet archives.
+"""TFDS builders that need no TensorFlow: drawn shapes, image folders, ImageNet, COCO and VOC.
 
 The table holds module paths, so that listing the names imports nothing heavy.
 """
@@ -17,6 +17,9 @@ BUILDERS: dict[str, str] = {
     "shapes": "mobilevit_jax.data.builders.shapes:Shapes",
     "image_folder": "mobilevit_jax.data.builders.image_folder:ImageFolder",
     "imagenet": "mobilevit_jax.data.builders.imagenet:ImageNet",
+    "coco": "mobilevit_jax.data.builders.coco:Coco",
+    "coco_segmentation": "mobilevit_jax.data.builders.coco_segmentation:CocoSegmentation",
+    "voc_segmentation": "mobilevit_jax.data.builders.voc_segmentation:VocSegmentation",
 }
 
 

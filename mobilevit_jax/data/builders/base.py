@@ -98,6 +98,14 @@ class StoredBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     def example(self, item: Item) -> dict[str, Any]:
         """Makes the example of an item, in any thread; a `DataError` marks a bad image."""
 
+    def extra_metadata(self) -> dict[str, Any]:
+        """Returns what `metadata.json` says besides what it says of every data set.
+
+        `sources` knows "category_ids" (a number for each class) and "notes" ({split: {what: how
+        often}}).
+        """
+        return {}
+
     @classmethod
     def splits_in(cls, source: Path) -> set[str]:
         """Returns the splits that a source offers now, where a quick look tells."""
@@ -158,6 +166,7 @@ class StoredBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
             source=str(self.source) if self.source else None,
             splits=sorted(self.items()),
             skipped={name: sorted(keys) for name, keys in self.skipped.items()},
+            **self.extra_metadata(),
         )
 
     def _example_writer(self) -> tfds.core.ExampleWriter:

@@ -28,6 +28,7 @@ class SceneConfig:
         noise: Standard deviation of the pixel noise.
         squeeze: Largest factor by which an object is squeezed along some direction.
         rotation: Largest angle by which an object is turned, in degrees.
+        others_visible: The share of each other object that must be visible, at least.
     """
 
     size: int
@@ -41,6 +42,7 @@ class SceneConfig:
     noise: float
     squeeze: float
     rotation: float = 180.0
+    others_visible: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -120,9 +122,12 @@ def _arrange(
         order = [int(i) for i in rng.permutation(len(objects))]
         owner = _owners(objects, order, config.size)
         areas = np.bincount(owner.ravel(), minlength=others + 2)[1:]
-        whole = np.count_nonzero(_coverage(objects[0], config.size, cv2.LINE_8))
+        least = [config.visible, *[config.others_visible] * others]
         clear = not others or areas[1:].max() <= config.area_limit * areas[0]
-        if clear and areas[0] >= config.visible * whole:
+        if clear and all(
+            shows >= share * np.count_nonzero(_coverage(shape, config.size, cv2.LINE_8))
+            for shape, shows, share in zip(objects, areas, least, strict=True)
+        ):
             return objects, order, owner
 
 

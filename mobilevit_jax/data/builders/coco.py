@@ -1,0 +1,180 @@
+"""COCO's boxes, or those of any data set in its layout; see `coco_files`.
+
+The features are those of TFDS's own `coco`, so that either reads like the other, but that an area
+keeps its fraction here. Crowds are kept: evaluation ignores what a detector finds in them. What
+lies outside an image is cut off, and a box that has no area, or none within its image, is left
+out; both are counted in `metadata.json`.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from mobilevit_jax.data.builders.base import Item, StoredBuilder
+from mobilevit_jax.data.builders.coco_files import (
+    CocoImage,
+    ImageEntry,
+    Instances,
+    area_of,
+    box_of,
+    find_splits,
+    locate,
+    read_all,
+    read_checked,
+    split_names,
+)
+from mobilevit_jax.errors import DataError
+
+# Annotators' boxes pass the edge by fractions of a pixel; more than this counts as outside.
+_TOLERANCE = 1.0
+# So many boxes and more, most of them outside, are taken for boxes of another kind.
+_ENOUGH_TO_TELL = 8
+_CLIPPED = "boxes cut off at the edge of their image"
+_EMPTY = "boxes without area left out"
+# Compact: COCO has 860,000 of them.
+_OBJECT = np.dtype(
+    [
+        ("id", np.int64),
+        ("area", np.float32),
+        ("box", np.float64, 4),  # ymin, xmin, ymax, xmax from 0 to 1
+        ("label", np.int64),
+        ("is_crowd", bool),
+    ]
+)
+
+
+class Coco(StoredBuilder, skip_registration=True):
+    """Images with the boxes of objects, from files in the layout of COCO."""
+
+    name = "coco"
+
+    def features(self) -> tfds.features.FeaturesDict:
+        """Returns image (as in its file), its name and id, and objects.
+
+        An object's label counts the categories by their ids, from 0; `bbox` is (ymin, xmin, ymax,
+        xmax) from 0 to 1, `area` in pixels.
+        """
+        names = list(self._content[0].values())
+        return tfds.features.FeaturesDict(
+            {
+                "image": tfds.features.Image(shape=(None, None, 3)),
+                "image/filename": tfds.features.Text(),
+                "image/id": np.int64,
+                "objects": tfds.features.Sequence(
+                    {
+                        "id": np.int64,
+                        "area": np.float32,
+                        "bbox": tfds.features.BBoxFeature(),
+                        "label": tfds.features.ClassLabel(names=names),
+                        "is_crowd": np.bool_,
+                    }
+                ),
+            }
+        )
+
+    @classmethod
+    def splits_in(cls, source: Path) -> set[str]:
+        """Returns the splits that have both annotations and a folder of images."""
+        return split_names(source)
+
+    def items(self) -> Mapping[str, Sequence[Item]]:
+        """Returns the images of each split, those without objects included."""
+        return self._content[1]
+
+    def example(self, item: Item) -> dict[str, Any]:
+        """Reads an image; its bytes pass untouched, but must decode to the annotated size."""
+        image: CocoImage = item.content
+        return {
+            "image": io.BytesIO(read_checked(image)),
+            "image/filename": image.path.name,
+            "image/id": image.image_id,
+            "objects": [
+                {
+                    "id": int(row["id"]),
+                    "area": float(row["area"]),
+                    "bbox": tfds.features.BBox(*row["box"].tolist()),
+                    "label": int(row["label"]),
+                    "is_crowd": bool(row["is_crowd"]),
+                }
+                for row in image.objects
+            ],
+        }
+
+    def extra_metadata(self) -> dict[str, Any]:
+        """Returns the ids of the categories, by class, and what was done to boxes."""
+        categories, _, notes = self._content
+        return {"category_ids": list(categories), "notes": notes}
+
+    @cached_property
+    def _content(
+        self,
+    ) -> tuple[dict[int, str], dict[str, list[Item]], dict[str, dict[str, int]]]:
+        """The categories, the items of each split, and its notes."""
+        categories: dict[int, str] = {}
+        items, notes = {}, {}
+        for split, files, instances in read_all(find_splits(self.source, "coco")):
+            categories = instances.categories
+            objects, counts = _objects(instances)
+            items[split] = locate(
+                instances.images, objects, files, allow_missing=self.skip_bad_images
+            )
+            if any(counts.values()):
+                notes[split] = {note: count for note, count in counts.items() if count}
+        return categories, items, notes
+
+
+def _objects(instances: Instances) -> tuple[list[np.ndarray], dict[str, int]]:
+    """Returns the objects of each image, and how many boxes had to be changed."""
+    labels = {number: label for label, number in enumerate(instances.categories)}
+    counts = {_CLIPPED: 0, _EMPTY: 0}
+    objects = []
+    for image in instances.images:
+        rows = []
+        for annotation in image.annotations:
+            x, y, width, height = box_of(annotation, instances.path)
+            box, outside = _clip(x, y, width, height, image)
+            empty = box[2] <= box[0] or box[3] <= box[1]
+            counts[_EMPTY] += empty
+            counts[_CLIPPED] += outside and not empty
+            if not empty:
+                area = area_of(annotation, instances.path)
+                rows.append(
+                    (
+                        annotation["id"],
+                        width * height if area is None else area,
+                        box,
+                        labels[annotation["category_id"]],
+                        annotation.get("iscrowd", 0),
+                    )
+                )
+        objects.append(np.array(rows, _OBJECT))
+    _check_kind_of_boxes(instances, counts)
+    return objects, counts
+
+
+def _clip(
+    x: float, y: float, width: float, height: float, image: ImageEntry
+) -> tuple[tuple[float, float, float, float], bool]:
+    """Returns (ymin, xmin, ymax, xmax) from 0 to 1, and whether much was cut off."""
+    beyond = max(-x, -y, x + width - image.width, y + height - image.height)
+    left, right = (min(max(v / image.width, 0.0), 1.0) for v in (x, x + width))
+    top, bottom = (min(max(v / image.height, 0.0), 1.0) for v in (y, y + height))
+    # As float32 stores them: a sliver may end where it begins.
+    stored = np.array([top, left, bottom, right], np.float32).tolist()
+    return (stored[0], stored[1], stored[2], stored[3]), beyond > _TOLERANCE
+
+
+def _check_kind_of_boxes(instances: Instances, counts: dict[str, int]) -> None:
+    """Raises if most boxes pass the edge of their image: these are corners, or in other units."""
+    total = sum(len(image.annotations) for image in instances.images)
+    outside = counts[_CLIPPED]
+    if total >= _ENOUGH_TO_TELL and 2 * outside > total:
+        raise DataError(
+            f"{instances.path}: {outside} of {total} boxes reach beyond their image; a box must be "
+            "(x, y, width, height) in pixels, not two corners"
+        )

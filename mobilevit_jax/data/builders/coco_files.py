@@ -1,0 +1,342 @@
+"""Reads COCO's layout: folders of images, and `annotations/instances_<folder>.json` about each.
+
+What is wrong with a file is found here, before anything is stored, and named by its id.
+"""
+
+import collections
+import contextlib
+import json
+import math
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mobilevit_jax.data.builders.base import Item
+from mobilevit_jax.data.decode import decode_image
+from mobilevit_jax.errors import ConfigurationError, DataError
+
+LAYOUT = "<folder>/<image> and annotations/instances_<folder>.json, such as train2017"
+_STEM = re.compile(r"instances_(.+)\.json")
+_OFFICIAL = re.compile(r"(train|val|test)\d*")
+_SPLITS = {"train": "train", "val": "validation", "test": "test"}
+
+
+class SplitFiles(NamedTuple):
+    """Where a split is."""
+
+    annotations: Path
+    images: Path
+
+
+class ImageEntry(NamedTuple):
+    """What a file of annotations says about an image, with its annotations as they stand there."""
+
+    image_id: int
+    file_name: str
+    width: int
+    height: int
+    annotations: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Instances:
+    """A file of annotations, checked.
+
+    Attributes:
+        path: The file.
+        categories: {id: name}, by id.
+        images: In the order of the file, those without annotations included.
+    """
+
+    path: Path
+    categories: dict[int, str]
+    images: list[ImageEntry]
+
+
+class CocoImage(NamedTuple):
+    """What an item of a builder holds: the image's file, and what is drawn or boxed on it."""
+
+    path: Path
+    image_id: int
+    width: int
+    height: int
+    objects: Any
+
+
+def find_splits(source: Path | None, builder: str) -> dict[str, SplitFiles]:
+    """Returns the files of every split that has annotations and a folder of images.
+
+    The annotations of a folder that is not there are passed over: COCO has them all in one
+    archive.
+
+    Raises:
+        ConfigurationError: If no source is given.
+        DataError: If there is no split, or a name stands for two.
+    """
+    if source is None:
+        raise ConfigurationError(f"{builder} needs --source, a directory of {LAYOUT}")
+    if not source.is_dir():
+        raise DataError(f"the source {source} is not a directory; it must hold {LAYOUT}")
+    stems = [stem for stem, _ in _annotation_files(source)]
+    if not stems:
+        raise DataError(
+            f"{source / 'annotations'} has no instances_*.json; a source holds {LAYOUT}"
+        )
+    splits: dict[str, SplitFiles] = {}
+    for split, files in _complete_splits(source):
+        if split in splits:
+            raise DataError(
+                f"{files.annotations.name} and {splits[split].annotations.name} in "
+                f"{files.annotations.parent} are both the split {split!r}; keep one there"
+            )
+        splits[split] = files
+    if not splits:
+        raise DataError(
+            f"{source} has annotations of {', '.join(stems)}, but no folder of images of such a "
+            "name"
+        )
+    for split, files in splits.items():
+        if not split.isidentifier() or not split.isascii() or split.lower() == "all":
+            raise DataError(
+                f"{files.annotations}: {split!r} cannot be a split: its name must be of letters, "
+                "digits and _, not 'all'"
+            )
+    return splits
+
+
+def split_names(source: Path) -> set[str]:
+    """Returns the names of the splits of a source, without any check."""
+    return {split for split, _ in _complete_splits(source)}
+
+
+def _annotation_files(source: Path) -> list[tuple[str, Path]]:
+    found = []
+    for path in sorted((source / "annotations").glob("instances_*.json")):
+        match = _STEM.fullmatch(path.name)
+        if match:
+            found.append((match[1], path))
+    return found
+
+
+def _complete_splits(source: Path) -> Iterator[tuple[str, SplitFiles]]:
+    for stem, path in _annotation_files(source):
+        for folder in (source / stem, source / "images" / stem):
+            if folder.is_dir():
+                match = _OFFICIAL.fullmatch(stem)
+                yield (_SPLITS[match[1]] if match else stem), SplitFiles(path, folder)
+                break
+
+
+def read_instances(path: Path, *, regions: bool) -> Instances:
+    """Reads a file of annotations.
+
+    Args:
+        path: The file; COCO's largest has 450 MB.
+        regions: Keeps "segmentation", polygons as arrays.
+
+    Raises:
+        DataError: If it is no such file; for an image that is listed twice, an annotation of an
+            image or a category that is not listed, and whatever else cannot be true.
+    """
+    try:
+        # Polygons as lists of Python's numbers would take gigabytes.
+        content = json.loads(path.read_bytes(), object_hook=_keep_regions if regions else _shed)
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot read {path}: {error}") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path} is not a file of COCO's annotations")
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(content.get(key), list):
+            raise DataError(f"{path} has no list of {key}; is it an instances file of COCO?")
+    try:
+        categories = _categories(content["categories"], path)
+        images = _images(content["images"], path)
+        _attach(content["annotations"], images, categories, path)
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(
+            f"{path}: an entry is incomplete or of the wrong kind: {error!r}"
+        ) from error
+    return Instances(path, categories, list(images.values()))
+
+
+def _shed(entry: dict[str, Any]) -> dict[str, Any]:
+    entry.pop("segmentation", None)
+    return entry
+
+
+def _keep_regions(entry: dict[str, Any]) -> dict[str, Any]:
+    polygons = entry.get("segmentation")
+    if isinstance(polygons, list):
+        # What is no polygon is named later, by the id of its annotation.
+        with contextlib.suppress(TypeError, ValueError):
+            entry["segmentation"] = [np.array(polygon, np.float64) for polygon in polygons]
+    return entry
+
+
+def read_all(
+    splits: dict[str, SplitFiles], *, regions: bool = False
+) -> Iterator[tuple[str, SplitFiles, Instances]]:
+    """Yields the annotations of each split, one at a time: they are large.
+
+    Raises:
+        DataError: As `read_instances`, and if the splits do not have the same categories.
+    """
+    first: Instances | None = None
+    for split, files in splits.items():
+        instances = read_instances(files.annotations, regions=regions)
+        if first is None:
+            first = Instances(instances.path, instances.categories, [])
+        if instances.categories != first.categories:
+            raise DataError(
+                f"{instances.path} has other categories than {first.path}; make them the same"
+            )
+        yield split, files, instances
+
+
+def locate(
+    images: list[ImageEntry], objects: list[Any], files: SplitFiles, *, allow_missing: bool
+) -> list[Item]:
+    """Returns an item for each image, with what `objects` has at its place.
+
+    Raises:
+        DataError: If the file of an image is missing, unless that is allowed.
+    """
+    items, missing = [], []
+    for entry, its_objects in zip(images, objects, strict=True):
+        path = files.images / entry.file_name
+        try:
+            size = os.stat(path).st_size
+        except OSError:
+            size = 0  # reading it names it
+            missing.append(entry.file_name)
+        content = CocoImage(path, entry.image_id, entry.width, entry.height, its_objects)
+        items.append(Item(f"{files.images.name}/{entry.file_name}", size, content))
+    if missing and not allow_missing:
+        raise DataError(
+            f"{files.images} lacks {len(missing)} of the {len(images)} images that "
+            f"{files.annotations.name} lists, such as {missing[0]}; complete the folder, or leave "
+            "them out by --skip-bad-images"
+        )
+    if not items:
+        raise DataError(f"{files.annotations} lists no images")
+    return items
+
+
+def read_checked(image: CocoImage) -> bytes:
+    """Returns the bytes of an image that decodes, to the size that the annotations say.
+
+    Raises:
+        DataError: If it does not.
+    """
+    try:
+        data = image.path.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read the image {image.path}: {error.strerror}") from error
+    height, width = decode_image(data, name=str(image.path)).shape[:2]
+    if (width, height) != (image.width, image.height):
+        sideways = (height, width) == (image.width, image.height)
+        turned = ", turned by its EXIF orientation" if sideways else ""
+        raise DataError(
+            f"{image.path} is {width}x{height}{turned}, but its annotations are for "
+            f"{image.width}x{image.height}"
+        )
+    return data
+
+
+def _categories(entries: list[dict[str, Any]], path: Path) -> dict[int, str]:
+    names: dict[int, str] = {}
+    for entry in entries:
+        number, name = int(entry["id"]), str(entry["name"])
+        if number in names or name in names.values():
+            raise DataError(f"{path}: the category {number} ({name}) is listed twice")
+        names[number] = name
+    if not names:
+        raise DataError(f"{path} lists no categories")
+    return dict(sorted(names.items()))
+
+
+def _images(entries: list[dict[str, Any]], path: Path) -> dict[int, ImageEntry]:
+    images: dict[int, ImageEntry] = {}
+    for entry in entries:
+        image = ImageEntry(
+            int(entry["id"]), str(entry["file_name"]), int(entry["width"]), int(entry["height"]), []
+        )
+        if image.image_id in images:
+            raise DataError(f"{path}: the image id {image.image_id} is given to two images")
+        if min(image.width, image.height) < 1:
+            raise DataError(
+                f"{path}: the image {image.image_id} has the size {image.width}x{image.height}"
+            )
+        images[image.image_id] = image
+    counts = collections.Counter(image.file_name for image in images.values())
+    name, count = counts.most_common(1)[0] if counts else ("", 0)
+    if count > 1:
+        raise DataError(f"{path}: the image file {name} is listed {count} times")
+    return images
+
+
+def _attach(
+    annotations: list[dict[str, Any]],
+    images: dict[int, ImageEntry],
+    categories: dict[int, str],
+    path: Path,
+) -> None:
+    """Sorts the annotations to their images."""
+    for place, annotation in enumerate(annotations):
+        annotation.setdefault("id", place + 1)
+        image = images.get(annotation["image_id"])
+        if image is None:
+            raise DataError(
+                f"{path}: annotation {annotation['id']} is of image {annotation['image_id']}, "
+                "which is not listed"
+            )
+        if annotation["category_id"] not in categories:
+            raise DataError(
+                f"{path}: annotation {annotation['id']} is of category "
+                f"{annotation['category_id']}, which is not listed"
+            )
+        image.annotations.append(annotation)
+
+
+def box_of(annotation: dict[str, Any], path: Path) -> tuple[float, float, float, float]:
+    """Returns (x, y, width, height) in pixels, finite and not negative in size.
+
+    Raises:
+        DataError: If it is anything else; says so where it looks like two corners.
+    """
+    where = f"{path}: annotation {annotation['id']}"
+    box = annotation.get("bbox")
+    if not isinstance(box, list) or len(box) != 4 or not all(_is_number(v) for v in box):
+        raise DataError(f"{where} has no box of four numbers (x, y, width, height): {box}")
+    if not all(math.isfinite(value) for value in box):
+        raise DataError(f"{where} has a box that is not finite: {box}")
+    x, y, width, height = (float(value) for value in box)
+    if width < 0 or height < 0:
+        raise DataError(
+            f"{where} has a box of negative size, {box}; a box must be (x, y, width, height), not "
+            "two corners"
+        )
+    return x, y, width, height
+
+
+def area_of(annotation: dict[str, Any], path: Path) -> float | None:
+    """Returns the area in pixels, None if the annotation has none.
+
+    Raises:
+        DataError: If it is negative or no number.
+    """
+    area = annotation.get("area")
+    if area is not None and not (_is_number(area) and 0 <= area < math.inf):
+        raise DataError(f"{path}: annotation {annotation['id']} has the area {area}")
+    return area
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

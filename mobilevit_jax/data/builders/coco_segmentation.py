@@ -1,0 +1,156 @@
+"""COCO's instances drawn as masks of VOC's classes, for training with VOC and for evaluation.
+
+The paper trains its segmentation on both, and evaluates on COCO's images too (Table 12). As in
+CVNets, an instance of a category that VOC lacks is background, and where instances overlap the
+one that stands first in the file wins. A crowd, which COCO stores as one region, is drawn like an
+instance. All images are kept, also those that show nothing of VOC.
+"""
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from mobilevit_jax.data.builders.base import Item, StoredBuilder
+from mobilevit_jax.data.builders.coco_files import (
+    CocoImage,
+    Instances,
+    find_splits,
+    locate,
+    read_all,
+    read_checked,
+    split_names,
+)
+from mobilevit_jax.data.builders.voc_segmentation import segmentation_features
+from mobilevit_jax.data.coco_names import COCO_CATEGORIES
+from mobilevit_jax.data.masks import encode_mask
+from mobilevit_jax.data.voc_names import VOC_OF_COCO
+from mobilevit_jax.errors import DataError
+
+_LEFT_OUT = "polygons of fewer than three points left out"
+_LEAST_NUMBERS = 6  # x and y of three points
+_FAR = 10  # times the size of the image
+
+
+class _Region(NamedTuple):
+    label: int  # of VOC
+    region: Any  # polygons (float64 [2n] each), or a run-length code as COCO writes it
+
+
+class CocoSegmentation(StoredBuilder, skip_registration=True):
+    """Images of COCO with masks of the classes of PASCAL VOC."""
+
+    name = "coco_segmentation"
+
+    def features(self) -> tfds.features.FeaturesDict:
+        """Returns image (as in its file), mask (PNG) of the same size, and the image's name."""
+        return segmentation_features()
+
+    @classmethod
+    def splits_in(cls, source: Path) -> set[str]:
+        """Returns the splits that have both annotations and a folder of images."""
+        return split_names(source)
+
+    def items(self) -> Mapping[str, Sequence[Item]]:
+        """Returns the images of each split."""
+        return self._content[0]
+
+    def example(self, item: Item) -> dict[str, Any]:
+        """Reads an image, whose bytes pass untouched, and draws its mask."""
+        image: CocoImage = item.content
+        data = read_checked(image)
+        return {
+            "image": io.BytesIO(data),
+            "mask": io.BytesIO(encode_mask(_draw(image))),
+            "name": image.path.name,
+        }
+
+    def extra_metadata(self) -> dict[str, Any]:
+        """Returns what was left out of each split."""
+        return {"notes": self._content[1]}
+
+    @cached_property
+    def _content(self) -> tuple[dict[str, list[Item]], dict[str, dict[str, int]]]:
+        """The items and the notes of each split."""
+        items, notes = {}, {}
+        splits = find_splits(self.source, "coco_segmentation")
+        for split, files, instances in read_all(splits, regions=True):
+            regions, left_out = _regions(instances)
+            items[split] = locate(
+                instances.images, regions, files, allow_missing=self.skip_bad_images
+            )
+            if left_out:
+                notes[split] = {_LEFT_OUT: left_out}
+        return items, notes
+
+
+def _regions(instances: Instances) -> tuple[list[list[_Region]], int]:
+    """Returns what there is of VOC's classes on each image, and how many polygons were left out."""
+    for number, name in instances.categories.items():
+        if COCO_CATEGORIES.get(number) != name:
+            raise DataError(
+                f"{instances.path}: the category {number} is {name!r}; the table from COCO to VOC "
+                "is for COCO's own categories"
+            )
+    regions, left_out = [], 0
+    for image in instances.images:
+        its_regions = []
+        for annotation in image.annotations:
+            label = VOC_OF_COCO.get(annotation["category_id"])
+            if label is None:
+                continue
+            region, bad = _region(annotation, (image.height, image.width), instances.path)
+            left_out += bad
+            if region:
+                its_regions.append(_Region(label, region))
+        regions.append(its_regions)
+    return regions, left_out
+
+
+def _region(annotation: dict[str, Any], size: tuple[int, int], path: Path) -> tuple[Any, int]:
+    """Returns the region of an annotation, checked, and how many polygons were left out."""
+    where = f"{path}: annotation {annotation['id']}"
+    stored = annotation.get("segmentation")
+    if isinstance(stored, dict) and "counts" in stored:
+        if list(stored.get("size", ())) != list(size):
+            raise DataError(
+                f"{where} has a mask of size {stored.get('size')}, but its image has {list(size)} "
+                "(height, width)"
+            )
+        counts = stored["counts"]
+        if isinstance(counts, list) and sum(counts) != math.prod(size):
+            raise DataError(f"{where} has a run-length code that does not fill its image")
+        return stored, 0
+    if not isinstance(stored, list):
+        raise DataError(f"{where} has no segmentation, polygons or a run-length code")
+    if not all(isinstance(polygon, np.ndarray) and polygon.ndim == 1 for polygon in stored):
+        raise DataError(f"{where} has a polygon that is not a list of numbers")
+    polygons: list[np.ndarray] = stored
+    # Rasterising takes memory by the length of the outline.
+    limit = _FAR * max(size)
+    if not all((np.abs(polygon) <= limit).all() for polygon in polygons):
+        raise DataError(f"{where} has a polygon that is not finite, or far outside its image")
+    whole = [p for p in polygons if len(p) >= _LEAST_NUMBERS and len(p) % 2 == 0]
+    return whole, len(polygons) - len(whole)
+
+
+def _draw(image: CocoImage) -> np.ndarray:
+    """Returns uint8 [h, w]: the VOC class of each pixel."""
+    from pycocotools import mask as coco_mask
+
+    size = image.height, image.width
+    drawn = np.zeros(size, np.uint8)
+    for label, region in image.objects:
+        codes = region
+        if isinstance(region, list) or isinstance(region["counts"], list):
+            codes = coco_mask.frPyObjects(region, *size)
+        if isinstance(codes, list):
+            codes = coco_mask.merge(codes)
+        covered = coco_mask.decode(codes).astype(bool)
+        drawn[covered & (drawn == 0)] = label
+    return drawn

@@ -1,0 +1,207 @@
+"""PASCAL VOC's segmentation from its development kit, with the augmented list where there is one.
+
+A source is `VOCdevkit`, or the folder of a year in it, such as `VOCdevkit/VOC2012`:
+
+* `JPEGImages/<image>.jpg`;
+* `SegmentationClass/<image>.png`, with `ImageSets/Segmentation/train.txt` and `val.txt`, which
+  become the splits `train` and `validation`;
+* for the split `train_aug`, `SegmentationClassAug/<image>.png`, and `trainaug.txt` or
+  `train_aug.txt` in `ImageSets/Segmentation` or `list`: VOC's masks together with those of the
+  Semantic Boundaries Dataset, in the form in which they are usually passed on, 10,582 images.
+
+A line of a list is the name of an image, or the path of an image and that of its mask.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from mobilevit_jax.data.builders.base import Item, StoredBuilder
+from mobilevit_jax.data.decode import decode_image
+from mobilevit_jax.data.masks import decode_mask, encode_mask
+from mobilevit_jax.data.voc_names import VOC_CLASSES, VOID
+from mobilevit_jax.errors import ConfigurationError, DataError
+
+LAYOUT = "VOC2012/{JPEGImages,SegmentationClass,ImageSets/Segmentation}"
+_LISTS = "ImageSets/Segmentation"
+_MASKS = {
+    "train": "SegmentationClass",
+    "validation": "SegmentationClass",
+    "train_aug": "SegmentationClassAug",
+}
+_FILES = {
+    "train": (f"{_LISTS}/train.txt",),
+    "validation": (f"{_LISTS}/val.txt",),
+    "train_aug": tuple(
+        f"{folder}/{name}"
+        for folder in (_LISTS, "list")
+        for name in ("trainaug.txt", "train_aug.txt")
+    ),
+}
+
+
+class _Pair(NamedTuple):
+    image: Path
+    mask: Path
+
+
+class VocSegmentation(StoredBuilder, skip_registration=True):
+    """Images of PASCAL VOC with masks of its 20 classes, background 0 and void 255."""
+
+    name = "voc_segmentation"
+
+    def features(self) -> tfds.features.FeaturesDict:
+        """Returns image (as in its file), mask (PNG) of the same size, and the image's name."""
+        return segmentation_features()
+
+    @classmethod
+    def splits_in(cls, source: Path) -> set[str]:
+        """Returns the splits that have a list."""
+        years = _years(source)
+        return set(_lists(years[0])) if years else set()
+
+    def items(self) -> Mapping[str, Sequence[Item]]:
+        """Returns the pairs of image and mask of each split."""
+        return self._listing
+
+    def example(self, item: Item) -> dict[str, Any]:
+        """Reads an image, whose bytes pass untouched, and its mask, and compares their sizes."""
+        pair: _Pair = item.content
+        image, mask = _read(pair.image), _read(pair.mask)
+        size = decode_image(image, name=str(pair.image)).shape[:2]
+        classes = decode_mask(mask, name=str(pair.mask))
+        if classes.shape != size:
+            raise DataError(
+                f"{pair.mask} is {_size(classes.shape)}, but its image {pair.image.name} is "
+                f"{_size(size)}"
+            )
+        check_classes(classes, str(pair.mask))
+        return {
+            "image": io.BytesIO(image),
+            "mask": io.BytesIO(encode_mask(classes)),
+            "name": pair.image.stem,
+        }
+
+    @cached_property
+    def _listing(self) -> dict[str, list[Item]]:
+        root = _find_root(self.source)
+        lists = _lists(root)
+        if "train_aug" not in lists and (root / _MASKS["train_aug"]).is_dir():
+            raise DataError(
+                f"{root} has {_MASKS['train_aug']}, but no list of its images, "
+                f"{_LISTS}/trainaug.txt"
+            )
+        if not lists:
+            raise DataError(f"{root / _LISTS} has neither train.txt nor val.txt")
+        names = {split: _read_list(path) for split, path in lists.items()}
+        both = set(names.get("train_aug", ())) & set(names.get("validation", ()))
+        if both:
+            raise DataError(
+                f"{lists['train_aug']} lists {len(both)} images of val.txt, such as "
+                f"{sorted(both)[0]}; take them out"
+            )
+        return {split: self._items(root, split, stems) for split, stems in names.items()}
+
+    def _items(self, root: Path, split: str, stems: list[str]) -> list[Item]:
+        items, missing = [], []
+        for stem in stems:
+            pair = _Pair(root / f"JPEGImages/{stem}.jpg", root / f"{_MASKS[split]}/{stem}.png")
+            lacking = [path for path in pair if not path.is_file()]
+            missing += lacking[:1]
+            # Greyscale masks take some 5 kB.
+            size = 0 if lacking else pair.image.stat().st_size + 5000
+            items.append(Item(stem, size, pair))
+        if missing and not self.skip_bad_images:
+            raise DataError(
+                f"{missing[0]} is missing, as are the files of {len(missing) - 1} more of the "
+                f"{len(stems)} images of {split}; complete them, or use --skip-bad-images"
+            )
+        return items
+
+
+def segmentation_features() -> tfds.features.FeaturesDict:
+    """Returns what a data set with masks of VOC's classes stores: image, mask and name."""
+    return tfds.features.FeaturesDict(
+        {
+            "image": tfds.features.Image(shape=(None, None, 3)),
+            "mask": tfds.features.LabeledImage(
+                labels=list(VOC_CLASSES), shape=(None, None, 1), encoding_format="png"
+            ),
+            "name": tfds.features.Text(),
+        }
+    )
+
+
+def check_classes(mask: np.ndarray, name: str) -> None:
+    """Checks that a mask has no other values than VOC's classes and void.
+
+    Raises:
+        DataError: Names the file and the value.
+    """
+    counts = np.bincount(mask.ravel(), minlength=VOID + 1)
+    others = np.flatnonzero(counts[len(VOC_CLASSES) : VOID]) + len(VOC_CLASSES)
+    if len(others):
+        raise DataError(
+            f"{name} has the value {others[0]}; a mask holds the classes 0 to "
+            f"{len(VOC_CLASSES) - 1} and {VOID} for void"
+        )
+
+
+def _find_root(source: Path | None) -> Path:
+    if source is None:
+        raise ConfigurationError(f"voc_segmentation needs --source, a directory with {LAYOUT}")
+    if not source.is_dir():
+        raise DataError(f"the source {source} is not a directory; it must hold {LAYOUT}")
+    years = _years(source)
+    if not years:
+        raise DataError(f"{source} has no {LAYOUT}")
+    if len(years) > 1:
+        raise DataError(
+            f"{source} holds {', '.join(year.name for year in years)}; give the folder of one year "
+            f"as the source, such as {years[-1]}"
+        )
+    return years[0]
+
+
+def _years(source: Path) -> list[Path]:
+    if (source / _LISTS).is_dir():
+        return [source]
+    return sorted(folder for folder in source.glob("VOC*") if (folder / _LISTS).is_dir())
+
+
+def _lists(root: Path) -> dict[str, Path]:
+    found = {}
+    for split, names in _FILES.items():
+        paths = [root / name for name in names if (root / name).is_file()]
+        if paths:
+            found[split] = paths[0]
+    return found
+
+
+def _read_list(path: Path) -> list[str]:
+    lines = path.read_text("utf-8").splitlines()
+    stems = [Path(line.split()[0]).stem for line in lines if line.strip()]
+    if not stems:
+        raise DataError(f"{path} lists no images")
+    seen: set[str] = set()
+    for stem in stems:
+        if stem in seen:
+            raise DataError(f"{path} lists {stem} twice")
+        seen.add(stem)
+    return stems
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return f"{shape[1]}x{shape[0]}"
