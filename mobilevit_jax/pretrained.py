@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import jax
 import numpy as np
 
-from mobilevit_jax.convert import files, hub, load_state_dict, native
+from mobilevit_jax.convert import files, hub, initialise, load_state_dict, native
 from mobilevit_jax.convert.config import Configured, read_config, timm_processor
 from mobilevit_jax.convert.recognise import recognise
 from mobilevit_jax.errors import ConfigurationError, DataError
-from mobilevit_jax.models import create_model
-from mobilevit_jax.models.layers import dense_init
+from mobilevit_jax.models import create_model, kind_of, model_name
 from mobilevit_jax.processing import CONFIG_NAME as PROCESSOR_NAME
 from mobilevit_jax.processing import ImageProcessor
+from mobilevit_jax.tasks import task_of
 
 if TYPE_CHECKING:
     from mobilevit_jax.config import Experiment
@@ -165,7 +165,7 @@ def _load_directory(directory: Path, name: str, allow_half: bool) -> Pretrained:
         configured.model,
         variables,
         _processor_of(directory, configured),
-        configured.class_names or _names_of_classes(configured.model.num_classes),
+        configured.class_names or _names_of_classes(configured.model),
         _name_of(configured.model),
         f"weights of {name}",
     )
@@ -181,7 +181,7 @@ def _weight_file(directory: Path) -> Path:
 def _processor_of(directory: Path, configured: Configured) -> ImageProcessor:
     if (directory / PROCESSOR_NAME).is_file():
         return ImageProcessor.load(directory)
-    return configured.processor or ImageProcessor()
+    return configured.processor or _usual_processor(configured.model)
 
 
 def _load_file(path: Path, *, averaged: bool, allow_half: bool) -> Pretrained:
@@ -189,71 +189,96 @@ def _load_file(path: Path, *, averaged: bool, allow_half: bool) -> Pretrained:
     tensors = files.read_state_dict(path, averaged=averaged)
     try:
         found = recognise({name: np.shape(tensor) for name, tensor in tensors.items()})
-        model = create_model(
-            found.name or "mobilevit_s",
-            variant=found.variant,
-            num_classes=found.num_classes,
-            fusion=found.fusion,
-            kernel_size=found.kernel_size,
-        )
+        model = found.create()
         variables = load_state_dict(model, tensors, allow_half=allow_half)
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
+    processor = replace(_usual_processor(model), do_flip_channel_order=found.channel_order == "bgr")
     return Pretrained(
         model,
         variables,
-        timm_processor() if found.layout == "timm" else ImageProcessor(),
-        _names_of_classes(found.num_classes),
+        timm_processor() if found.layout == "timm" else processor,
+        _names_of_classes(model),
         _name_of(model),
         f"weights of {path}",
     )
 
 
-def _name_of(model: "MobileViT") -> str:
-    """Returns the name of a published size; the depth of a block is all that others share."""
-    from mobilevit_jax.models import VARIANTS
+def _usual_processor(model: Any) -> ImageProcessor:
+    """Returns what published weights of a kind of model take, where nothing says it."""
+    side = {"ssdlite_mobilevit": 320, "deeplabv3_mobilevit": 512}.get(kind_of(model))
+    if side is None:
+        return ImageProcessor()
+    return ImageProcessor(size=(side, side), crop_size=(side, side))
 
-    widths = replace(model.variant, dropout=0.0)
-    published = {size: replace(variant, dropout=0.0) for size, variant in VARIANTS.items()}
-    return next((f"mobilevit_{size}" for size, v in published.items() if v == widths), "mobilevit")
+
+def _name_of(model: Any) -> str:
+    """Returns the name of a published size, or for other widths the kind of model."""
+    return model_name(model) or kind_of(model)
 
 
-def _names_of_classes(count: int) -> tuple[str, ...]:
-    """Names classes that nobody named: 1000 of them are ImageNet's."""
-    if count == 1000:
-        from mobilevit_jax.data.imagenet_names import class_names_imagenet
+def _names_of_classes(model: Any) -> tuple[str, ...]:
+    """Names classes that nobody named: those of ImageNet, COCO or VOC if there are as many.
 
-        return class_names_imagenet()
-    return tuple(f"LABEL_{index}" for index in range(count))
+    Detectors' names leave the background out.
+    """
+    # Imported here because these tables are of no use to weights with names.
+    from mobilevit_jax.data.coco_names import class_names_coco
+    from mobilevit_jax.data.imagenet_names import class_names_imagenet
+    from mobilevit_jax.data.voc_names import class_names_voc
+
+    kind = kind_of(model)
+    background = kind == "ssdlite_mobilevit"
+    usual = {
+        "mobilevit": class_names_imagenet,
+        "ssdlite_mobilevit": class_names_coco,
+        "deeplabv3_mobilevit": class_names_voc,
+    }[kind]()
+    count = model.num_classes - background
+    if len(usual) == count:
+        return usual
+    return tuple(f"LABEL_{index + background}" for index in range(count))
 
 
 def _with_options(
     loaded: Pretrained, options: dict[str, Any], replace_classifier: bool
-) -> tuple["MobileViT", dict[str, Any]]:
-    """Applies options to a loaded model, and to its classifier what follows from them."""
+) -> tuple[Any, dict[str, Any]]:
+    """Applies options to a loaded model, and to its head what follows from them."""
     if not options:
         return loaded.model, loaded.variables
     fields = {name: getattr(loaded.model, name) for name in _field_names(loaded.model)}
-    known = loaded.model_name if loaded.model_name != "mobilevit" else "mobilevit_s"
+    known = model_name(loaded.model) or f"{kind_of(loaded.model)}_s"  # the variant is a field
     model = create_model(known, **(fields | options))
     before, now = loaded.model.num_classes, model.num_classes
-    if now == before:
-        return model, _checked(model, loaded.variables, options)
-    params = dict(loaded.variables["params"])
-    params.pop("classifier", None)
-    if now:
-        if not replace_classifier:
-            raise ConfigurationError(
-                f"the weights have {before} classes, not {now}; leave num_classes out, take "
-                "pooled features by num_classes=0, or say replace_classifier=True to have the "
-                "classifier initialised anew"
-            )
-        width = model.variant.exp_channels
-        params["classifier"] = {
-            "kernel": np.asarray(dense_init(jax.random.key(0), (width, now))),
-            "bias": np.zeros(now, np.float32),
+    if now and now != before and not replace_classifier:
+        raise ConfigurationError(
+            f"the weights have {before} classes, not {now}; leave num_classes out, take pooled "
+            "features of a classifier by num_classes=0, or say replace_classifier=True to have "
+            "what tells the classes initialised anew"
+        )
+    variables = _with_classes(loaded, model) if now != before else loaded.variables
+    if not options.get("aux_head", True):
+        # Only training has a use for an auxiliary head.
+        variables = {
+            collection: {name: part for name, part in parts.items() if name[:4] != "aux_"}
+            for collection, parts in variables.items()
         }
-    return model, _checked(model, {**loaded.variables, "params": params}, options)
+    return model, _checked(model, variables, options)
+
+
+def _with_classes(loaded: Pretrained, model: Any) -> dict[str, Any]:
+    """Returns the variables with what depends on the number of classes left out or drawn anew."""
+    from flax import traverse_util
+
+    from mobilevit_jax.models.shapes import variable_shapes
+
+    old = variable_shapes(loaded.model)
+    new = variable_shapes(loaded.model.clone(num_classes=model.num_classes))
+    layers = {path[:-1] for path, _ in old.items() ^ new.items()}
+    flat: dict[Any, Any] = traverse_util.flatten_dict(loaded.variables)
+    kept = {path: leaf for path, leaf in flat.items() if path[:-1] not in layers}
+    paths = [path for path in variable_shapes(model) if path[:-1] in layers]
+    return traverse_util.unflatten_dict(kept | initialise(model, paths))
 
 
 def _field_names(model: Any) -> list[str]:
@@ -269,7 +294,8 @@ def _checked(model: "MobileViT", variables: dict[str, Any], options: dict[str, A
     from mobilevit_jax.models.shapes import variable_shapes
 
     expected = variable_shapes(model)
-    found = {path: leaf.shape for path, leaf in traverse_util.flatten_dict(variables).items()}
+    flat: dict[Any, Any] = traverse_util.flatten_dict(variables)
+    found = {path: leaf.shape for path, leaf in flat.items()}
     wrong = sorted("/".join(p[1:]) for p, _ in expected.items() ^ found.items())
     if wrong:
         raise ConfigurationError(
@@ -287,7 +313,8 @@ def _load_run(directory: Path, checkpoint: Choice, raw: bool) -> Pretrained:
     from mobilevit_jax.training.checkpoint import Checkpoints
 
     experiment, class_names = workdir.read_experiment(directory)
-    model = experiment.model.build(len(class_names), parallel.AXIS)
+    background = task_of(experiment.model.name) == "detection"  # it has no name
+    model = experiment.model.build(len(class_names) + background, parallel.AXIS)
     image = jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32)
     abstract = jax.eval_shape(model.init, jax.random.key(0), image)
     averaged = bool(experiment.ema.decay) and not raw

@@ -15,7 +15,7 @@ from flax import traverse_util
 
 from mobilevit_jax.convert import config, files, native, to_state_dict
 from mobilevit_jax.errors import ConfigurationError, naming, unknown_name
-from mobilevit_jax.models.mobilevit import MobileViT
+from mobilevit_jax.models.backbone import BackboneModel
 from mobilevit_jax.processing import CONFIG_NAME as PROCESSOR_NAME
 from mobilevit_jax.processing import ImageProcessor
 
@@ -33,7 +33,7 @@ _ABANDONED_SECONDS = 3600
 
 def save_pretrained(
     directory: str | Path,
-    model: MobileViT,
+    model: BackboneModel,
     variables: Mapping[str, Any],
     processor: ImageProcessor,
     *,
@@ -51,8 +51,9 @@ def save_pretrained(
         variables: {"params", "batch_stats"}; written as float32. Other collections are left out.
         processor: What images go through before the model.
         class_names: In the order of the logits, if known.
-        layout: "huggingface" is for transformers' `MobileViTForImageClassification` and
-            `AutoImageProcessor`. "timm" is for `timm.create_model("local-dir:...")`, whose
+        layout: "huggingface" is for transformers' `MobileViTForImageClassification`, or its
+            `MobileViTForSemanticSegmentation`, and `AutoImageProcessor`; it has no detectors.
+            "timm" is for `timm.create_model("local-dir:...")`, whose
             configuration holds the processing too (an older `preprocessor_config.json` is removed);
             timm's channels are R, G, B, so the stem's are turned round for a processor of B, G, R.
             "native" is this package's own and holds every model.
@@ -82,7 +83,7 @@ def save_pretrained(
 
 def save_weights(
     path: str | Path,
-    model: MobileViT,
+    model: BackboneModel,
     variables: Mapping[str, Any],
     processor: ImageProcessor,
     *,
@@ -122,7 +123,7 @@ def _image_size(processor: ImageProcessor) -> int | tuple[int, int]:
 
 
 def _tensors(
-    model: MobileViT, variables: Mapping[str, Any], layout: Layout, *, turned: bool
+    model: BackboneModel, variables: Mapping[str, Any], layout: Layout, *, turned: bool
 ) -> dict[str, np.ndarray]:
     """Returns {name: array} in a layout, the stem's input channels reversed if `turned`."""
     kept = {name: variables[name] for name in ("params", "batch_stats") if name in variables}

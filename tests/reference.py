@@ -19,10 +19,23 @@ def golden(name: str) -> dict[str, np.ndarray]:
         return dict(arrays)
 
 
-def names_and_shapes(size: str) -> dict[str, tuple[int, ...]]:
-    """Returns {CVNets v0.1 name: PyTorch shape} of the classifier "xxs", "xs" or "s"."""
+def names_and_shapes(model: str) -> dict[str, tuple[int, ...]]:
+    """Returns {CVNets v0.1 name: PyTorch shape} of a model.
+
+    Args:
+        model: The classifier "xxs", "xs" or "s", or one of `cvnets_head_names.json`, such as
+            "ssdlite_xxs" or "deeplabv3_s_later", whose backbone has the classifier's names.
+    """
     table = json.loads((GOLDEN / "cvnets_names.json").read_text())
-    return {name: tuple(shape) for name, shape in table[size].items()}
+    heads = json.loads((GOLDEN / "cvnets_head_names.json").read_text())
+    if model in heads:
+        backbone = table[model.split("_")[1]].items()
+        left_out = ("conv_1x1_exp.", "classifier.")
+        encoder = {f"encoder.{k}": shape for k, shape in backbone if not k.startswith(left_out)}
+        names = encoder | heads[model]
+    else:
+        names = table[model]
+    return {name: tuple(shape) for name, shape in names.items()}
 
 
 def tensor(name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -41,11 +54,11 @@ def tensor(name: str, shape: tuple[int, ...]) -> np.ndarray:
     return np.asarray(normal * np.sqrt(1.5 / np.prod(shape[1:])), np.float32)
 
 
-def state_dict(size: str, *, fusion: bool = True) -> dict[str, np.ndarray]:
-    """Returns the whole state dict of a classifier in CVNets v0.1 naming, PyTorch layout."""
+def state_dict(model: str, *, fusion: bool = True) -> dict[str, np.ndarray]:
+    """Returns a whole state dict in CVNets naming, PyTorch layout; see `names_and_shapes`."""
     return {
         name: tensor(name, shape)
-        for name, shape in names_and_shapes(size).items()
+        for name, shape in names_and_shapes(model).items()
         if fusion or ".fusion." not in name
     }
 

@@ -12,7 +12,7 @@ from flax import traverse_util
 from mobilevit_jax.config import DataConfig, EvaluationConfig, Experiment
 from mobilevit_jax.data.loader import LoaderConfig
 from mobilevit_jax.data.sampler import SamplerConfig
-from mobilevit_jax.models import MobileViT, Variant, create_model
+from mobilevit_jax.models import BackboneModel, MobileViT, Variant, create_model
 from mobilevit_jax.models.config import ModelConfig
 from mobilevit_jax.models.layers import BatchNorm, Conv
 from mobilevit_jax.models.shapes import variable_shapes
@@ -31,9 +31,10 @@ def tiny_model(num_classes: int = 6, **options: Any) -> MobileViT:
 
 def random_variables(model: nn.Module, seed: int = 0) -> Any:
     """Draws variables with NumPy, since compiling `init` would take longer than the test."""
-    if isinstance(model, MobileViT):  # tracing takes a second
+    if isinstance(model, BackboneModel):  # tracing takes a second
+        shapes = variable_shapes(model).items()
         abstract = traverse_util.unflatten_dict(
-            {path: jax.ShapeDtypeStruct(s, np.float32) for path, s in variable_shapes(model).items()}
+            {path: jax.ShapeDtypeStruct(shape, np.float32) for path, shape in shapes}
         )
     else:
         abstract = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
@@ -82,6 +83,12 @@ class Objective:
     """The least that the steps ask of a task."""
 
     metrics = ("loss",)
+
+    def prepare(self, batch):
+        return batch
+
+    def normaliser(self, batch):
+        return jnp.ones_like(batch["weight"])
 
     def loss(
         self, outputs: jax.Array, batch: dict[str, jax.Array]

@@ -7,9 +7,12 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
+from flax import traverse_util
 
 from mobilevit_jax.models.attention import MultiHeadAttention
+from mobilevit_jax.models.backbone import BackboneModel
 from mobilevit_jax.models.layers import Conv, Dense
+from mobilevit_jax.models.shapes import variable_shapes
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,7 @@ class Stage:
     Attributes:
         name: "conv_1", "layer_1", ..., or the head's own name.
         parameters: Trainable numbers.
-        macs: Multiply-adds for one image.
+        macs: Multiply-adds for one image; 0 for an auxiliary head, which only training has.
         shape: Output [h, w, c] of one image, () where there is no map.
     """
 
@@ -53,14 +56,18 @@ def stages(model: nn.Module, height: int = 256, width: int | None = None) -> lis
             macs[stage] = macs.get(stage, 0) + more
         return output
 
+    variables = _variables(model, image)
     with nn.intercept_methods(count):
-        variables = jax.eval_shape(model.init, jax.random.key(0), image)
+        _, features = jax.eval_shape(
+            lambda v, x: model.apply(v, x, features=True), variables, image
+        )
     parameters: dict[str, int] = {}
     for path, leaf in _leaves(variables["params"]):
         stage = _stage(path)
         parameters[stage] = parameters.get(stage, 0) + leaf.size
-    _, features = jax.eval_shape(lambda v, x: model.apply(v, x, features=True), variables, image)
-    order = sorted(parameters, key=_place)
+    # Every stage has a layer, so that those are in order of use; what evaluation leaves out is
+    # last.
+    order = [*macs, *sorted(parameters.keys() - macs.keys())]
     return [
         Stage(
             name,
@@ -99,10 +106,13 @@ def _stage(path: tuple[str, ...]) -> str:
     return path[1] if path[0] == "backbone" else path[0]
 
 
-def _place(stage: str) -> tuple[int, str]:
-    """Sorts stages in order of use: stem, layers, last convolution, then the head's parts."""
-    known = ("conv_1", "layer_1", "layer_2", "layer_3", "layer_4", "layer_5", "conv_1x1_exp")
-    return (known.index(stage) if stage in known else len(known)), stage
+def _variables(model: nn.Module, image: jax.ShapeDtypeStruct) -> Any:
+    if not isinstance(model, BackboneModel):
+        return jax.eval_shape(model.init, jax.random.key(0), image)
+    shapes = variable_shapes(model).items()  # tracing would double the time
+    return traverse_util.unflatten_dict(
+        {path: jax.ShapeDtypeStruct(shape, np.float32) for path, shape in shapes}
+    )
 
 
 def _leaves(tree: Any) -> Iterator[tuple[tuple[str, ...], Any]]:

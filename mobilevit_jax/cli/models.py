@@ -3,14 +3,30 @@
 import dataclasses
 import json
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import tyro
 
 from mobilevit_jax.analysis.counts import Stage, stages
 from mobilevit_jax.cli.console import print_table
 from mobilevit_jax.errors import ConfigurationError
-from mobilevit_jax.models import create_model, list_models
+from mobilevit_jax.models import create_model, kind_of, list_models
+
+# Stages whose maps other networks take.
+_SHOWN = ("layer_3", "layer_4", "layer_5")
+# Sides of the images that the published models were evaluated on.
+_SIZES = {"mobilevit": 256, "ssdlite_mobilevit": 320, "deeplabv3_mobilevit": 512}
+
+
+class Counted(NamedTuple):
+    """A model's parts for images of `size` x `size` pixels."""
+
+    size: int
+    stages: list[Stage]
+
+    def total(self) -> tuple[int, int]:
+        """Returns parameters and multiply-adds."""
+        return sum(part.parameters for part in self.stages), sum(part.macs for part in self.stages)
 
 
 @dataclass(frozen=True)
@@ -19,16 +35,18 @@ class Arguments:
 
     Attributes:
         name: A model, or a pattern such as "*xs".
-        size: Image height and width in pixels.
-        num_classes: Classes.
+        size: Image height and width in pixels; if not given, what each was published for: 256, 320
+            for detectors, 512 for segmentation.
+        num_classes: Classes, with the background for detectors and segmentation models; if not
+            given, those of the published models.
         json: Print JSON, for machines.
     """
 
     name: Annotated[
         str, tyro.conf.Positional, tyro.conf.arg(metavar="[MODEL]", help_behavior_hint="")
     ] = "*"
-    size: int = 256
-    num_classes: int = 1000
+    size: int | None = None
+    num_classes: int | None = None
     json: bool = False
 
 
@@ -37,58 +55,60 @@ def main(argv: list[str]) -> int:
     arguments = tyro.cli(
         Arguments, prog="mobilevit models", args=argv, config=(tyro.conf.FlagCreatePairsOff,)
     )
-    if arguments.size < 1:
+    if arguments.size is not None and arguments.size < 1:
         raise ConfigurationError(f"--size must be at least 1 pixel; got {arguments.size}")
-    names = list_models(arguments.name) or [arguments.name]
-    counted = {
-        name: stages(create_model(name, num_classes=arguments.num_classes), arguments.size)
-        for name in names
-    }
+    options = {} if arguments.num_classes is None else {"num_classes": arguments.num_classes}
+    counted = {}
+    for name in list_models(arguments.name) or [arguments.name]:
+        model = create_model(name, **options)
+        size = arguments.size or _SIZES[kind_of(model)]
+        counted[name] = Counted(size, stages(model, size))
     if arguments.json:
         print(json.dumps(_as_json(counted), indent=2))
     elif len(counted) == 1:
-        _print_stages(*next(iter(counted.items())), arguments.size)
+        _print_stages(*next(iter(counted.items())))
     else:
-        _print_models(counted, arguments.size)
+        _print_models(counted)
     return 0
 
 
-def _as_json(counted: dict[str, list[Stage]]) -> dict[str, Any]:
+def _as_json(counted: dict[str, Counted]) -> dict[str, Any]:
     return {
         name: {
-            "parameters": sum(stage.parameters for stage in parts),
-            "macs": sum(stage.macs for stage in parts),
-            "stages": [dataclasses.asdict(stage) for stage in parts],
+            "size": counts.size,
+            "parameters": counts.total()[0],
+            "macs": counts.total()[1],
+            "stages": [dataclasses.asdict(stage) for stage in counts.stages],
         }
-        for name, parts in counted.items()
+        for name, counts in counted.items()
     }
 
 
-def _print_models(counted: dict[str, list[Stage]], size: int) -> None:
+def _print_models(counted: dict[str, Counted]) -> None:
     rows = [
         [
             name,
-            f"{sum(stage.parameters for stage in parts):,}",
-            f"{sum(stage.macs for stage in parts) / 1e6:,.1f}",
-            *("x".join(map(str, stage.shape)) for stage in parts if stage.name[:5] == "layer"),
+            str(counts.size),
+            f"{counts.total()[0]:,}",
+            f"{counts.total()[1] / 1e6:,.1f}",
+            *(_shape(stage) for stage in counts.stages if stage.name in _SHOWN),
         ]
-        for name, parts in counted.items()
+        for name, counts in counted.items()
     ]
-    headings = ["model", "parameters", "M MACs", *(f"layer_{i}" for i in range(1, 6))]
-    print_table(headings, rows, title=f"Images of {size}x{size}; MACs are multiply-adds")
+    headings = ["model", "size", "parameters", "M MACs", *_SHOWN]
+    print_table(headings, rows, title="MACs are multiply-adds for one image of size x size pixels")
 
 
-def _print_stages(name: str, parts: list[Stage], size: int) -> None:
+def _print_stages(name: str, counts: Counted) -> None:
     rows = [
-        [
-            stage.name,
-            "x".join(map(str, stage.shape)),
-            f"{stage.parameters:,}",
-            f"{stage.macs / 1e6:,.1f}",
-        ]
-        for stage in parts
+        [stage.name, _shape(stage), f"{stage.parameters:,}", f"{stage.macs / 1e6:,.1f}"]
+        for stage in counts.stages
     ]
-    total = sum(stage.parameters for stage in parts), sum(stage.macs for stage in parts) / 1e6
-    rows.append(["total", "", f"{total[0]:,}", f"{total[1]:,.1f}"])
-    title = f"{name}, images of {size}x{size}; MACs are multiply-adds"
+    parameters, macs = counts.total()
+    rows.append(["total", "", f"{parameters:,}", f"{macs / 1e6:,.1f}"])
+    title = f"{name}, images of {counts.size}x{counts.size}; MACs are multiply-adds"
     print_table(["stage", "output", "parameters", "M MACs"], rows, title=title)
+
+
+def _shape(stage: Stage) -> str:
+    return "x".join(map(str, stage.shape))

@@ -1,6 +1,7 @@
 """State dicts of the PyTorch implementations, both directions: names here, tensors transposed here.
 
-The names are tables (`cvnets`, `huggingface`, `timm`); PyTorch need not be installed.
+The names are tables (`cvnets`, `huggingface`, `timm`), one for each kind of model; PyTorch need not
+be installed.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,14 +17,25 @@ from mobilevit_jax.convert.names import Layout
 from mobilevit_jax.convert.native import flatten_checked
 from mobilevit_jax.convert.tensors import Gathered, Report, as_array, gather, misfit
 from mobilevit_jax.errors import ConfigurationError, DataError, unknown_name
-from mobilevit_jax.models.mobilevit import MobileViT
+from mobilevit_jax.models import kind_of
+from mobilevit_jax.models.backbone import BackboneModel
 from mobilevit_jax.models.shapes import Path, Shape, variable_shapes
 
-__all__ = ["LAYOUTS", "Report", "detect_layout", "load_state_dict", "to_state_dict"]
+__all__ = [
+    "LAYOUTS",
+    "Report",
+    "detect_layout",
+    "initialise",
+    "load_state_dict",
+    "to_state_dict",
+]
 
-LAYOUTS: tuple[str, ...] = tuple(_detection.LAYOUTS)
+LAYOUTS: tuple[str, ...] = _detection.LAYOUTS
 
 Tree = dict[str, Any]
+
+# Options that decide which tensors a model has.
+_SHAPING = ("num_classes", "fusion", "kernel_size", "aspp_features", "aux_head", "aux_width")
 
 
 def detect_layout(names: Iterable[str]) -> str:
@@ -33,15 +45,14 @@ def detect_layout(names: Iterable[str]) -> str:
         names: The names; prefixes of wrappers ("module.") must be gone.
 
     Raises:
-        DataError: If they are those of MobileViTv2, of a detector or segmentation model, or of
-            another network.
+        DataError: If they are those of MobileViTv2 or of another network.
     """
     return _detection.detect(names)[0].name
 
 
 @overload
 def load_state_dict(
-    model: MobileViT,
+    model: BackboneModel,
     state_dict: Mapping[str, Any],
     *,
     strict: Literal[True] = True,
@@ -51,7 +62,7 @@ def load_state_dict(
 
 @overload
 def load_state_dict(
-    model: MobileViT,
+    model: BackboneModel,
     state_dict: Mapping[str, Any],
     *,
     strict: Literal[False],
@@ -60,7 +71,7 @@ def load_state_dict(
 
 
 def load_state_dict(
-    model: MobileViT,
+    model: BackboneModel,
     state_dict: Mapping[str, Any],
     *,
     strict: bool = True,
@@ -71,10 +82,11 @@ def load_state_dict(
     Args:
         model: The model that the tensors are for.
         state_dict: {name: tensor} in PyTorch layout (OIHW, [out, in]) and in the naming of CVNets,
-            Hugging Face or timm, which is detected. Arrays of NumPy, JAX or PyTorch; a mapping
-            that reads them when asked is asked once for each.
+            Hugging Face or timm, which is detected; DeepLabv3 also in that of later CVNets. Arrays
+            of NumPy, JAX or PyTorch; a mapping that reads them when asked is asked once for each.
         strict: Whether a tensor that does not fit is an error. If not, what is missing or of
-            another shape is initialised as by `model.init(jax.random.key(0), ...)`.
+            another shape is initialised as by `model.init(jax.random.key(0), ...)`; so a detector
+            takes the backbone of a classifier's tensors.
         allow_half: Whether float16 and bfloat16 tensors are widened, which is exact.
 
     Returns:
@@ -83,13 +95,19 @@ def load_state_dict(
         a `Report`.
 
     Raises:
-        DataError: If the naming is unknown; if, with `strict`, a tensor is missing, left over or of
-            another shape; if one has half precision (unless allowed), is not of floating point, or
-            is not finite. All are listed.
+        DataError: If the naming is unknown, or that of an implementation without such models; if,
+            with `strict`, a tensor is missing, left over or of another shape; if one has half
+            precision (unless allowed), is not of floating point, or is not finite. All are listed.
         ConfigurationError: If the layout's names cannot tell the model's tensors apart.
     """
-    layout, prefix = _detection.detect(state_dict)
-    entries = _entries(model, layout, prefix)
+    found, prefix = _detection.detect(state_dict)
+    table = found if found.kind == kind_of(model) else _table(model, found.name)
+    if table is None:
+        raise DataError(
+            f"the tensors are those of a {found.kind} in the naming of {found.title}, which has no "
+            f"{kind_of(model)}"
+        )
+    entries = _entries(model, table, prefix)
     wanted = {name: entry.shape for entry in entries.values() for name in entry.names}
     gathered = gather(wanted, state_dict, allow_half=allow_half)
     if strict and gathered.report:
@@ -100,7 +118,7 @@ def load_state_dict(
 
 
 def to_state_dict(
-    model: MobileViT, variables: Mapping[str, Any], layout: str = "huggingface"
+    model: BackboneModel, variables: Mapping[str, Any], layout: str = "huggingface"
 ) -> dict[str, np.ndarray]:
     """Turns variables into a PyTorch state dict of NumPy arrays.
 
@@ -119,7 +137,9 @@ def to_state_dict(
     """
     if layout not in LAYOUTS:
         raise unknown_name("layout", layout, LAYOUTS)
-    table = _detection.LAYOUTS[layout]
+    table = _table(model, layout)
+    if table is None:
+        raise ConfigurationError(f"the layout {layout!r} has no names for a {kind_of(model)}")
     if refused := table.cannot_express(model):
         raise ConfigurationError(
             f"the layout {layout!r} ({table.title}) cannot express {', '.join(refused)}"
@@ -135,6 +155,10 @@ def to_state_dict(
     return state_dict
 
 
+def _table(model: BackboneModel, layout: str) -> Layout | None:
+    return _detection.table_of(layout, kind_of(model))
+
+
 class _Entry(NamedTuple):
     """Where one of our tensors is in a state dict.
 
@@ -147,10 +171,9 @@ class _Entry(NamedTuple):
     shape: Shape
 
 
-def _entries(model: MobileViT, layout: Layout, prefix: str) -> dict[Path, _Entry]:
-    if model.kernel_size < layout.min_kernel_size:
-        refused = ", ".join(layout.cannot_express(model))
-        raise ConfigurationError(f"the layout {layout.name!r} cannot express {refused}")
+def _entries(model: BackboneModel, layout: Layout, prefix: str) -> dict[Path, _Entry]:
+    if refused := layout.cannot_name(model):
+        raise ConfigurationError(f"the layout {layout.name!r} cannot express {', '.join(refused)}")
     depths = {f"layer_{3 + i}": depth for i, depth in enumerate(model.variant.depths)}
     entries = {}
     for path, ours in variable_shapes(model).items():
@@ -163,14 +186,14 @@ def _entries(model: MobileViT, layout: Layout, prefix: str) -> dict[Path, _Entry
 
 
 def _assemble(
-    model: MobileViT, entries: Mapping[Path, _Entry], tensors: dict[str, np.ndarray]
+    model: BackboneModel, entries: Mapping[Path, _Entry], tensors: dict[str, np.ndarray]
 ) -> dict[Path, np.ndarray]:
     """Joins tensors to ours, those that are not there freshly initialised.
 
     `tensors` is emptied on the way, so that what is joined is not held twice.
     """
     lacking = [p for p, entry in entries.items() if not all(n in tensors for n in entry.names)]
-    fresh = _initialise(model, lacking)
+    fresh = initialise(model, lacking)
     loaded = {}
     for path, (names, _) in entries.items():
         if path in fresh:
@@ -182,8 +205,13 @@ def _assemble(
     return loaded
 
 
-def _initialise(model: MobileViT, paths: Sequence[Path]) -> dict[Path, np.ndarray]:
-    """Draws variables as the model does; only those asked for are computed."""
+def initialise(model: BackboneModel, paths: Sequence[Path]) -> dict[Path, np.ndarray]:
+    """Draws variables as `model.init(jax.random.key(0), ...)` does, and only those asked for.
+
+    Args:
+        model: A model of `create_model`.
+        paths: Of the variables, such as ("params", "classifier", "kernel").
+    """
     if not paths:
         return {}
 
@@ -197,7 +225,7 @@ def _initialise(model: MobileViT, paths: Sequence[Path]) -> dict[Path, np.ndarra
     return {path: np.array(leaf) for path, leaf in zip(paths, drawn, strict=True)}
 
 
-def _hint(model: MobileViT, gathered: Gathered, state_dict: Mapping[str, Any]) -> str:
+def _hint(model: BackboneModel, gathered: Gathered, state_dict: Mapping[str, Any]) -> str:
     """Says which options of the model would fit the tensors, if that can be told."""
     left_over = {name: as_array(state_dict[name])[0].shape for name in gathered.report.unexpected}
     try:
@@ -205,12 +233,15 @@ def _hint(model: MobileViT, gathered: Gathered, state_dict: Mapping[str, Any]) -
     except DataError:
         return ""
     options = []
-    if not _recognition.same_tensors(found.variant, model.variant):
+    if found.kind != kind_of(model):
+        options.append(f"the kind and size of {found.name or found.kind}")
+    elif not _recognition.same_tensors(found.variant, model.variant):
         options.append(f"the size of {found.name or 'the tensors, which is none of the published'}")
+    theirs: Any = found.create()
     options += [
-        f"{field}={getattr(found, field)}"
-        for field in ("num_classes", "fusion", "kernel_size")
-        if getattr(found, field) != getattr(model, field)
+        f"{option}={getattr(theirs, option)}"
+        for option in _SHAPING
+        if hasattr(theirs, option) and getattr(theirs, option) != getattr(model, option, None)
     ]
     return f"they would fit a model with {', '.join(options)}" if options else ""
 

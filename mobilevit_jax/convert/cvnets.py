@@ -1,4 +1,9 @@
-"""Names of CVNets v0.1 (github.com/apple/ml-cvnets); later versions kept the classifier's."""
+"""Names of CVNets v0.1 (github.com/apple/ml-cvnets).
+
+Later versions kept those of classifiers and detectors, and changed some of DeepLabv3's head.
+"""
+
+from dataclasses import replace
 
 from mobilevit_jax.convert.names import Layout, Row
 
@@ -42,4 +47,63 @@ CVNETS = Layout(
     words=("conv", "norm"),
     min_expansion=2,
     min_kernel_size=3,
+)
+
+_EXTRA = "extra_layers.os_{extra}"
+_PREDICTOR = "ssd_heads.{level}"
+
+CVNETS_SSDLITE = replace(
+    CVNETS,
+    kind="ssdlite_mobilevit",
+    prefixes=("encoder.",),
+    head=(
+        Row("extra_{extra}/depthwise", f"{_EXTRA}.dw_conv.block"),
+        Row("extra_{extra}/pointwise", f"{_EXTRA}.pw_conv.block"),
+        Row("extra_pool", "extra_layers.os_-1.1.block.conv", "conv"),
+        Row("head_{level}/project", f"{_PREDICTOR}.proj_layer.block"),
+        Row("head_{level}/depthwise", f"{_PREDICTOR}.loc_cls_layer.dw_conv.block"),
+        Row("head_{level}/predict", f"{_PREDICTOR}.loc_cls_layer.pw_conv.block.conv", "dense"),
+        # The pooled level has one place only, and no neighbourhood.
+        Row("head_5/predict", "ssd_heads.5.loc_cls_layer.block.conv", "dense"),
+    ),
+)
+
+_PYRAMID = "seg_head.aspp.aspp_layer"
+_PYRAMID_ROWS = (
+    Row("aspp/conv_{branch}", f"{_PYRAMID}.convs.{{branch}}.block"),
+    Row("aspp/pool", f"{_PYRAMID}.convs.4.aspp_pool.conv_1x1.block"),
+    Row("aspp/project", f"{_PYRAMID}.project.block"),
+)
+
+CVNETS_DEEPLABV3 = replace(
+    CVNETS,
+    kind="deeplabv3_mobilevit",
+    prefixes=("encoder.",),
+    head=(
+        *_PYRAMID_ROWS,
+        Row("classifier", "seg_head.classifier.classifier.block.conv", "dense"),
+        Row("aux_conv", "seg_head.aux_head.aux_projection.block"),
+        Row("aux_classifier", "seg_head.aux_head.aux_classifier.block.conv", "dense"),
+    ),
+)
+
+# Versions from 0.2 read images with Pillow and trained by another recipe; what leaves no trace in
+# the tensors is in its configuration, `pascal_voc/deeplabv3_mobilevit.yaml`.
+CVNETS_LATER_DEEPLABV3 = replace(
+    CVNETS_DEEPLABV3,
+    title="CVNets after v0.1",
+    head=(
+        *_PYRAMID_ROWS,
+        Row("classifier", "seg_head.classifier.block.conv", "dense"),
+        Row("aux_conv", "seg_head.aux_head.0.block"),
+        Row("aux_classifier", "seg_head.aux_head.2.block.conv", "dense"),
+    ),
+    channel_order="rgb",
+    assumed=(
+        ("output_stride", 8),
+        ("aspp_rates", (12, 24, 36)),
+        ("channel_dropout", True),
+        ("head_dropout", 0.0),
+        ("align_corners", True),
+    ),
 )

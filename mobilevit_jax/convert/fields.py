@@ -1,9 +1,11 @@
-"""Values out of other people's JSON, with their type made sure of."""
+"""Values out of other people's JSON, with their type made sure of, and models made of them."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mobilevit_jax.errors import ConfigurationError, DataError
+from mobilevit_jax.models import Variant, create_model
 
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 
@@ -67,3 +69,42 @@ def class_count(class_names: Sequence[str] | None, num_classes: int) -> tuple[st
             f"{len(names)} class names were given for a model of {num_classes} classes"
         )
     return names
+
+
+def named_classes(labels: Any, num_classes: int) -> tuple[str, ...]:
+    """Reads `id2label`; transformers' placeholders, LABEL_0 and so on, are no names.
+
+    Raises:
+        DataError: As `ordered_labels`.
+    """
+    if labels is None or not num_classes:
+        return ()
+    names = ordered_labels("id2label", labels, num_classes)
+    return () if names == tuple(f"LABEL_{i}" for i in range(num_classes)) else names
+
+
+def check_variant(variant: Variant) -> None:
+    """Makes sure that a model can have these widths and depths.
+
+    Raises:
+        DataError: If it cannot.
+    """
+    for field in dataclasses.fields(variant):
+        value = getattr(variant, field.name)
+        numbers = value if isinstance(value, tuple) else (value,)
+        if field.name != "dropout" and min(numbers) < 1:
+            raise DataError(f"{field.name} must be at least 1, not {value}")
+    if any(dim % variant.heads for dim in variant.dims):
+        raise DataError(f"{variant.heads} heads do not divide token widths of {variant.dims}")
+
+
+def created(kind: str, options: Mapping[str, Any]) -> Any:
+    """Returns the model of a kind with all its options, their values looked at.
+
+    Raises:
+        DataError: If `create_model` refuses them.
+    """
+    try:
+        return create_model(f"{kind}_s", **options)
+    except ConfigurationError as error:
+        raise DataError(str(error)) from error

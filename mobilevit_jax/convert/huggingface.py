@@ -1,5 +1,7 @@
 """Names of Hugging Face transformers' MobileViT, whose attention has three projections."""
 
+from dataclasses import replace
+
 from mobilevit_jax.convert.names import Layout, Row
 
 _BLOCK = "backbone/layer_{stage}/mobilevit"
@@ -42,4 +44,18 @@ HUGGINGFACE = Layout(
     prefixes=("mobilevit.", ""),
     depths=(2, 4, 3),
     fusion_required=True,
+)
+
+_PYRAMID = "segmentation_head.aspp"
+
+HUGGINGFACE_DEEPLABV3 = replace(
+    HUGGINGFACE,
+    kind="deeplabv3_mobilevit",
+    prefixes=("mobilevit.",),
+    head=(
+        Row("aspp/conv_{branch}", f"{_PYRAMID}.convs.{{branch}}"),
+        Row("aspp/pool", f"{_PYRAMID}.convs.4.conv_1x1"),
+        Row("aspp/project", f"{_PYRAMID}.project"),
+        Row("classifier", "segmentation_head.classifier.convolution", "dense"),
+    ),
 )

@@ -4,17 +4,18 @@ A row pairs a module of ours with one of another implementation: the same path w
 fields in braces where numbers and names vary. Nothing here knows what a tensor holds.
 
 Fields of our paths: `stage` (1 to 5), `block`, `layer` (of a transformer), `unit` (a convolution
-of an inverted residual). Names of others have two more ways to count, `index` (stage - 1) and
-`last` (transformer layers of the stage), and `kernel` (side of the blocks' convolutions).
+of an inverted residual), `extra` and `level` (of a detector), `branch` (of a pyramid). Names of
+others have two more ways to count, `index` (stage - 1) and `last` (transformer layers of the
+stage), and `kernel` (side of the blocks' convolutions).
 """
 
 import functools
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from mobilevit_jax.models.mobilevit import MobileViT
+from mobilevit_jax.models.backbone import BackboneModel
 
 Path = tuple[str, ...]
 Kind = Literal["block", "conv", "dense", "norm"]
@@ -40,6 +41,9 @@ _FIELDS = {
     "layer": r"\d+",
     "last": r"\d+",
     "kernel": r"\d+",
+    "extra": r"64|128|256",
+    "level": r"[0-4]",
+    "branch": r"[0-3]",
 }
 
 
@@ -49,7 +53,7 @@ class Row(NamedTuple):
     Attributes:
         ours: Our path, such as "backbone/layer_{stage}/block_{block}/{unit}".
         theirs: Their name; several names share one tensor of ours, cut along its outputs.
-        kind: What the module holds; see `_LEAVES`.
+        kind: What the module holds; see `_LEAVES`. A convolution with bias is "dense".
     """
 
     ours: str
@@ -59,19 +63,23 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Layout:
-    """The naming of one implementation.
+    """The naming of one kind of model in one implementation.
 
     Attributes:
         name: As `to_state_dict` takes it.
         title: As messages call it.
         encoder: Rows of everything below the head; of two that fit, the first is taken.
-        head: Rows of the heads.
+        head: Rows of the head.
         words: What it calls the convolution and the batch norm of a convolution block.
+        kind: Which of `models.KINDS` the head is of.
         prefixes: What may stand before every name of `encoder`; the first is written.
         depths: The only numbers of transformer layers that its models have, None for any.
         fusion_required: Whether its models always have the fusion convolutions.
         min_expansion: The least expansion whose inverted residuals have an `expand_1x1`.
         min_kernel_size: The least for which the local convolution has a name of its own.
+        channel_order: Of the images that its published weights were trained on.
+        assumed: Options that leave no trace in tensors, as its published weights have them, where
+            they are not the defaults.
     """
 
     name: str
@@ -79,13 +87,16 @@ class Layout:
     encoder: tuple[Row, ...]
     head: tuple[Row, ...]
     words: tuple[str, str]
+    kind: str = "mobilevit"
     prefixes: tuple[str, ...] = ("",)
     depths: tuple[int, int, int] | None = None
     fusion_required: bool = False
     min_expansion: int = 1
     min_kernel_size: int = 1
+    channel_order: Literal["bgr", "rgb"] = "bgr"
+    assumed: tuple[tuple[str, Any], ...] = ()
 
-    def cannot_express(self, model: MobileViT) -> list[str]:
+    def cannot_express(self, model: BackboneModel) -> list[str]:
         """Returns the options of a model that these names have no place for."""
         depths, found = self.depths, []
         if depths and model.variant.depths != depths:
@@ -94,8 +105,15 @@ class Layout:
             found.append("fusion=False")
         if model.variant.expansion < self.min_expansion:
             found.append(f"expansion={model.variant.expansion} (no expanding convolution there)")
+        return found + self.cannot_name(model)
+
+    def cannot_name(self, model: BackboneModel) -> list[str]:
+        """Returns the options whose tensors have no name of their own, so that none can be read."""
+        found = []
         if model.kernel_size < self.min_kernel_size:
             found.append(f"kernel_size={model.kernel_size} (two convolutions of one name there)")
+        if getattr(model, "aux_head", False) and all(row.ours != "aux_conv" for row in self.head):
+            found.append("aux_head=True (no auxiliary head there)")
         return found
 
     def name_path(

@@ -8,7 +8,7 @@ from flax import traverse_util
 
 from mobilevit_jax.convert.tensors import gather, listed, misfit
 from mobilevit_jax.errors import DataError
-from mobilevit_jax.models.mobilevit import MobileViT
+from mobilevit_jax.models.backbone import BackboneModel
 from mobilevit_jax.models.shapes import Path, variable_shapes
 
 Tree = dict[str, Any]
@@ -24,7 +24,7 @@ def to_native(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
     return {name: np.ascontiguousarray(leaf, np.float32) for name, leaf in flat.items()}
 
 
-def from_native(model: MobileViT, tensors: Mapping[str, Any]) -> Tree:
+def from_native(model: BackboneModel, tensors: Mapping[str, Any]) -> Tree:
     """Turns what `to_native` gave back into variables.
 
     Args:
@@ -42,7 +42,7 @@ def from_native(model: MobileViT, tensors: Mapping[str, Any]) -> Tree:
     return traverse_util.unflatten_dict(gathered.tensors, sep="/")
 
 
-def flatten_checked(model: MobileViT, variables: Mapping[str, Any]) -> dict[Path, np.ndarray]:
+def flatten_checked(model: BackboneModel, variables: Mapping[str, Any]) -> dict[Path, np.ndarray]:
     """Returns {path: array} of variables that are exactly the model's.
 
     Raises:

@@ -31,4 +31,5 @@ TIMM = Layout(
     head=(Row("classifier", "head.fc", "dense"),),
     words=("conv", "bn"),
     depths=(2, 4, 3),
+    channel_order="rgb",
 )

@@ -12,8 +12,7 @@ from typing import Any
 
 from mobilevit_jax.convert.fields import checked, class_count, ordered_labels
 from mobilevit_jax.errors import ConfigurationError, DataError
-from mobilevit_jax.models import VARIANTS, create_model, list_models
-from mobilevit_jax.models.mobilevit import MobileViT
+from mobilevit_jax.models import VARIANTS, BackboneModel, MobileViT, create_model, list_models
 from mobilevit_jax.processing import ImageProcessor
 
 _INTERPOLATIONS = {"bilinear": "pillow_bilinear", "bicubic": "pillow_bicubic"}
@@ -36,7 +35,7 @@ def timm_processor() -> ImageProcessor:
 
 
 def to_timm(
-    model: MobileViT, class_names: Sequence[str] | None, processor: ImageProcessor
+    model: BackboneModel, class_names: Sequence[str] | None, processor: ImageProcessor
 ) -> dict[str, Any]:
     """Returns timm's form, for `timm.create_model("local-dir:...", pretrained=True)`.
 
@@ -115,7 +114,7 @@ def from_timm(config: Mapping[str, Any]) -> tuple[MobileViT, tuple[str, ...], Im
     return create_model(name, **options), names, _processor(stored, config)
 
 
-def _published_name(model: MobileViT) -> str | None:
+def _published_name(model: BackboneModel) -> str | None:
     """Returns the name of the published size that a model has, whatever its dropout."""
     for size, variant in VARIANTS.items():
         if dataclasses.replace(model.variant, dropout=variant.dropout) == variant:
@@ -123,7 +122,7 @@ def _published_name(model: MobileViT) -> str | None:
     return None
 
 
-def _beyond_timm(model: MobileViT, name: str | None) -> list[str]:
+def _beyond_timm(model: BackboneModel, name: str | None) -> list[str]:
     if not isinstance(model, MobileViT):
         return [f"a model of the type {type(model).__name__}"]
     published = create_model(name or "mobilevit_s")

@@ -39,6 +39,7 @@ class Conv(nn.Module):
         depthwise: Whether every channel has its own filter (`features` equals the input's).
         use_bias: Whether a bias is added.
         dtype: Type of the computation; the kernel is kept in float32.
+        kernel_init: Draws the kernel.
     """
 
     features: int
@@ -149,7 +150,7 @@ class BatchNorm(nn.Module):
 
 
 class ConvBlock(nn.Module):
-    """Convolution, batch norm and, unless `act` is off, SiLU.
+    """Convolution, batch norm and activation.
 
     Attributes:
         features: Output channels.
@@ -157,10 +158,11 @@ class ConvBlock(nn.Module):
         stride: Step in pixels.
         dilation: Distance of taps in pixels.
         depthwise: Whether every channel has its own filter.
-        act: Whether SiLU follows.
+        act: The activation, None for none.
         bn_axis_name: See `BatchNorm.axis_name`.
         bn_unbiased: See `BatchNorm.unbiased`.
         dtype: Type of the computation.
+        kernel_init: Draws the kernel.
     """
 
     features: int
@@ -168,10 +170,11 @@ class ConvBlock(nn.Module):
     stride: int = 1
     dilation: int = 1
     depthwise: bool = False
-    act: bool = True
+    act: Callable[[jax.Array], jax.Array] | None = nn.silu
     bn_axis_name: str | None = None
     bn_unbiased: bool = True
     dtype: Dtype = jnp.float32
+    kernel_init: Callable[..., jax.Array] = conv_init
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -183,12 +186,13 @@ class ConvBlock(nn.Module):
             self.dilation,
             self.depthwise,
             dtype=self.dtype,
+            kernel_init=self.kernel_init,
             name="conv",
         )(x)
         x = BatchNorm(
             unbiased=self.bn_unbiased, axis_name=self.bn_axis_name, dtype=self.dtype, name="norm"
         )(x, train)
-        return nn.silu(x) if self.act else x
+        return x if self.act is None else self.act(x)
 
 
 class InvertedResidual(nn.Module):
@@ -230,7 +234,7 @@ class InvertedResidual(nn.Module):
             name="conv_3x3",
             **norm,
         )(y, train)
-        y = ConvBlock(self.features, act=False, dtype=self.dtype, name="reduce_1x1", **norm)(
+        y = ConvBlock(self.features, act=None, dtype=self.dtype, name="reduce_1x1", **norm)(
             y, train
         )
         return x + y if self.stride == 1 and x.shape[-1] == self.features else y

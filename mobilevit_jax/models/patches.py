@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 def padded_size(height: int, width: int, patch_size: tuple[int, int]) -> tuple[int, int]:
@@ -55,12 +56,37 @@ def fold(x: jax.Array, patch_size: tuple[int, int], size: tuple[int, int]) -> ja
     return x.reshape(batch, height, width, channels)
 
 
-def resize_bilinear(x: jax.Array, size: tuple[int, int]) -> jax.Array:
-    """Resizes a map [b, h, w, c] as PyTorch does with `align_corners=False`.
+def resize_bilinear(
+    x: jax.Array, size: tuple[int, int], *, align_corners: bool = False
+) -> jax.Array:
+    """Resizes a map [b, h, w, c] as PyTorch does.
 
     Antialiasing, which JAX would switch on for shrinking, is off: PyTorch has none.
+
+    Args:
+        x: The map.
+        size: Height and width of the result.
+        align_corners: Whether the centres of the corner pixels stay where they are, instead of the
+            corners of the image.
     """
     if x.shape[1:3] == tuple(size):
         return x
     shape = (x.shape[0], *size, x.shape[-1])
-    return jax.image.resize(x, shape, "bilinear", antialias=False).astype(jnp.result_type(x))
+    if not align_corners:
+        return jax.image.resize(x, shape, "bilinear", antialias=False).astype(x.dtype)
+    # A side of one pixel has no second corner: PyTorch repeats it, or takes the first of many.
+    x = x[:, : 1 if size[0] == 1 else None, : 1 if size[1] == 1 else None]
+    old = np.array(x.shape[1:3])
+    scale = np.where(old > 1, (np.array(size) - 1) / np.maximum(old - 1, 1), size)
+    # JAX puts the centre of pixel i at i + 0.5.
+    translation = np.where(old > 1, 0.5 - 0.5 * scale, 0.0)
+    resized = jax.image.scale_and_translate(
+        x,
+        shape,
+        (1, 2),
+        jnp.asarray(scale, jnp.float32),
+        jnp.asarray(translation, jnp.float32),
+        "bilinear",
+        antialias=False,
+    )
+    return resized.astype(x.dtype)

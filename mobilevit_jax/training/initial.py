@@ -13,9 +13,10 @@ import numpy as np
 
 from mobilevit_jax.config import Experiment
 from mobilevit_jax.errors import ConfigurationError
+from mobilevit_jax.models import kind_of, model_name
 from mobilevit_jax.training import workdir
 from mobilevit_jax.training.leaves import LeafPath, describe, leaves, place
-from mobilevit_jax.training.optimizer import HEADS
+from mobilevit_jax.training.optimizer import BACKBONE
 from mobilevit_jax.training.state import TrainState
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 # Options that decide which parameters a model has, and those that only change what it does.
 _SHAPING = ("fusion", "kernel_size")
-_SHAPELESS = ("patch_sizes", "output_stride")
+_SHAPELESS = ("patch_sizes", "output_stride", "aspp_rates", "align_corners")
 _SHOWN = 5
 
 
@@ -60,8 +61,8 @@ def load_initial(
         The weights, or None where the run needs none.
 
     Raises:
-        ConfigurationError: If the weights are of another model but for the classifier, or were
-            trained on other channels; or as `pretrained.load_weights` does.
+        ConfigurationError: If the weights are of another model but for the head, or were trained
+            on other channels; or as `pretrained.load_weights` does.
         DataError: As `pretrained.load_weights` does.
     """
     if _has_checkpoint(directory):
@@ -76,15 +77,15 @@ def load_initial(
     _check_pixels(loaded, experiment)
     expected = _variables_of(model)
     found = {path: np.asarray(value) for path, value in leaves(loaded.variables).items()}
-    replaced = [head for head in HEADS if _shapes(found, head) != _shapes(expected, head)]
-    kept = {path: value for path, value in found.items() if path[1] not in replaced}
-    wanted = {path: like for path, like in expected.items() if path[1] not in replaced}
+    heads = _compare_heads(found, expected)
+    kept = {path: value for path, value in found.items() if not heads.differs(path)}
+    wanted = {path: like for path, like in expected.items() if not heads.differs(path)}
     _check_fit(kept, wanted, experiment, loaded.model, model)
     notes = (
         f"starting from {experiment.init_from}: {loaded.description}",
-        *_notes_on_heads(replaced, found, expected),
+        *_notes_on_heads(heads, loaded.model, model),
         *_notes_on_options(loaded.model, model),
-        *_notes_on_names(replaced, loaded.class_names, class_names),
+        *_notes_on_names(heads, loaded.class_names, class_names),
     )
     values = {path: value.astype(wanted[path].dtype, copy=False) for path, value in kept.items()}
     return InitialWeights(values, notes)
@@ -117,8 +118,40 @@ def _variables_of(model: nn.Module) -> dict[LeafPath, jax.ShapeDtypeStruct]:
     return {path: describe(leaf) for path, leaf in leaves(abstract).items()}
 
 
-def _shapes(variables: Mapping[LeafPath, Any], head: str) -> dict[LeafPath, tuple[int, ...]]:
-    return {path: x.shape for path, x in variables.items() if path[1] == head}
+@dataclass(frozen=True)
+class _Heads:
+    """How the parts of two models differ, but for the backbone.
+
+    Attributes:
+        left_out: First names of paths that only the weights have.
+        missing: First names that only the run's model has.
+        changed: Modules of a head that both have, with other shapes.
+    """
+
+    left_out: tuple[str, ...]
+    missing: tuple[str, ...]
+    changed: tuple[LeafPath, ...]
+
+    def differs(self, path: LeafPath) -> bool:
+        """Whether a variable is no matter of both."""
+        return path[1] in self.left_out + self.missing or path[1:-1] in self.changed
+
+
+def _compare_heads(
+    found: Mapping[LeafPath, np.ndarray], expected: Mapping[LeafPath, jax.ShapeDtypeStruct]
+) -> _Heads:
+    """Compares heads module by module, so that other classes replace the last layer alone."""
+    theirs, ours = ({path[1] for path in variables} for variables in (found, expected))
+    # Without a backbone they are no weights of such a model at all.
+    left_out, missing = (names - {"backbone"} for names in (theirs - ours, ours - theirs))
+    modules: dict[LeafPath, list[dict[LeafPath, tuple[int, ...]]]] = {}
+    for index, variables in enumerate((found, expected)):
+        for path, value in variables.items():
+            if path[1] in (theirs & ours) - set(BACKBONE):
+                shapes = modules.setdefault(path[1:-1], [{}, {}])
+                shapes[index][path] = value.shape
+    changed = (module for module, (before, now) in modules.items() if before != now)
+    return _Heads(tuple(sorted(left_out)), tuple(sorted(missing)), tuple(sorted(changed)))
 
 
 def _check_pixels(loaded: "Pretrained", experiment: Experiment) -> None:
@@ -178,12 +211,8 @@ def _advice(theirs: Any, ours: Any) -> str:
     changes = []
     variant = getattr(theirs, "variant", None)
     if variant != getattr(ours, "variant", None):
-        from mobilevit_jax.models import VARIANTS
-
-        # The rate of dropout is a choice of training, not of the weights.
-        sizes = {dataclasses.replace(v, dropout=0.0): f"mobilevit_{n}" for n, v in VARIANTS.items()}
-        name = sizes.get(dataclasses.replace(variant, dropout=0.0)) if variant else None
-        changes += [f"model.name to {name}"] if name else []
+        name = model_name(theirs) if variant else None
+        changes += [f"model.name to {kind_of(ours)}_{name.rpartition('_')[2]}"] if name else []
     changes += [
         f"model.{option} to {getattr(theirs, option)}"
         for option in _SHAPING
@@ -194,21 +223,16 @@ def _advice(theirs: Any, ours: Any) -> str:
     return f"set {' and '.join(changes)}, or choose weights of the same model"
 
 
-def _notes_on_heads(
-    replaced: list[str],
-    found: Mapping[LeafPath, np.ndarray],
-    expected: Mapping[LeafPath, jax.ShapeDtypeStruct],
-) -> list[str]:
+def _notes_on_heads(heads: _Heads, theirs: Any, ours: Any) -> list[str]:
     notes = []
-    for head in replaced:
-        bias = ("params", head, "bias")
-        if bias not in expected:
-            notes.append(f"{head}: left out")
-        elif bias not in found:
-            notes.append(f"{head}: not among the weights, initialised anew")
-        else:
-            before, now = found[bias].shape[0], expected[bias].shape[0]
-            notes.append(f"{head}: {before} -> {now} classes, initialised anew")
+    if heads.left_out:
+        notes.append(f"{', '.join(heads.left_out)}: left out")
+    if heads.missing:
+        notes.append(f"{', '.join(heads.missing)}: not among the weights, initialised anew")
+    if heads.changed:
+        before, now = theirs.num_classes, ours.num_classes
+        why = f"{before} -> {now} classes" if before != now else "of another shape"
+        notes.append(f"{', '.join(map('/'.join, heads.changed))}: {why}, initialised anew")
     return notes
 
 
@@ -218,20 +242,20 @@ def _notes_on_options(theirs: Any, ours: Any) -> list[str]:
         f"{option}: {getattr(theirs, option)} where the weights are from, {getattr(ours, option)} "
         "in this run"
         for option in _SHAPELESS
-        if getattr(theirs, option, None) != getattr(ours, option, None)
+        if hasattr(theirs, option)
+        and hasattr(ours, option)
+        and getattr(theirs, option) != getattr(ours, option)
     ]
 
 
-def _notes_on_names(
-    replaced: list[str], theirs: tuple[str, ...], ours: tuple[str, ...]
-) -> list[str]:
-    """Tells of a classifier that fits by its number of classes, though they are named otherwise."""
-    if replaced or len(theirs) != len(ours):
+def _notes_on_names(heads: _Heads, theirs: tuple[str, ...], ours: tuple[str, ...]) -> list[str]:
+    """Tells of a head that fits by its number of classes, though they are named otherwise."""
+    if heads.changed or heads.missing or heads.left_out or len(theirs) != len(ours):
         return []
     first = next(((old, new) for old, new in zip(theirs, ours, strict=True) if old != new), None)
     if first is None:
         return []
     return [
-        f"classifier: kept, though its {len(ours)} classes have other names there, such as "
+        f"the head is kept, though its {len(ours)} classes have other names there, such as "
         f"{first[0]!r} for {first[1]!r}"
     ]

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import pytest
 
 from mobilevit_jax.convert.config import (
-    from_huggingface,
     from_native,
     from_timm,
     read_config,
@@ -17,8 +16,9 @@ from mobilevit_jax.convert.config import (
     to_timm,
 )
 from mobilevit_jax.errors import ConfigurationError, DataError
-from mobilevit_jax.models import VARIANTS, Variant, create_model
+from mobilevit_jax.models import KINDS, VARIANTS, SSDLite, Variant, create_model
 from mobilevit_jax.processing import ImageProcessor
+from mobilevit_jax.tasks.detection.anchors import AnchorConfig
 from tests.small import TINY, tiny_model
 
 NAMES = ("tench", "crane", "crane", "ü", "LABEL_4", "x", "y")
@@ -31,12 +31,30 @@ OPTIONS = {
     "attention_dropout": 0.2,
     "classifier_dropout": 0.0,
 }
+ANCHORS = AnchorConfig(0.2, 0.9, ((), (2,), (2, 3.5), (3,), (), (2,)))
+LATER = {
+    "output_stride": 8,
+    "aspp_features": 512,
+    "aspp_rates": (12, 24, 36),
+    "aspp_dropout": 0.2,
+    "channel_dropout": True,
+    "head_dropout": 0.0,
+    "aux_width": 128,
+    "aux_dropout": 0.3,
+    "align_corners": True,
+}
 
 
 def hf(**changes):
     """Returns a configuration of transformers' with some entries changed, None for left out."""
     config = to_huggingface(create_model("mobilevit_xs", num_classes=7), NAMES) | changes
     return {name: value for name, value in config.items() if value is not None}
+
+
+def native_detector(**changes):
+    config = to_native(create_model("ssdlite_mobilevit_xs", num_classes=8), NAMES)
+    anchors = config["model"]["anchor_config"] | changes
+    return config | {"model": config["model"] | {"anchor_config": anchors}}
 
 
 def native(**changes):
@@ -62,15 +80,34 @@ class TestNative:
             create_model("mobilevit_s", num_classes=0, **OPTIONS),
             create_model("mobilevit_xs", patch_sizes=(8, 4, 2), fusion=False, ffn_dropout=0.1),
             tiny_model(7),
+            create_model("ssdlite_mobilevit_xxs", num_classes=7),
+            create_model("ssdlite_mobilevit_s", anchor_config=ANCHORS, fusion=False),
+            create_model("deeplabv3_mobilevit_xs", num_classes=7),
+            create_model("deeplabv3_mobilevit_s", upsample=False, aux_head=True, **LATER),
         ],
-        ids=["published", "options", "ablations", "widths"],
+        ids=[
+            *("published", "options", "ablations", "widths"),
+            *("detector", "anchors", "segmentation", "later"),
+        ],
     )
     def test_there_and_back(self, model):
         names = NAMES if model.num_classes == 7 else None
+        if names and isinstance(model, SSDLite):
+            names = names[1:]  # the background has none
         config = to_native(model, names)
         assert config == json.loads(json.dumps(config))
         assert config["library"] == "mobilevit_jax"
         assert from_native(config) == (model, names or ())
+
+    def test_names_of_a_detector_are_counted_from_1(self):
+        """As its labels are, 0 being the background."""
+        config = native_detector()
+        assert config["id2label"]["1"] == NAMES[0] and config["id2label"]["7"] == NAMES[6]
+        assert from_native(config)[1] == NAMES
+        placeholders = tuple(f"LABEL_{index}" for index in range(1, 8))
+        assert from_native(to_native(from_native(config)[0], placeholders))[1] == ()
+        with pytest.raises(DataError, match="one name for each index from 0 to 7"):
+            from_native(config | {"id2label": {"2": "a"}})
 
     def test_how_a_run_was_made_is_left_out(self):
         plain = create_model("mobilevit_xs")
@@ -84,10 +121,12 @@ class TestNative:
         assert to_native(run) == to_native(plain)
         assert from_native(to_native(run))[0] == plain
 
-    def test_every_other_field_is_stored(self):
-        stored = set(to_native(create_model("mobilevit_xs"))["model"])
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_every_other_field_is_stored(self, kind):
+        model = create_model(f"{kind}_xs")
+        stored = set(to_native(model)["model"])
         machinery = {"dtype", "remat", "bn_axis_name", "bn_unbiased", "freeze_backbone"}
-        fields = {field.name for field in dataclasses.fields(create_model("mobilevit_xs"))}
+        fields = {field.name for field in dataclasses.fields(model)}
         assert stored == {"type", *fields} - machinery - {"parent", "name"}
 
     def test_a_field_of_later_versions_has_its_default(self):
@@ -99,7 +138,14 @@ class TestNative:
         ("config", "message"),
         [
             (native(rotary=True), "rotary: not known to mobilevit_jax .* update the package"),
-            (native(type="SSDLite"), "a model of the type 'SSDLite', not 'MobileViT'"),
+            (native(type="YOLO"), "type 'YOLO', none of MobileViT, SSDLite, DeepLabV3"),
+            (native(type="SSDLite"), "classifier_dropout: not known to mobilevit_jax"),
+            (native(aux_head=True), "aux_head: not known to mobilevit_jax"),
+            (native_detector(min_scale="0"), "min_scale must be a number, not '0'"),
+            (native_detector(min_scale=2), "anchors need 0 < min_scale < max_scale"),
+            (native_detector(aspect_ratios=[[2], 3]), "must have aspect_ratios, a list of numbers"),
+            (native_detector(aspect_ratios=[["2"]] * 6), "aspect_ratios must be a number"),
+            (native_detector(aspect_ratios=[[2]]), "ratios of 6 levels; got 1"),
             (native(num_classes="7"), "num_classes must be a whole number, not '7'"),
             (native(fusion=1), "fusion must be true or false, not 1"),
             (native(dropout="0"), "dropout must be a number, not '0'"),
@@ -121,103 +167,6 @@ class TestNative:
     def test_bad(self, config, message):
         with pytest.raises(DataError, match=message):
             from_native(config)
-
-
-class TestHuggingFace:
-    @pytest.mark.parametrize("size", VARIANTS)
-    def test_there_and_back(self, size):
-        model = create_model(f"mobilevit_{size}", num_classes=7)
-        config = to_huggingface(model, NAMES)
-        assert config == json.loads(json.dumps(config))
-        assert from_huggingface(config) == (model, NAMES)
-
-    def test_options_and_widths(self):
-        model = create_model("mobilevit_s", variant=WIDE, num_classes=7, **OPTIONS)
-        found, names = from_huggingface(to_huggingface(model, NAMES))
-        assert names == NAMES
-        # The format has one dropout, the variant's default is another name for it.
-        assert found == model.clone(variant=dataclasses.replace(WIDE, dropout=0.3))
-
-    def test_published_values(self):
-        config = to_huggingface(create_model("mobilevit_s"), image_size=320)
-        assert config["neck_hidden_sizes"] == [16, 32, 64, 96, 128, 160, 640]
-        assert config["hidden_sizes"] == [144, 192, 240]
-        assert (config["expand_ratio"], config["mlp_ratio"]) == (4.0, 2.0)
-        assert (config["hidden_dropout_prob"], config["image_size"]) == (0.1, 320)
-        assert len(config["id2label"]) == len(config["label2id"]) == 1000
-        assert config["id2label"]["999"] == "LABEL_999"
-
-    def test_placeholders_are_no_names(self):
-        model = create_model("mobilevit_xs", num_classes=3)
-        assert from_huggingface(to_huggingface(model)) == (model, ())
-
-    def test_features_alone(self):
-        model = create_model("mobilevit_xs", num_classes=0)
-        assert to_huggingface(model)["id2label"] == {}
-        assert from_huggingface(to_huggingface(model)) == (model, ())
-        assert from_huggingface(hf(architectures=["MobileViTModel"])) == (model, ())
-
-    def test_what_a_file_leaves_out_is_transformers_default(self):
-        model, names = from_huggingface({"model_type": "mobilevit"})
-        assert model == create_model("mobilevit_s", num_classes=2) and names == ()
-
-    def test_names_are_in_the_order_of_their_indices(self):
-        labels = {str(index): f"c{index}" for index in reversed(range(12))}
-        assert from_huggingface(hf(id2label=labels))[1] == tuple(f"c{i}" for i in range(12))
-
-    def test_left_out_are_things_of_training(self):
-        model = create_model("mobilevit_xs", ffn_dropout=0.1, remat=True, dtype=jnp.bfloat16)
-        assert to_huggingface(model) == to_huggingface(create_model("mobilevit_xs"))
-
-    @pytest.mark.parametrize(
-        ("options", "named"),
-        [
-            ({"patch_sizes": (8, 4, 2)}, r"patch_sizes=\(8, 4, 2\)"),
-            ({"fusion": False}, "fusion=False"),
-            ({"variant": dataclasses.replace(VARIANTS["s"], depths=(1, 4, 3))}, r"depths=\(1, 4,"),
-            ({"variant": dataclasses.replace(WIDE, expansion=1, channels=(12,) * 6)}, "hidden wid"),
-            ({"fusion": False, "patch_sizes": (4, 2, 2)}, "patch_sizes=.*; fusion=False"),
-        ],
-        ids=str,
-    )
-    def test_what_it_cannot_express_is_named(self, options, named):
-        with pytest.raises(ConfigurationError, match=named + ".*layout='native'"):
-            to_huggingface(create_model("mobilevit_s", **options))
-
-    def test_names_for_other_classes(self):
-        with pytest.raises(ConfigurationError, match="7 class names were given for a model of 8"):
-            to_huggingface(create_model("mobilevit_s", num_classes=8), NAMES)
-
-    @pytest.mark.parametrize(
-        ("config", "message"),
-        [
-            (hf(model_type="mobilevitv2"), "MobileViTv2, another architecture"),
-            (hf(model_type="vit"), "a model of the type 'vit', not 'mobilevit'"),
-            (
-                hf(architectures=["MobileViTForSemanticSegmentation"]),
-                "describes a MobileViTForSemanticSegmentation",
-            ),
-            (hf(hidden_act="gelu"), "hidden_act='gelu' is not supported, only 'silu'"),
-            (hf(layer_norm_eps=1e-6), "layer_norm_eps=1e-06 is not supported, only 1e-05"),
-            (hf(qkv_bias=False), "qkv_bias=False is not supported, only True"),
-            (hf(num_channels=1), "num_channels=1 is not supported, only 3"),
-            (hf(expand_ratio=2.5), "expand_ratio=2.5 is not supported, only whole numbers"),
-            (hf(mlp_ratio=1.5), "mlp_ratio=1.5 is not supported, only whole numbers"),
-            (hf(patch_size=[2, 2]), r"patch_size must be a whole number, not \[2, 2\]"),
-            (hf(hidden_sizes=[96, 120]), "hidden_sizes must be a list of 3"),
-            (hf(output_stride=4), "output_stride must be one of"),
-            (hf(hidden_dropout_prob=1.0), r"dropout must be in \[0, 1\)"),
-            (hf(num_attention_heads=7), "7 heads do not divide"),
-            (hf(neck_hidden_sizes=[12, 16, 24, 48, 64, 80, 320], expand_ratio=1), "rounds"),
-            (hf(num_labels=9), "num_labels=9, but id2label names 7 classes"),
-            (hf(id2label={"0": "a", "2": "b"}), "id2label must have one name for each index"),
-            (hf(id2label=5), "id2label must be a mapping from index to name, not 5"),
-            (hf(id2label={"0": 1}), "id2label must be a text, not 1"),
-        ],
-    )
-    def test_what_our_model_does_not_do_is_named(self, config, message):
-        with pytest.raises(DataError, match=message):
-            from_huggingface(config)
 
 
 class TestTimm:
@@ -288,6 +237,11 @@ class TestTimm:
     def test_models_it_cannot_express_are_named(self, options, named):
         with pytest.raises(ConfigurationError, match=f"timm.*{named}.*layout='native'"):
             to_timm(create_model("mobilevit_xs", **options), None, timm_processor())
+
+    @pytest.mark.parametrize("name", ["ssdlite_mobilevit_s", "deeplabv3_mobilevit_s"])
+    def test_other_kinds_are_named(self, name):
+        with pytest.raises(ConfigurationError, match="timm.*a model of the type (SSD|Deep)L"):
+            to_timm(create_model(name), None, timm_processor())
 
     @pytest.mark.parametrize(
         "changes",

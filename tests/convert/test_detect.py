@@ -1,6 +1,16 @@
+import json
+
 import pytest
 
 from mobilevit_jax import convert
+from mobilevit_jax.convert.cvnets import (
+    CVNETS,
+    CVNETS_DEEPLABV3,
+    CVNETS_LATER_DEEPLABV3,
+    CVNETS_SSDLITE,
+)
+from mobilevit_jax.convert.detect import detect
+from mobilevit_jax.convert.huggingface import HUGGINGFACE_DEEPLABV3
 from mobilevit_jax.errors import DataError
 from tests import reference
 
@@ -19,15 +29,36 @@ def test_part_of_the_names_is_enough():
         (["mobilevitv2.conv_stem.convolution.weight"], "MobileViTv2"),
         (["conv_1.block.x", "layer_3.1.global_rep.0.pre_norm_attn.0.weight"], "MobileViTv2"),
         (["stem.conv.weight", "stages.2.1.transformer.0.attn.qkv_proj.weight"], "MobileViTv2"),
-        ([f"encoder.{name}" for name in NAMES] + ["ssd_heads.0.x.weight"], "an SSDLite detector"),
-        ([f"encoder.{name}" for name in NAMES] + ["seg_head.aspp.weight"], "a DeepLabv3 segm"),
-        (["mobilevit.conv_stem.x", "segmentation_head.aspp.project.x"], "a DeepLabv3 segm"),
         (["params/backbone/conv_1/conv/kernel"], "this package's own arrays"),
     ],
 )
 def test_relatives_are_told_apart(names, what):
     with pytest.raises(DataError, match=f"the tensors are those of {what}"):
         convert.detect_layout(names)
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        ("s", CVNETS),
+        ("ssdlite_s", CVNETS_SSDLITE),
+        ("deeplabv3_s", CVNETS_DEEPLABV3),
+        ("deeplabv3_s_later", CVNETS_LATER_DEEPLABV3),
+    ],
+)
+def test_kinds_of_models(model, expected):
+    names = [*reference.names_and_shapes(model)]
+    assert detect(names) == (expected, expected.prefixes[0])
+    assert convert.detect_layout(names) == "cvnets"
+
+
+def test_segmentation_models_of_transformers():
+    names = [*reference.names_and_shapes("deeplabv3_s")]
+    table = json.loads((reference.GOLDEN / "cvnets_to_huggingface.json").read_text())
+    heads = json.loads((reference.GOLDEN / "cvnets_to_huggingface_head.json").read_text())
+    table = {f"encoder.{name}": theirs for name, theirs in table.items()} | heads
+    theirs = [part for name in names for part in table.get(name, ())]
+    assert detect(theirs) == (HUGGINGFACE_DEEPLABV3, "mobilevit.")
 
 
 # Networks of the same libraries, with the same names for their convolutions.

@@ -1,3 +1,6 @@
+import dataclasses
+from typing import Any
+
 import numpy as np
 import pytest
 from flax import traverse_util
@@ -7,6 +10,7 @@ from mobilevit_jax.convert.recognise import Recognised, recognise
 from mobilevit_jax.errors import DataError
 from mobilevit_jax.models import VARIANTS, Variant, create_model
 from mobilevit_jax.models.shapes import variable_shapes
+from mobilevit_jax.tasks.detection.anchors import AnchorConfig
 from tests import reference
 
 WIDE = Variant((8, 16, 24, 32, 40, 48), (16, 24, 32), 3, 56, dropout=0.1, ffn_multiplier=3)
@@ -18,18 +22,26 @@ def shapes_of(model, layout):
     return {name: array.shape for name, array in state_dict.items()}
 
 
+ORDERS: dict[str, Any] = {"huggingface": "bgr", "cvnets": "bgr", "timm": "rgb"}
+
+
+def classifier(layout, *fields):
+    return Recognised(layout, *fields, channel_order=ORDERS[layout])
+
+
 @pytest.mark.parametrize("layout", convert.LAYOUTS)
 @pytest.mark.parametrize("size", VARIANTS)
 def test_published(size, layout):
     model = create_model(f"mobilevit_{size}", num_classes=21)
-    expected = Recognised(layout, VARIANTS[size], f"mobilevit_{size}", 21, True, 3)
-    assert recognise(shapes_of(model, layout)) == expected
+    found = recognise(shapes_of(model, layout))
+    assert found == classifier(layout, VARIANTS[size], f"mobilevit_{size}", 21, True, 3)
+    assert found.create() == model
 
 
 @pytest.mark.parametrize("layout", convert.LAYOUTS)
 def test_other_widths(layout):
     model = create_model("mobilevit_s", variant=WIDE, num_classes=0, kernel_size=5)
-    assert recognise(shapes_of(model, layout)) == Recognised(layout, WIDE, None, 0, True, 5)
+    assert recognise(shapes_of(model, layout)) == classifier(layout, WIDE, None, 0, True, 5)
 
 
 @pytest.mark.parametrize("layout", ["cvnets", "timm"])
@@ -44,6 +56,76 @@ def test_other_depths():
     )
     found = recognise(shapes_of(create_model("mobilevit_s", variant=variant), "cvnets"))
     assert (found.name, found.variant) == (None, variant)
+
+
+class TestDetectors:
+    @pytest.mark.parametrize("size", VARIANTS)
+    def test_published(self, size):
+        found = recognise(reference.names_and_shapes(f"ssdlite_{size}"))
+        assert found.create() == create_model(f"ssdlite_mobilevit_{size}")
+        assert found.channel_order == "bgr"
+
+    def test_other_widths_and_classes(self):
+        variant = dataclasses.replace(WIDE, exp_channels=4 * 48)
+        model = create_model("ssdlite_mobilevit_s", variant=variant, num_classes=5, fusion=False)
+        found = recognise(shapes_of(model, "cvnets"))
+        assert (found.name, found.kind) == (None, "ssdlite_mobilevit")
+        assert found.create() == model
+
+    def test_other_anchors_leave_the_classes_unknown(self):
+        config = AnchorConfig(aspect_ratios=((2,),) * 6)
+        model = create_model("ssdlite_mobilevit_xxs", anchor_config=config)
+        message = (
+            "cannot tell the number of classes: 6, 6, 6, 6, 6, 4 anchors .* 340, 340, .*config"
+        )
+        with pytest.raises(DataError, match=message):
+            recognise(shapes_of(model, "cvnets"))
+
+
+class TestSegmentationModels:
+    @pytest.mark.parametrize("layout", ["cvnets", "huggingface"])
+    @pytest.mark.parametrize("size", VARIANTS)
+    def test_published(self, size, layout):
+        model = create_model(f"deeplabv3_mobilevit_{size}", num_classes=7)
+        found = recognise(shapes_of(model, layout))
+        assert (found.layout, found.name) == (layout, f"deeplabv3_mobilevit_{size}")
+        assert found.create() == model
+        assert found.channel_order == "bgr"
+
+    @pytest.mark.parametrize("aux_width", [128, 16])
+    def test_options_that_the_tensors_show(self, aux_width):
+        variant = dataclasses.replace(WIDE, exp_channels=4 * 48)
+        options = {"aspp_features": 24, "aux_head": True, "aux_width": aux_width}
+        model = create_model("deeplabv3_mobilevit_s", variant=variant, kernel_size=5, **options)
+        assert recognise(shapes_of(model, "cvnets")).create() == model
+
+    def test_later_cvnets(self):
+        """What leaves no trace is of the published recipe, and images are R, G, B."""
+        found = recognise(reference.names_and_shapes("deeplabv3_s_later"))
+        assert found.channel_order == "rgb"
+        assert found.create() == create_model(
+            "deeplabv3_mobilevit_s",
+            output_stride=8,
+            aspp_features=512,
+            aspp_rates=(12, 24, 36),
+            channel_dropout=True,
+            head_dropout=0.0,
+            aux_head=True,
+            aux_width=128,
+            align_corners=True,
+        )
+
+    def test_a_narrow_auxiliary_head(self):
+        shapes = reference.names_and_shapes("deeplabv3_s_later")
+        shapes["seg_head.aux_head.0.block.conv.weight"] = (16, 128, 3, 3)
+        with pytest.raises(DataError, match="16 channels, less than a quarter of layer_4's 128"):
+            recognise(shapes)
+
+    def test_without_a_classifier(self):
+        shapes = reference.names_and_shapes("deeplabv3_s")
+        del shapes["seg_head.classifier.classifier.block.conv.weight"]
+        with pytest.raises(DataError, match="the tensors of classifier/kernel are missing"):
+            recognise(shapes)
 
 
 def test_no_trace_of_heads():

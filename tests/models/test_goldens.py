@@ -55,3 +55,26 @@ def test_no_fusion():
     assert_close(logits, expected["logits"])
     count = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
     assert count == expected["params"] == 1_962_552
+
+
+@pytest.mark.slow
+def test_ssdlite():
+    expected = reference.golden("ssd_s_320")
+    model = create_model("ssdlite_mobilevit_s")
+    variables = convert.load_state_dict(model, reference.state_dict("ssdlite_s"))
+    logits, offsets = jax.jit(model.apply)(variables, reference.images(5, 1, 320, 320))
+    assert_close(offsets, expected["offsets"])
+    assert_close(logits[:, ::64], expected["logits_every_64th_anchor"])
+    assert_close(logits.mean(1), expected["logits_mean_per_class"])
+    np.testing.assert_array_equal(model.anchors(320, 320), expected["anchors"])
+
+
+@pytest.mark.slow
+def test_deeplabv3():
+    expected = reference.golden("deeplabv3_s_512")
+    model = create_model("deeplabv3_mobilevit_s")
+    variables = convert.load_state_dict(model, reference.state_dict("deeplabv3_s"))
+    logits = jax.jit(model.apply)(variables, reference.images(7, 1, 512, 512))
+    assert_close(logits[:, ::16, ::16].transpose(0, 3, 1, 2), expected["logits_every_16th"])
+    agreeing = logits[:, ::4, ::4].argmax(-1) == expected["argmax_every_4th"]
+    assert agreeing.mean() > 0.999  # gaps between classes of 1e-5 exist

@@ -134,11 +134,20 @@ def test_the_input_is_added_only_where_shapes_stay(features, stride, expected):
 
 def test_block_activates_unless_told_otherwise():
     x = normal(1, 4, 4, 3)
-    on, off = ConvBlock(4, 3), ConvBlock(4, 3, act=False)
+    on, off = ConvBlock(4, 3), ConvBlock(4, 3, act=None)
     variables = on.init(jax.random.key(0), x)
     linear = off.apply(variables, x)
     np.testing.assert_allclose(on.apply(variables, x), nn.silu(linear), atol=1e-6)
     assert linear.min() < -0.5  # SiLU never is
+    relu = ConvBlock(4, 3, act=nn.relu).apply(variables, x)
+    np.testing.assert_array_equal(relu, np.maximum(linear, 0))
+
+
+def test_block_hands_the_initialiser_to_its_convolution():
+    params = ConvBlock(4, kernel_init=nn.initializers.constant(7)).init(
+        jax.random.key(0), normal(1, 4, 4, 3)
+    )["params"]
+    np.testing.assert_array_equal(params["conv"]["kernel"], 7)
 
 
 @pytest.mark.slow

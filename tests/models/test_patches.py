@@ -70,12 +70,15 @@ def test_padded_size(size, patch, expected):
     assert padded_size(*size, patch) == expected
 
 
-def interpolated(x, size):
+def interpolated(x, size, align_corners=False):
     """Bilinear resizing with half-pixel centres and clamped borders, one pixel at a time."""
     _, height, width, _ = x.shape
 
     def source(index, old, new):
-        position = min(max((index + 0.5) * old / new - 0.5, 0.0), old - 1.0)
+        if align_corners:
+            position = index * (old - 1) / max(new - 1, 1)
+        else:
+            position = min(max((index + 0.5) * old / new - 0.5, 0.0), old - 1.0)
         low = int(position)
         return low, min(low + 1, old - 1), position - low
 
@@ -98,6 +101,16 @@ def test_resize_bilinear_has_half_pixel_centres_and_no_antialias(old, new):
     x = np.random.default_rng(0).standard_normal((2, *old, 3)).astype(np.float32)
     resized = resize_bilinear(jnp.asarray(x), new)
     np.testing.assert_allclose(resized, interpolated(x, new), rtol=0, atol=5e-6)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [((5, 5), (6, 6)), ((2, 3), (32, 48)), ((1, 4), (8, 1)), ((8, 1), (1, 8)), ((7, 9), (9, 8))],
+)
+def test_resize_bilinear_with_corners_on_corners(old, new):
+    x = np.random.default_rng(0).standard_normal((2, *old, 3)).astype(np.float32)
+    resized = resize_bilinear(jnp.asarray(x), new, align_corners=True)
+    np.testing.assert_allclose(resized, interpolated(x, new, True), rtol=0, atol=2e-5)
 
 
 def test_resize_to_the_same_size_is_the_identity():

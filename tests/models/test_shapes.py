@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import time
 from typing import Any
@@ -9,6 +10,7 @@ from flax import traverse_util
 
 from mobilevit_jax.models import Variant, create_model
 from mobilevit_jax.models.shapes import variable_shapes
+from mobilevit_jax.tasks.detection.anchors import AnchorConfig
 from tests import reference
 from tests.small import TINY, tiny_model
 
@@ -55,6 +57,32 @@ def test_published_sizes_have_the_committed_paths(size):
 )
 def test_options_give_what_init_makes(options):
     model = create_model("mobilevit_xxs", **{"variant": TINY} | options)
+    assert variable_shapes(model) == traced_shapes(model)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("ssdlite_mobilevit_xxs", {}),
+        ("ssdlite_mobilevit_s", {"variant": UNEVEN, "num_classes": 3}),
+        # A stage that needs no projection, and other numbers of anchors.
+        (
+            "ssdlite_mobilevit_s",
+            {
+                "variant": dataclasses.replace(UNEVEN, channels=(8, 12, 16, 20, 512, 28)),
+                "anchor_config": AnchorConfig(aspect_ratios=((), (2,), (2, 3), (3,), (), (2, 3))),
+            },
+        ),
+        ("deeplabv3_mobilevit_xs", {}),
+        (
+            "deeplabv3_mobilevit_s",
+            {"variant": UNEVEN, "aspp_features": 12, "aux_head": True, "aux_width": 4},
+        ),
+        ("deeplabv3_mobilevit_s", {"variant": UNEVEN, "aux_head": True, "fusion": False}),
+    ],
+)
+def test_detectors_and_segmentation_models(name, options):
+    model = create_model(name, **options)
     assert variable_shapes(model) == traced_shapes(model)
 
 

@@ -9,10 +9,10 @@ import pytest
 from flax import traverse_util
 
 from mobilevit_jax.errors import ConfigurationError
-from mobilevit_jax.models import create_model, list_models
+from mobilevit_jax.models import create_model, kind_of, list_models, model_name
+from mobilevit_jax.models.backbone import _Stage, feature_sizes
 from mobilevit_jax.models.config import ModelConfig
 from mobilevit_jax.models.layers import InvertedResidual
-from mobilevit_jax.models.mobilevit import _Stage
 from tests import reference
 from tests.small import TINY, random_variables, tiny_model
 
@@ -114,6 +114,15 @@ def test_output_stride(stride, sides):
     assert (features["layer_4"].shape[1], features["layer_5"].shape[1]) == sides
 
 
+@pytest.mark.parametrize("stride", [32, 16, 8])
+@pytest.mark.parametrize(("height", "width"), [(64, 96), (1, 7), (131, 250)])
+def test_sizes_of_features_need_no_model(stride, height, width):
+    _, features = abstract_outputs(tiny_model(output_stride=stride), height, width)
+    del features["conv_1x1_exp"]
+    found = {name: feature.shape[1:3] for name, feature in features.items()}
+    assert found == feature_sizes(height, width, stride)
+
+
 @pytest.mark.parametrize(("stride", "dilations"), [(32, (1, 1)), (16, (1, 1)), (8, (1, 2))])
 def test_output_stride_dilates_what_stood_behind_a_removed_stride(stride, dilations):
     """CVNets v0.1 gives a stage the dilation from before its own stride was taken out."""
@@ -203,9 +212,19 @@ def test_rematerialisation_keeps_the_paths():
 
 class TestNames:
     def test_list(self):
-        assert list_models() == ["mobilevit_s", "mobilevit_xs", "mobilevit_xxs"]
-        assert list_models("*_x*") == ["mobilevit_xs", "mobilevit_xxs"]
+        sizes = ("s", "xs", "xxs")
+        kinds = ("deeplabv3_mobilevit", "mobilevit", "ssdlite_mobilevit")
+        assert list_models() == [f"{kind}_{size}" for kind in kinds for size in sizes]
+        assert list_models("mobilevit_x*") == ["mobilevit_xs", "mobilevit_xxs"]
+        assert list_models("ssd*_s") == ["ssdlite_mobilevit_s"]
         assert list_models("resnet*") == []
+
+    @pytest.mark.parametrize("name", list_models())
+    def test_names_of_models(self, name):
+        model = create_model(name, dropout=0.3)
+        assert model_name(model) == name
+        assert kind_of(model) == name.rpartition("_")[0]
+        assert model_name(create_model(name, variant=TINY)) is None
 
     def test_unknown_model(self):
         with pytest.raises(ConfigurationError, match="'mobilevit_xss'.*did you mean 'mobilevit_x"):

@@ -16,7 +16,7 @@ import numpy as np
 
 from mobilevit_jax import convert
 from mobilevit_jax.convert.config import to_huggingface
-from mobilevit_jax.models.mobilevit import MobileViT
+from mobilevit_jax.models.backbone import BackboneModel
 
 SIZES = ("xxs", "xs", "s")
 # Divided by patches everywhere; taller than wide, and layer_5 resized; three stages resized.
@@ -57,18 +57,20 @@ def difference(ours: Any, theirs: Any, least: float = 0.0) -> float:
     return float(np.abs(ours - theirs).max() / max(np.abs(theirs).max(), least))
 
 
-def huggingface_twin(model: MobileViT, variables: Any) -> Any:
+def huggingface_twin(model: BackboneModel, variables: Any) -> Any:
     """Returns transformers' model with our weights, in evaluation mode."""
     import torch
-    from transformers import MobileViTConfig, MobileViTForImageClassification
+    import transformers
 
-    twin = MobileViTForImageClassification(MobileViTConfig(**to_huggingface(model)))
+    config = to_huggingface(model)
+    kind = getattr(transformers, config["architectures"][0])
+    twin = kind(transformers.MobileViTConfig(**config))
     state_dict = convert.to_state_dict(model, variables, "huggingface")
     twin.load_state_dict({name: torch.from_numpy(array) for name, array in state_dict.items()})
     return twin.eval()
 
 
-def gradients_of(twin: Any, model: MobileViT) -> Any:
+def gradients_of(twin: Any, model: BackboneModel) -> Any:
     """Returns the gradients that a twin has, as our "params"."""
     tensors = {name: p.grad.numpy() for name, p in twin.named_parameters()}
     # Running statistics have none, but there is no state dict without them.
@@ -115,12 +117,12 @@ def messages_of_transformers() -> Iterator[list[str]]:
         logger.removeHandler(collector)
 
 
-def load_quietly(directory: Path) -> Any:
-    """Returns transformers' classifier of a directory, which must load without a word."""
-    from transformers import MobileViTForImageClassification
+def load_quietly(directory: Path, kind: str = "MobileViTForImageClassification") -> Any:
+    """Returns transformers' model of a directory, which must load without a word."""
+    import transformers
 
     with messages_of_transformers() as said:
-        loaded: Any = MobileViTForImageClassification.from_pretrained(
+        loaded: Any = getattr(transformers, kind).from_pretrained(
             directory, output_loading_info=True
         )
     twin, info = loaded

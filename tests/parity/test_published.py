@@ -24,6 +24,12 @@ LOGITS = {
     "x-small": (-2.4761, -0.9399, -1.9587),
     "xx-small": (-1.9364, -1.2327, -0.4653),
 }
+# Of DeepLabv3 on them, the background's at the first three places of the first row.
+SEGMENTATION_LOGITS = {
+    "small": (6.2065, 6.1292, 6.2070),
+    "x-small": (5.4449, 5.5733, 5.6314),
+    "xx-small": (6.9811, 6.9743, 7.3123),
+}
 
 
 def reach(url: str) -> bytes:
@@ -51,3 +57,15 @@ def test_logits(size, cats):
     assert logits.shape == (1, 1000)
     np.testing.assert_allclose(logits[0, :3], LOGITS[size], atol=1e-4)
     assert "cat" in loaded.class_names[int(logits[0].argmax())]
+
+
+@pytest.mark.parametrize("size", SEGMENTATION_LOGITS)
+def test_segmentation_logits(size, cats):
+    reach(f"https://huggingface.co/apple/deeplabv3-mobilevit-{size}/raw/main/config.json")
+    loaded = load_weights(f"apple/deeplabv3-mobilevit-{size}")
+    assert loaded.processor.channel_order == "bgr"
+    model = loaded.model.clone(upsample=False)
+    processor = ImageProcessor(size=544, crop_size=(512, 512), resample="pillow_bilinear")
+    logits = np.asarray(compiled(model.apply)(loaded.variables, processor(cats)))
+    assert logits.shape == (1, 32, 32, 21)
+    np.testing.assert_allclose(logits[0, 0, :3, 0], SEGMENTATION_LOGITS[size], atol=1e-4)
