@@ -19,6 +19,8 @@ from mobilevit_jax.data.sampler import SamplerConfig
 from mobilevit_jax.errors import ConfigurationError, nearest
 from mobilevit_jax.models.config import ModelConfig
 from mobilevit_jax.processing import ImageProcessor
+from mobilevit_jax.tasks.detection.config import DetectionConfig
+from mobilevit_jax.tasks.segmentation.config import SegmentationConfig
 from mobilevit_jax.training.losses import LossConfig
 from mobilevit_jax.training.optimizer import OptimizerConfig
 from mobilevit_jax.training.schedule import ScheduleConfig
@@ -77,13 +79,13 @@ class CheckpointConfig:
     Attributes:
         every_epochs: Epochs between checkpoints; the last epoch always ends with one.
         keep_best: Checkpoints kept by the validation metric, besides the latest.
-        metric: Name of the metric.
+        metric: Name of the metric; None takes the task's own: top1, map or miou.
         mode: Whether its highest or its lowest value is the best.
     """
 
     every_epochs: int = 1
     keep_best: int = 5
-    metric: str = "top1"
+    metric: str | None = None
     mode: Literal["max", "min"] = "max"
 
     def __post_init__(self) -> None:
@@ -111,10 +113,12 @@ class Experiment:
         model: The model.
         data: The data.
         processor: What evaluation images go through; its channel order holds in training too.
-        augment: What training images go through.
+        augment: What training images go through in classification.
         sampler: Sizes and batches.
         loader: Threads and memory.
-        loss: The loss.
+        loss: The loss of classification.
+        detection: Settings of ssdlite_* models.
+        segmentation: Settings of deeplabv3_* models.
         optimizer: The optimizer.
         schedule: The learning rate.
         ema: The average of the weights.
@@ -134,6 +138,8 @@ class Experiment:
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     loader: LoaderConfig = field(default_factory=LoaderConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+    detection: DetectionConfig = field(default_factory=DetectionConfig)
+    segmentation: SegmentationConfig = field(default_factory=SegmentationConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     ema: EMAConfig = field(default_factory=EMAConfig)

@@ -135,7 +135,7 @@ class ImageProcessor:
         Returns:
             uint8 [h, w, 3], contiguous.
         """
-        height, width = self._resized_size(*image.shape[:2])
+        height, width = self.resized_size(*image.shape[:2])
         if not self.do_center_crop:
             return np.ascontiguousarray(self._resize(image, height, width))
         crop_height, crop_width = self.crop_size
@@ -268,7 +268,8 @@ class ImageProcessor:
             )
         return image[:, :, ::-1] if self.do_flip_channel_order else image
 
-    def _resized_size(self, height: int, width: int) -> tuple[int, int]:
+    def resized_size(self, height: int, width: int) -> tuple[int, int]:
+        """Returns the size in pixels that an image is resized to, before the crop."""
         if not self.do_resize:
             return height, width
         if not isinstance(self.size, int):

@@ -32,6 +32,7 @@ __all__ = [
 
 _READABLE_FORMATS = ("array_record", "parquet")
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
+JOIN = "+"  # between the names of data sets that are taken for one
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,8 @@ class Split:
         return len(self._source)
 
     def __reduce__(self) -> Any:
+        if JOIN in self.info.name:
+            return (open_split, (self.info.name, self.name, self.info.directory))
         return (_open, (self.info.name, self.info.directory, self.name))
 
     def records(self, ids: Sequence[int] | np.ndarray) -> list[dict[str, Any]]:
@@ -103,6 +106,8 @@ class Split:
         try:
             stored = self._source.__getitems__(places)
             records = [self._parser.parse(record) for record in stored]
+        except DataError:  # of one of several data sets that are joined
+            raise
         except Exception as error:  # the libraries' own exceptions have no common base
             raise DataError(
                 f"cannot read {self.info.name} {self.name} in {self.info.directory}: {error}; "
@@ -180,13 +185,17 @@ def dataset_info(name: str, data_dir: str | Path | None = None) -> DatasetInfo:
     """Describes a prepared data set.
 
     Args:
-        name: As for `find_prepared`.
+        name: As for `find_prepared`, or several such names joined by "+".
         data_dir: The data directory; `default_data_dir()` for None.
 
     Raises:
-        ConfigurationError: If no such data set is prepared.
+        ConfigurationError: If no such data set is prepared, or joined ones differ in their classes.
         DataError: If it is stored in a format that only TensorFlow reads, or damaged.
     """
+    if JOIN in name:
+        from mobilevit_jax.data.joined import describe_joined
+
+        return describe_joined(name, data_dir)
     place = find_prepared(name, data_dir)
     return _describe(place.name, place.directory, _load_builder(place.directory))
 
@@ -195,14 +204,21 @@ def open_split(name: str, split: str, data_dir: str | Path | None = None) -> Spl
     """Opens a split of a prepared data set.
 
     Args:
-        name: As for `find_prepared`.
-        split: A split, a TFDS slice such as "train[:10%]" or "train[100:]", or a sum of them.
+        name: As for `find_prepared`, or several such names joined by "+", whose records then
+            follow one another.
+        split: A split, a TFDS slice such as "train[:10%]" or "train[100:]", or a sum of them. Of
+            joined data sets, one for all, or one for each, with commas between; an empty place
+            leaves that data set out, as in "validation,".
         data_dir: The data directory; `default_data_dir()` for None.
 
     Raises:
         ConfigurationError: If the data set or the split does not exist.
         DataError: If the data set is damaged, has no images, or is stored as tfrecord.
     """
+    if JOIN in name:
+        from mobilevit_jax.data.joined import open_joined
+
+        return open_joined(name, split, data_dir)
     place = find_prepared(name, data_dir)
     return _open(place.name, place.directory, split)
 

@@ -1,0 +1,84 @@
+"""Tasks by the kind of model: classification, detection, segmentation.
+
+Nothing heavy is imported until a task is asked for.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from mobilevit_jax.errors import unknown_name
+
+if TYPE_CHECKING:
+    from mobilevit_jax.config import Experiment
+    from mobilevit_jax.data.sources import DatasetInfo
+    from mobilevit_jax.pretrained import Pretrained
+    from mobilevit_jax.processing import ImageProcessor
+    from mobilevit_jax.tasks.base import DataTask
+
+# The part of a model's name in front of the size -> the module of its task, which has functions of
+# the same names as those here.
+_TASKS = {
+    "ssdlite_mobilevit": "detection.task",
+    "deeplabv3_mobilevit": "segmentation.task",
+    "mobilevit": "classification",
+}
+
+
+def task_of(model_name: str) -> str:
+    """Returns "classification", "detection" or "segmentation".
+
+    Args:
+        model_name: One of `list_models()`, or the part of it in front of the size.
+
+    Raises:
+        ConfigurationError: If no task has models of that name.
+    """
+    return _path_of(model_name).partition(".")[0]
+
+
+def create_task(experiment: "Experiment") -> "DataTask":
+    """Opens an experiment's data and builds its model.
+
+    Raises:
+        ConfigurationError: If data set, split, model or batch do not fit together.
+        DataError: If the data set cannot be read.
+    """
+    return _module_of(experiment.model.name).create_task(experiment)
+
+
+def class_names_of(model_name: str, info: "DatasetInfo") -> tuple[str, ...]:
+    """Returns the names of a data set's classes as weights of a kind of model keep them.
+
+    Detectors leave the background out, segmentation models have it as class 0.
+    """
+    return _module_of(model_name).class_names_of(info)
+
+
+def create_evaluator(loaded: "Pretrained", info: "DatasetInfo", processor: "ImageProcessor") -> Any:
+    """Builds `evaluate(variables, split, batch_size, loader) -> metrics` for weights.
+
+    Args:
+        loaded: The weights; settings of evaluation are those of their run, if they are of one.
+        info: The data set.
+        processor: What images go through, usually `loaded.processor`.
+
+    Raises:
+        ConfigurationError: If the data set's classes are not those of the weights.
+    """
+    return _module_of(loaded.model_name).create_evaluator(loaded, info, processor)
+
+
+def create_predictor(loaded: "Pretrained", processor: "ImageProcessor") -> Any:
+    """Builds what answers for images: a `Classifier`, `Detector` or `Segmenter`."""
+    return _module_of(loaded.model_name).create_predictor(loaded, processor)
+
+
+def _module_of(model_name: str) -> Any:
+    return importlib.import_module(f"{__name__}.{_path_of(model_name)}")
+
+
+def _path_of(model_name: str) -> str:
+    for kind, path in _TASKS.items():
+        if model_name == kind or model_name.startswith(f"{kind}_"):
+            return path
+    raise unknown_name("kind of model", model_name, _TASKS)

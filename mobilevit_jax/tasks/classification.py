@@ -1,8 +1,9 @@
 """Image classification: how a record becomes an example, its loss, its metrics, its evaluation."""
 
 import collections
+import functools
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,28 +14,20 @@ import numpy as np
 
 from mobilevit_jax.data.augment import AugmentConfig, augment, example_rng
 from mobilevit_jax.data.decode import decode_image
-from mobilevit_jax.data.loader import LoaderConfig, SkippedImages, load_batches
-from mobilevit_jax.data.sampler import (
-    PlannedBatch,
-    Scale,
-    check_devices,
-    plan_epoch,
-    plan_evaluation,
-    scale_table,
-    steps_in_epoch,
-)
-from mobilevit_jax.data.sources import Split, dataset_info, open_split
-from mobilevit_jax.errors import ConfigurationError, unknown_name
+from mobilevit_jax.data.loader import LoaderConfig, load_batches
+from mobilevit_jax.data.sampler import PlannedBatch, Scale, plan_evaluation
+from mobilevit_jax.data.sources import DatasetInfo, Split
+from mobilevit_jax.errors import ConfigurationError
 from mobilevit_jax.processing import ImageProcessor
+from mobilevit_jax.tasks.base import Arrays, DataTask, LoadExample, record_name
+from mobilevit_jax.tasks.classifier import Classifier
 from mobilevit_jax.training import parallel
 from mobilevit_jax.training.losses import cross_entropy
 from mobilevit_jax.training.step import make_evaluation_step
 
 if TYPE_CHECKING:
     from mobilevit_jax.config import Experiment
-
-Arrays = dict[str, np.ndarray]
-LoadExample = Callable[[dict[str, Any], int, PlannedBatch], dict[str, Any]]
+    from mobilevit_jax.pretrained import Pretrained
 
 
 @dataclass(frozen=True)
@@ -51,6 +44,14 @@ class ClassificationObjective:
     def metrics(self) -> tuple[str, ...]:
         """Names of the sums."""
         return ("loss", "top1", "top5")
+
+    def prepare(self, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        """Returns the batch as it is."""
+        return batch
+
+    def normaliser(self, batch: dict[str, jax.Array]) -> jax.Array:
+        """Returns 1 for every image [b]: the loss is their mean."""
+        return jnp.ones_like(batch["weight"])
 
     def loss(
         self, outputs: jax.Array, batch: dict[str, jax.Array]
@@ -80,96 +81,33 @@ def hits(logits: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
     return {"top1": jnp.float32(rank < 1), "top5": jnp.float32(rank < 5)}
 
 
-class ClassificationTask:
-    """Joins data, model and objective for the training loop.
+class ClassificationTask(DataTask):
+    """Classification; see `DataTask`."""
 
-    Attributes:
-        class_names: Of the data set.
-        model: The model.
-        objective: Loss and metrics.
-        table: The scales of the run.
-        steps_of_epochs: Steps of each epoch.
-        examples: Number of training examples.
-        skipped: Images that could not be decoded, if the run skips them.
-    """
+    main_metric = "top1"
 
-    def __init__(self, experiment: "Experiment") -> None:
-        """Opens the splits and builds the model.
+    def _make_model(self, experiment: "Experiment", info: DatasetInfo) -> nn.Module:
+        model = experiment.model.build(len(info.class_names), parallel.AXIS)
+        _check_classes(model.num_classes, info.class_names, experiment.data.dataset)
+        return model
 
-        Raises:
-            ConfigurationError: If data set, split, model or batch do not fit together.
-            DataError: If the data set cannot be read.
-        """
-        data = experiment.data
-        info = dataset_info(data.dataset, data.data_dir)
-        self.class_names = info.class_names
-        self.model = experiment.model.build(len(info.class_names), parallel.AXIS)
-        _check_classes(self.model.num_classes, info.class_names, data.dataset)
-        self.objective = ClassificationObjective(experiment.loss.label_smoothing)
-        _check_metric(experiment, self.objective.metrics)
-        self.table: tuple[Scale, ...] = scale_table(experiment.sampler)
-        check_devices(self.table, jax.device_count(), experiment.optimizer.accumulation)
-        self._experiment = experiment
-        self._splits: dict[str, Split] = {
-            role: open_split(data.dataset, name, data.data_dir)
-            for role, name in (
-                ("train", data.train),
-                ("validation", data.validation),
-                ("test", data.test),
-            )
-            if name
-        }
-        self.examples = len(self._splits["train"])
-        self.steps_of_epochs = [
-            steps_in_epoch(experiment.seed, epoch, self.examples, self.table)
-            for epoch in range(experiment.epochs)
-        ]
-        self.skipped = SkippedImages()
-        self._evaluator = Evaluator(self.model, self.objective, experiment.processor)
+    def _make_objective(self, experiment: "Experiment") -> ClassificationObjective:
+        return ClassificationObjective(experiment.loss.label_smoothing)
 
-    @property
-    def evaluation_splits(self) -> tuple[str, ...]:
-        """Those of "validation" and "test" that the experiment names."""
-        return tuple(role for role in self._splits if role != "train")
+    @functools.cached_property
+    def _evaluator(self) -> "Evaluator":
+        return Evaluator(self.model, self.objective, self._experiment.processor)
 
-    def first_image(self) -> bytes:
-        """Returns an encoded image to try prediction on: the first of the last split named."""
-        return list(self._splits.values())[-1].records([0])[0]["image"]
+    def zero_targets(self, scale: Scale, rows: int) -> Arrays:
+        """Returns labels [rows]."""
+        return {"label": np.zeros(rows, np.int32)}
 
-    def zero_batch(self, scale: Scale) -> Arrays:
-        """Returns this host's rows of a batch of a scale, all zero but its weights, to compile."""
-        rows = scale.batch_size // jax.process_count()
-        return {
-            "image": np.zeros((rows, scale.height, scale.width, 3), np.uint8),
-            "label": np.zeros(rows, np.int32),
-            "weight": np.ones(rows, np.float32),
-        }
-
-    def training_batches(self, first_step: int) -> Iterator[Arrays]:
-        """Yields this host's rows of every batch from a step of the run to its end."""
+    def training_examples(self, epoch: int) -> LoadExample:
+        """Returns the function that turns a record into an augmented example."""
         experiment = self._experiment
-        split = self._splits["train"]
-        done = 0
-        for epoch, steps in enumerate(self.steps_of_epochs):
-            start = max(first_step - done, 0)
-            done += steps
-            if start >= steps:
-                continue
-            plan = plan_epoch(experiment.seed, epoch, len(split), self.table)
-            load = training_examples(
-                experiment.augment, experiment.processor, seed=experiment.seed, epoch=epoch
-            )
-            with load_batches(
-                split,
-                plan,
-                load,
-                experiment.loader,
-                start=start,
-                host=jax.process_index(),
-                hosts=jax.process_count(),
-                skipped=self.skipped,
-            ) as batches:
-                yield from batches
+        return training_examples(
+            experiment.augment, experiment.processor, seed=experiment.seed, epoch=epoch
+        )
 
     def evaluate(self, variables: Any, split: str) -> dict[str, float]:
         """Returns {"loss", "top1", "top5", "count"} of weights on "validation" or "test"."""
@@ -225,6 +163,28 @@ class Evaluator:
         return means | {"count": int(count)}
 
 
+def create_task(experiment: "Experiment") -> ClassificationTask:
+    """Opens an experiment's data and builds its model."""
+    return ClassificationTask(experiment)
+
+
+def class_names_of(info: DatasetInfo) -> tuple[str, ...]:
+    """Returns the names of a data set's classes."""
+    return info.class_names
+
+
+def create_evaluator(
+    loaded: "Pretrained", info: DatasetInfo, processor: ImageProcessor
+) -> Evaluator:
+    """Builds the evaluation of weights on a data set of as many classes."""
+    return Evaluator(loaded.model, ClassificationObjective(), processor)
+
+
+def create_predictor(loaded: "Pretrained", processor: ImageProcessor) -> Classifier:
+    """Builds what answers for images."""
+    return Classifier(loaded.model, loaded.variables, processor, loaded.class_names)
+
+
 def _add_up(parts: Iterator[dict[str, jax.Array]]) -> dict[str, float]:
     """Adds dictionaries of device scalars in float64, reading each while the next is computed."""
     total: dict[str, float] = collections.defaultdict(float)
@@ -244,7 +204,9 @@ def training_examples(
     order = processor.channel_order
 
     def load(record: dict[str, Any], record_id: int, planned: PlannedBatch) -> dict[str, Any]:
-        image = decode_image(record["image"], name=_name(record, record_id), channel_order=order)
+        image = decode_image(
+            record["image"], name=record_name(record, record_id), channel_order=order
+        )
         rng = example_rng(seed, epoch, record_id)
         image = augment(image, rng, planned.height, planned.width, config)
         return {"image": image, "label": _label(record, record_id)}
@@ -257,15 +219,12 @@ def evaluation_examples(processor: ImageProcessor) -> LoadExample:
     order = processor.channel_order
 
     def load(record: dict[str, Any], record_id: int, planned: PlannedBatch) -> dict[str, Any]:
-        image = decode_image(record["image"], name=_name(record, record_id), channel_order=order)
+        image = decode_image(
+            record["image"], name=record_name(record, record_id), channel_order=order
+        )
         return {"image": processor.pixels(image), "label": _label(record, record_id)}
 
     return load
-
-
-def _name(record: dict[str, Any], record_id: int) -> str:
-    name = record.get("name", f"record {record_id}")
-    return name.decode() if isinstance(name, bytes) else str(name)
 
 
 def _label(record: dict[str, Any], record_id: int) -> np.int32:
@@ -273,8 +232,8 @@ def _label(record: dict[str, Any], record_id: int) -> np.int32:
     label = record.get("label")
     if label is None or label < 0:
         raise ConfigurationError(
-            f"{_name(record, record_id)} has no label (it says {label}), as in a test split whose "
-            "labels are kept secret; choose another split or data set"
+            f"{record_name(record, record_id)} has no label (it says {label}), as in a "
+            "test split whose labels are kept secret; choose another split or data set"
         )
     return np.int32(label)
 
@@ -285,10 +244,3 @@ def _check_classes(num_classes: int, class_names: tuple[str, ...], dataset: str)
             f"model.num_classes is {num_classes}, but {dataset} has {len(class_names)} classes; "
             "leave it out to take the data set's"
         )
-
-
-def _check_metric(experiment: "Experiment", metrics: tuple[str, ...]) -> None:
-    raw = experiment.evaluation.raw_weights and experiment.ema.decay
-    allowed = [*metrics, *(f"raw_{name}" for name in metrics if raw)]
-    if experiment.checkpoint.metric not in allowed:
-        raise unknown_name("checkpoint.metric", experiment.checkpoint.metric, allowed)

@@ -49,6 +49,11 @@ class Task(Protocol):
         ...
 
     @property
+    def main_metric(self) -> str:
+        """The metric that ranks checkpoints unless the experiment names another."""
+        ...
+
+    @property
     def table(self) -> tuple[Scale, ...]:
         """The scales of the run."""
         ...
@@ -167,7 +172,7 @@ def train(
         StopRequest() as stop,
         Checkpoints(
             directory / workdir.CHECKPOINTS,
-            metric=keep.metric,
+            metric=keep.metric or task.main_metric,
             mode=keep.mode,
             keep_best=keep.keep_best,
         ) as checkpoints,

@@ -35,6 +35,21 @@ def pmap_evaluate(step: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     return jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), out_axes=None)
 
 
+def pmap_predict(step: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """Maps `step(variables, batch) -> outputs` over all devices; outputs have a row an image."""
+    return jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), out_axes=0)
+
+
+def gather_rows(outputs: Any) -> Any:
+    """Brings what `pmap_predict` gave to every host: [devices, b / devices, ...] to [b, ...].
+
+    Rows stand in the order of the global batch; all hosts must call it at the same step.
+    """
+    if jax.process_count() > 1:
+        outputs = multihost_utils.process_allgather(outputs, tiled=True)
+    return jax.tree.map(lambda x: np.asarray(x).reshape(-1, *x.shape[2:]), outputs)
+
+
 def _sharding(spec: PartitionSpec) -> NamedSharding:
     return NamedSharding(Mesh(np.array(jax.local_devices()), (AXIS,)), spec)
 

@@ -25,6 +25,14 @@ class Objective(Protocol):
         """Names of the sums."""
         ...
 
+    def prepare(self, batch: Batch) -> Batch:
+        """Returns the batch with what the loss needs and no gradient flows through."""
+        ...
+
+    def normaliser(self, batch: Batch) -> jax.Array:
+        """Returns what each row adds to the number that losses and metrics are divided by [b]."""
+        ...
+
     def loss(self, outputs: Any, batch: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Returns losses [b] to be minimised and {metric: value [b]}, keys equal to `metrics`."""
         ...
@@ -60,14 +68,16 @@ def make_train_step(
 
     Returns:
         The step. Its batch holds "image" [b, h, w, 3], "weight" [b] and what the task needs; rows
-        of weight 0 count nowhere but in the batch norms' statistics.
+        of weight 0 count nowhere but in the batch norms' statistics. Losses and metrics are
+        divided by the sum of `task.normaliser` over the global batch, at least 1.
     """
     gradients = _gradients(model, task)
     if accumulation > 1:
         gradients = _in_parts(gradients, task, accumulation)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
-        count = lax.psum(jnp.sum(batch["weight"]), AXIS)
+        batch = task.prepare(batch)
+        count = lax.psum(jnp.sum(batch["weight"] * task.normaliser(batch)), AXIS)
         key = device_key(seed, state.step)
         grads, (statistics, sums) = gradients(
             state.params, state.batch_stats, batch, key, 1 / jnp.maximum(count, 1)

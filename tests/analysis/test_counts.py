@@ -8,6 +8,7 @@ from mobilevit_jax.analysis.counts import stages, total_macs, total_parameters
 from mobilevit_jax.models import create_model
 from tests.small import tiny_model
 
+# Detectors and segmentation models: `tests/models`.
 PARAMETERS = {"mobilevit_xxs": 1_272_024, "mobilevit_xs": 2_317_848, "mobilevit_s": 5_578_632}
 
 # Millions, from PyTorch's FlopCounterMode (halved) on CVNets' models: convolutions, linear layers,

@@ -74,6 +74,16 @@ def fresh_state(model, ema=None):
     )
 
 
+HEAD_NAMES = [f"head_{level}" for level in range(6)]
+
+
+def kind(name, num_classes=6, **options):
+    """Returns a detector or segmentation model of tiny widths."""
+    if name == "deeplabv3":
+        options = {"aspp_features": 8, "aux_width": 8, **options}
+    return create_model(f"{name}_mobilevit_xxs", variant=TINY, num_classes=num_classes, **options)
+
+
 class TestMerging:
     def test_all_of_the_same_model(self, source, tmp_path):
         model = tiny_model()
@@ -121,8 +131,88 @@ class TestMerging:
         source(tiny_model())
         notes = load(tmp_path, tiny_model(), ("a", "b", "x", "d", "e", "f")).notes
         assert notes[1:] == (
-            "classifier: kept, though its 6 classes have other names there, such as 'c' for 'x'",
+            "the head is kept, though its 6 classes have other names there, such as 'c' for 'x'",
         )
+
+
+def scopes(paths):
+    return {path[1] for path in paths}
+
+
+class TestOtherKinds:
+    """Detectors and segmentation models start from classifiers, and from each other."""
+
+    HEADS = ", ".join(["extra_128", "extra_256", "extra_64", "extra_pool", *HEAD_NAMES])
+
+    def test_a_detector_from_a_classifier(self, source, tmp_path):
+        loaded = source(tiny_model(1000), class_names=())
+        model = kind("ssdlite")
+        initial = load(tmp_path, model)
+        assert initial.notes[1:] == (
+            "classifier, conv_1x1_exp: left out",
+            f"{self.HEADS}: not among the weights, initialised anew",
+        )
+        assert scopes(initial.values) == {"backbone"}
+        fresh = fresh_state(model)
+        state = start_from(fresh, initial)
+        given, own = flat(loaded.variables), flat(fresh.variables)
+        for path, value in flat(state.variables).items():
+            expected = given[path] if path[1] == "backbone" else own[path]
+            np.testing.assert_array_equal(value, expected)
+
+    def test_a_segmentation_model_from_a_classifier_of_as_many_classes(self, source, tmp_path):
+        """Both have a part called classifier, which is another layer in the one and the other."""
+        source(tiny_model(21), class_names=())
+        initial = load(tmp_path, kind("deeplabv3", num_classes=21))
+        assert initial.notes[1:] == (
+            "conv_1x1_exp: left out",
+            "aspp: not among the weights, initialised anew",
+            "classifier: of another shape, initialised anew",
+            "output_stride: 32 where the weights are from, 16 in this run",
+        )
+        assert scopes(initial.values) == {"backbone"}
+
+    def test_a_classifier_from_a_detector(self, source, tmp_path):
+        source(kind("ssdlite"), class_names=())
+        initial = load(tmp_path, tiny_model())
+        assert initial.notes[1:] == (
+            f"{self.HEADS}: left out",
+            "classifier, conv_1x1_exp: not among the weights, initialised anew",
+        )
+        assert scopes(initial.values) == {"backbone"}
+
+    def test_a_detector_of_other_classes_keeps_all_but_the_last_layers(self, source, tmp_path):
+        source(kind("ssdlite", num_classes=5), class_names=())
+        initial = load(tmp_path, kind("ssdlite", num_classes=3))
+        predictors = ", ".join(f"{name}/predict" for name in HEAD_NAMES)
+        assert initial.notes[1:] == (f"{predictors}: 5 -> 3 classes, initialised anew",)
+        expected = {path for path in flat(random_variables(kind("ssdlite")))}
+        assert initial.values.keys() == {path for path in expected if path[-2] != "predict"}
+
+    def test_a_segmentation_model_of_other_classes(self, source, tmp_path):
+        source(kind("deeplabv3", num_classes=5), class_names=())
+        model = kind("deeplabv3", num_classes=3, aux_head=True, aspp_rates=(12, 24, 36))
+        initial = load(tmp_path, model)
+        assert initial.notes[1:] == (
+            "aux_classifier, aux_conv: not among the weights, initialised anew",
+            "classifier: 5 -> 3 classes, initialised anew",
+            "aspp_rates: (6, 12, 18) where the weights are from, (12, 24, 36) in this run",
+        )
+        assert scopes(initial.values) == {"backbone", "aspp"}
+
+    def test_another_size(self, source, tmp_path):
+        source(create_model("mobilevit_xs"), class_names=())
+        with pytest.raises(ConfigurationError, match="set model.name to ssdlite_mobilevit_xs, or"):
+            load(tmp_path, create_model("ssdlite_mobilevit_xxs"))
+
+    def test_no_backbone(self, source, tmp_path):
+        variables = random_variables(kind("ssdlite"))
+        heads = {
+            c: {k: v for k, v in tree.items() if k[:4] == "head"} for c, tree in variables.items()
+        }
+        source(kind("ssdlite"), heads)
+        with pytest.raises(ConfigurationError, match="missing: params/backbone/conv_1"):
+            load(tmp_path, kind("ssdlite"))
 
 
 class TestRefusals:

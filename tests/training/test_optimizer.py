@@ -89,6 +89,17 @@ class TestParts:
             scaled = jax.tree.map(lambda update, f=factor: f * update, whole[name])
             assert_all(np.testing.assert_array_equal, found[name], scaled)
 
+    def test_all_behind_the_backbone_is_the_head(self):
+        """Whatever the parts of a detector or segmentation model are called."""
+        params = {name: PARTS["classifier"] for name in ("backbone", "aspp", "extra_64", "head_0")}
+        optimizer = create_optimizer(OptimizerConfig(head_lr=10.0), lambda step: jnp.float32(RATE))
+        found: Any = optimizer.update(params, optimizer.init(params), params)[0]
+        for name in ("aspp", "extra_64", "head_0"):
+            tenfold = jax.tree.map(lambda update: 10 * update, found["backbone"])
+            assert_all(
+                lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), found[name], tenfold
+            )
+
     def test_one_factor_alone(self):
         whole, _ = first_update(OptimizerConfig())
         found, _ = first_update(OptimizerConfig(backbone_lr=0.1))

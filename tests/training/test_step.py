@@ -214,7 +214,7 @@ class NoisyNet(nn.Module):
         return nn.Dropout(0.5)(x, deterministic=not train)
 
 
-class Spread:
+class Spread(Objective):
     """Reports how each device's rows were dropped."""
 
     metrics = ("loss", *(f"row_{row}" for row in range(4)))

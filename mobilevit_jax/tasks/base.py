@@ -1,0 +1,168 @@
+"""What every task shares: the splits, the plan of the epochs, batches for training.
+
+A task is a data transform, a loss, metrics and an evaluation. `DataTask` has all that does not
+depend on which; `classification`, `detection` and `segmentation` add the rest.
+"""
+
+import abc
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from mobilevit_jax.data.loader import SkippedImages, load_batches
+from mobilevit_jax.data.sampler import (
+    PlannedBatch,
+    Scale,
+    check_devices,
+    plan_epoch,
+    scale_table,
+    steps_in_epoch,
+)
+from mobilevit_jax.data.sources import DatasetInfo, Split, dataset_info, open_split
+from mobilevit_jax.errors import unknown_name
+from mobilevit_jax.training.step import Objective
+
+if TYPE_CHECKING:
+    from mobilevit_jax.config import Experiment
+
+Arrays = dict[str, np.ndarray]
+LoadExample = Callable[[dict[str, Any], int, PlannedBatch], dict[str, Any]]
+
+
+class DataTask(abc.ABC):
+    """Joins data, model and objective for the training loop.
+
+    Attributes:
+        class_names: Of the data set.
+        model: The model.
+        objective: Loss and metrics.
+        table: The scales of the run.
+        steps_of_epochs: Steps of each epoch.
+        examples: Number of training examples.
+        skipped: Images that could not be decoded, if the run skips them.
+        main_metric: The metric that ranks checkpoints unless the experiment names another.
+    """
+
+    main_metric: str
+
+    def __init__(self, experiment: "Experiment") -> None:
+        """Opens the splits and builds the model.
+
+        Raises:
+            ConfigurationError: If data set, split, model or batch do not fit together.
+            DataError: If the data set cannot be read.
+        """
+        data = experiment.data
+        info = dataset_info(data.dataset, data.data_dir)
+        self._experiment = experiment
+        self.class_names = self._names_of(info)
+        self.model: Any = self._make_model(experiment, info)
+        self.objective: Any = self._make_objective(experiment)
+        _check_metric(experiment, self.evaluation_metrics)
+        self.table: tuple[Scale, ...] = scale_table(experiment.sampler)
+        check_devices(self.table, jax.device_count(), experiment.optimizer.accumulation)
+        self._splits: dict[str, Split] = {
+            role: open_split(data.dataset, name, data.data_dir)
+            for role, name in (
+                ("train", data.train),
+                ("validation", data.validation),
+                ("test", data.test),
+            )
+            if name
+        }
+        self.examples = len(self._splits["train"])
+        self.steps_of_epochs = [
+            steps_in_epoch(experiment.seed, epoch, self.examples, self.table)
+            for epoch in range(experiment.epochs)
+        ]
+        self.skipped = SkippedImages()
+
+    @property
+    def evaluation_splits(self) -> tuple[str, ...]:
+        """Those of "validation" and "test" that the experiment names."""
+        return tuple(role for role in self._splits if role != "train")
+
+    @property
+    def evaluation_metrics(self) -> tuple[str, ...]:
+        """Names of the metrics that `evaluate` gives, besides "count"."""
+        return self.objective.metrics
+
+    def first_image(self) -> bytes:
+        """Returns an encoded image to try prediction on: the first of the last split named."""
+        return list(self._splits.values())[-1].records([0])[0]["image"]
+
+    def zero_batch(self, scale: Scale) -> Arrays:
+        """Returns this host's rows of a batch of a scale, all zero but its weights, to compile."""
+        rows = scale.batch_size // jax.process_count()
+        return {
+            "image": np.zeros((rows, scale.height, scale.width, 3), np.uint8),
+            **self.zero_targets(scale, rows),
+            "weight": np.ones(rows, np.float32),
+        }
+
+    def training_batches(self, first_step: int) -> Iterator[Arrays]:
+        """Yields this host's rows of every batch from a step of the run to its end."""
+        experiment = self._experiment
+        split = self._splits["train"]
+        done = 0
+        for epoch, steps in enumerate(self.steps_of_epochs):
+            start = max(first_step - done, 0)
+            done += steps
+            if start >= steps:
+                continue
+            plan = plan_epoch(experiment.seed, epoch, len(split), self.table)
+            with load_batches(
+                split,
+                plan,
+                self.training_examples(epoch),
+                experiment.loader,
+                start=start,
+                host=jax.process_index(),
+                hosts=jax.process_count(),
+                skipped=self.skipped,
+            ) as batches:
+                yield from batches
+
+    def _names_of(self, info: DatasetInfo) -> tuple[str, ...]:
+        """Returns the class names that the weights are kept with."""
+        return info.class_names
+
+    @abc.abstractmethod
+    def _make_model(self, experiment: "Experiment", info: DatasetInfo) -> nn.Module:
+        """Builds the model for the classes of a data set."""
+
+    @abc.abstractmethod
+    def _make_objective(self, experiment: "Experiment") -> Objective:
+        """Builds loss and metrics; the model is there already."""
+
+    @abc.abstractmethod
+    def zero_targets(self, scale: Scale, rows: int) -> Arrays:
+        """Returns zeros in the form of what an example holds besides image and weight."""
+
+    @abc.abstractmethod
+    def training_examples(self, epoch: int) -> LoadExample:
+        """Returns the function that turns a record into an augmented example.
+
+        Its random draws are a function of (seed, epoch, record id) alone.
+        """
+
+    @abc.abstractmethod
+    def evaluate(self, variables: Any, split: str) -> dict[str, float]:
+        """Returns `evaluation_metrics` and "count" of weights on "validation" or "test"."""
+
+
+def record_name(record: dict[str, Any], record_id: int) -> str:
+    """Returns what to call a record in messages."""
+    name = record.get("name", f"record {record_id}")
+    return name.decode() if isinstance(name, bytes) else str(name)
+
+
+def _check_metric(experiment: "Experiment", metrics: tuple[str, ...]) -> None:
+    raw = experiment.evaluation.raw_weights and experiment.ema.decay
+    allowed = [*metrics, *(f"raw_{name}" for name in metrics if raw)]
+    named = experiment.checkpoint.metric
+    if named is not None and named not in allowed:
+        raise unknown_name("checkpoint.metric", named, allowed)

@@ -1,0 +1,62 @@
+"""Options of detection, in training and after it."""
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from mobilevit_jax.data.augment_boxes import BoxAugmentConfig
+from mobilevit_jax.errors import ConfigurationError, unknown_name
+from mobilevit_jax.tasks.detection.nms import NMS_CONFIGS, NMSConfig
+
+
+@dataclass(frozen=True)
+class DetectionConfig:
+    """How detectors are trained, and what counts as a detection.
+
+    Attributes:
+        augment: What training images and their boxes go through.
+        max_boxes: Objects of a training image that take part; of more, those of the largest boxes
+            are kept and the others counted. COCO has at most 93 in an image.
+        match_threshold: Least intersection over union of an anchor with the object it answers for.
+        negative_ratio: Background anchors in the loss for each anchor with an object.
+        convention: Of non-maximum suppression: "v0.1" keeps 200 boxes a class with probabilities
+            above 0.05, "later" (CVNets from v0.2 on) 200 an image above 0.01, of the best 400 of
+            each class; mAP is a little higher with the latter. See `nms.NMSConfig`.
+        score_threshold: Least probability of a detection; None takes the convention's.
+        iou_threshold: Overlap above which the worse of two boxes of a class goes; None takes the
+            convention's, 0.5.
+    """
+
+    augment: BoxAugmentConfig = field(default_factory=BoxAugmentConfig)
+    max_boxes: int = 100
+    match_threshold: float = 0.5
+    negative_ratio: int = 3
+    convention: Literal["v0.1", "later"] = "v0.1"
+    score_threshold: float | None = None
+    iou_threshold: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("max_boxes", "negative_ratio"):
+            if getattr(self, name) < 1:
+                raise ConfigurationError(
+                    f"detection.{name} must be at least 1; got {getattr(self, name)}"
+                )
+        if not 0 < self.match_threshold <= 1:
+            raise ConfigurationError(
+                f"detection.match_threshold must be in (0, 1]; got {self.match_threshold}"
+            )
+        if self.convention not in NMS_CONFIGS:
+            raise unknown_name("detection.convention", self.convention, NMS_CONFIGS)
+        self.nms()
+
+    def nms(self) -> NMSConfig:
+        """Returns the convention's numbers with those that are given in their place.
+
+        Raises:
+            ConfigurationError: If a threshold is not in [0, 1].
+        """
+        given = {
+            name: getattr(self, name)
+            for name in ("score_threshold", "iou_threshold")
+            if getattr(self, name) is not None
+        }
+        return replace(NMS_CONFIGS[self.convention], **given)

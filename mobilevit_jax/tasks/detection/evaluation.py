@@ -1,0 +1,274 @@
+"""Evaluation of detectors: from a split and weights to COCO's numbers and its results file."""
+
+import itertools
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mobilevit_jax.data.decode import decode_image
+from mobilevit_jax.data.loader import LoaderConfig, LoadExample, load_batches
+from mobilevit_jax.data.objects import to_detection
+from mobilevit_jax.data.sampler import PlannedBatch, plan_evaluation
+from mobilevit_jax.data.sources import DatasetInfo, Split
+from mobilevit_jax.errors import ConfigurationError, DataError, naming
+from mobilevit_jax.processing import ImageProcessor
+from mobilevit_jax.tasks.base import record_name
+from mobilevit_jax.tasks.detection.average_precision import coco_metrics
+from mobilevit_jax.tasks.detection.config import DetectionConfig
+from mobilevit_jax.tasks.detection.nms import detect_batch
+from mobilevit_jax.tasks.detection.pixels import pixel_boxes
+from mobilevit_jax.training import parallel
+from mobilevit_jax.training.step import to_float
+
+_TOGETHER = 64  # records read at once for their ground truth
+# Hundredths of a pixel, as finer ones only make the file longer.
+_PLACES, _SCORE_PLACES = 2, 6
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was found in one image.
+
+    Attributes:
+        index: The image's place in the split.
+        height: Of the image in pixels.
+        width: Of the image in pixels.
+        boxes: float64 [n, 4] as (x, y, width, height) in pixels.
+        labels: int32 [n], classes from 1.
+        scores: float64 [n].
+    """
+
+    index: int
+    height: int
+    width: int
+    boxes: np.ndarray
+    labels: np.ndarray
+    scores: np.ndarray
+
+
+class DetectionEvaluator:
+    """Measures weights on a split: every image counted once, for any size and devices."""
+
+    def __init__(
+        self, model: nn.Module, processor: ImageProcessor, config: DetectionConfig
+    ) -> None:
+        """Compiles nothing yet; the first call does.
+
+        Args:
+            model: The detector.
+            processor: What images go through.
+            config: What counts as a detection.
+        """
+        self._step = parallel.pmap_predict(_make_step(model, config))
+        self._model: Any = model
+        self._processor = processor
+        self._truth: dict[tuple[Any, ...], dict[int, dict[str, Any]]] = {}
+
+    def __call__(
+        self,
+        variables: Any,
+        split: Split,
+        batch_size: int,
+        loader: LoaderConfig,
+        *,
+        results: Path | None = None,
+    ) -> dict[str, float]:
+        """Evaluates.
+
+        Memory holds a few batches, and of each image no more than its objects and detections.
+
+        Args:
+            variables: {"params", "batch_stats"}.
+            split: The data.
+            batch_size: Images of a batch over all devices; lowered to what the data need, and
+                rounded up to a multiple of the devices.
+            loader: Threads and memory; with `skip_bad_images` they are left out of the count.
+            results: JSON file to write the detections to, in COCO's format for results.
+
+        Returns:
+            `average_precision.METRICS` as fractions, without those of sizes that no object has,
+            and "count", the number of images behind them.
+
+        Raises:
+            ConfigurationError: If the data have other classes than the model.
+            DataError: If an image cannot be decoded, or there is no object at all.
+        """
+        check_classes(self._model.num_classes, split.info)
+        found = list(self._detect(variables, split, batch_size, loader))
+        numbers = split.info.category_ids or tuple(range(1, len(split.info.class_names) + 1))
+        truth = self._truth_of(split, [image.index for image in found])
+        annotations = _annotations(found, truth, numbers)
+        answers = _results(found, truth, numbers)
+        if results is not None and parallel.is_first_host():
+            _write_results(results, answers)
+        if all(annotation["iscrowd"] for annotation in annotations):
+            raise DataError(
+                f"{split.info.name} {split.name} has no objects to measure detections with"
+            )
+        image_ids = [truth[image.index]["image_id"] for image in found]
+        return coco_metrics(image_ids, numbers, annotations, answers) | {"count": len(found)}
+
+    def _detect(
+        self, variables: Any, split: Split, batch_size: int, loader: LoaderConfig
+    ) -> Iterator[Found]:
+        """Yields what was found in each image, reading one batch while the next is computed."""
+        devices = jax.device_count()
+        rows = -(-min(batch_size, len(split)) // devices) * devices
+        plan = plan_evaluation(len(split), *self._processor.crop_size, rows)
+        with load_batches(
+            split,
+            plan,
+            evaluation_examples(self._processor),
+            loader,
+            host=jax.process_index(),
+            hosts=jax.process_count(),
+        ) as batches:
+            outputs = (self._step(variables, batch) for batch in parallel.prefetch(batches))
+            for before, _ in itertools.pairwise(itertools.chain(outputs, [None])):
+                yield from _unpack(parallel.gather_rows(before), self._processor)
+
+    def _truth_of(self, split: Split, indices: list[int]) -> dict[int, dict[str, Any]]:
+        """Reads the objects of images, once for all evaluations of a split."""
+        key = (split.info.directory, split.name, *indices)
+        if key not in self._truth:
+            self._truth[key] = dict(_read_truth(split, indices))
+        return self._truth[key]
+
+
+def _make_step(model: nn.Module, config: DetectionConfig) -> Any:
+    """Builds `step(variables, batch) -> rows` for `parallel.pmap_predict`."""
+    detector: Any = model
+    nms = config.nms()
+
+    def step(variables: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        images = to_float(batch["image"])
+        anchors = jnp.asarray(detector.anchors(*images.shape[1:3]))
+        logits, offsets = detector.apply(variables, images)
+        found = detect_batch(logits, offsets, anchors, config=nms)
+        return found._asdict() | {name: batch[name] for name in ("index", "size", "weight")}
+
+    return step
+
+
+def evaluation_examples(processor: ImageProcessor) -> LoadExample:
+    """Returns the function that turns a record into an example as prediction would see it.
+
+    An example holds "image", "index" (the record's place in the split, int32) and "size" (height
+    and width of the stored image, int32 [2]).
+    """
+    order = processor.channel_order
+
+    def load(record: dict[str, Any], record_id: int, planned: PlannedBatch) -> dict[str, Any]:
+        name = record_name(record, record_id)
+        image = decode_image(record["image"], name=name, channel_order=order)
+        return {
+            "image": processor.pixels(image),
+            "index": np.int32(record_id),
+            "size": np.array(image.shape[:2], np.int32),
+        }
+
+    return load
+
+
+def _unpack(rows: dict[str, np.ndarray], processor: ImageProcessor) -> Iterator[Found]:
+    """Yields the images of a batch; not its padding."""
+    for row in np.flatnonzero(rows["weight"]):
+        height, width = rows["size"][row].tolist()
+        valid = rows["valid"][row]
+        corners = pixel_boxes(rows["boxes"][row][valid], height, width, processor)
+        low, high = np.split(corners.astype(np.float64), 2, axis=1)
+        yield Found(
+            int(rows["index"][row]),
+            height,
+            width,
+            np.concatenate([low, high - low], axis=1).round(_PLACES),
+            rows["labels"][row][valid],
+            rows["scores"][row][valid].astype(np.float64).round(_SCORE_PLACES),
+        )
+
+
+def _read_truth(split: Split, indices: list[int]) -> Iterator[tuple[int, dict[str, Any]]]:
+    for start in range(0, len(indices), _TOGETHER):
+        part = indices[start : start + _TOGETHER]
+        for index, record in zip(part, split.records(part), strict=True):
+            objects = to_detection(record, index)
+            del objects["image"]
+            yield index, objects
+
+
+def _annotations(
+    found: list[Found], truth: dict[int, dict[str, Any]], numbers: tuple[int, ...]
+) -> list[dict[str, Any]]:
+    """Returns the ground truth as COCO's annotations."""
+    annotations = []
+    for image in found:
+        objects = truth[image.index]
+        size = np.array([image.width, image.height] * 2, np.float64)
+        low, high = np.split(objects["boxes"] * size, 2, axis=1)
+        boxes = np.concatenate([low, high - low], axis=1)
+        columns = (boxes, objects["labels"], objects["area"], objects["is_crowd"])
+        for box, label, area, crowd in zip(*(x.tolist() for x in columns), strict=True):
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,  # COCOeval takes 0 for no match
+                    "image_id": objects["image_id"],
+                    "category_id": numbers[label - 1],
+                    "bbox": box,
+                    "area": area,
+                    "iscrowd": int(crowd),
+                }
+            )
+    return annotations
+
+
+def _results(
+    found: list[Found], truth: dict[int, dict[str, Any]], numbers: tuple[int, ...]
+) -> list[dict[str, Any]]:
+    """Returns the detections in COCO's format for results."""
+    return [
+        {
+            "image_id": truth[image.index]["image_id"],
+            "category_id": numbers[label - 1],
+            "bbox": box,
+            "score": score,
+        }
+        for image in found
+        for box, label, score in zip(
+            image.boxes.tolist(), image.labels.tolist(), image.scores.tolist(), strict=True
+        )
+    ]
+
+
+def _write_results(path: Path, results: list[dict[str, Any]]) -> None:
+    """Writes the file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with naming(path):
+            unfinished.write_text(json.dumps(results, separators=(",", ":")), encoding="utf-8")
+            unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def check_classes(num_classes: int, info: DatasetInfo) -> None:
+    """Raises ConfigurationError if a detector has other classes than a data set has objects of.
+
+    Args:
+        num_classes: The detector's, with the background.
+        info: The data set.
+    """
+    if num_classes != len(info.class_names) + 1:
+        raise ConfigurationError(
+            f"{info.name} has {len(info.class_names)} classes, but the detector {num_classes - 1} "
+            f"besides the background: it needs num_classes {len(info.class_names) + 1}, which is "
+            "what it takes if left out"
+        )

@@ -1,0 +1,181 @@
+"""From images to named boxes, in one call."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mobilevit_jax.data.decode import pillow_to_rgb, read_image
+from mobilevit_jax.errors import ConfigurationError, DataError
+from mobilevit_jax.processing import ImageProcessor
+from mobilevit_jax.tasks.detection.config import DetectionConfig
+from mobilevit_jax.tasks.detection.nms import Detections, NMSConfig, detect_batch
+from mobilevit_jax.tasks.detection.pixels import pixel_boxes
+
+if TYPE_CHECKING:
+    from mobilevit_jax.processing import ImageInput
+
+_BATCH = 32
+_DEFAULTS = DetectionConfig()
+
+
+class Detection(NamedTuple):
+    """An object that was found.
+
+    Attributes:
+        box: (x1, y1, x2, y2) in pixels of the image.
+        label: Its class, from 1.
+        name: The name of that class.
+        score: Its probability.
+    """
+
+    box: tuple[float, float, float, float]
+    label: int
+    name: str
+    score: float
+
+
+class Detector:
+    """Finds objects in images.
+
+    detector = Detector(model, variables, processor, class_names)
+    for found in detector("street.jpg"):
+        print(found.name, found.score, found.box)
+
+    Attributes:
+        processor: What images go through.
+        class_names: Of class 1 and on.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        variables: Any,
+        processor: ImageProcessor,
+        class_names: Sequence[str],
+        config: DetectionConfig = _DEFAULTS,
+    ) -> None:
+        """Puts the weights on the device; compiles nothing yet.
+
+        Args:
+            model: The detector.
+            variables: {"params", "batch_stats"}.
+            processor: What images go through.
+            class_names: Of class 1 and on; class 0 is the background.
+            config: Convention and thresholds.
+
+        Raises:
+            ConfigurationError: If there is not one name for each class.
+        """
+        self._model: Any = model
+        if len(class_names) != self._model.num_classes - 1:
+            raise ConfigurationError(
+                f"the detector has {self._model.num_classes - 1} classes besides the background, "
+                f"but there are {len(class_names)} names"
+            )
+        self._variables = jax.device_put(variables)
+        self.processor = processor
+        self.class_names = tuple(class_names)
+        self._config = config
+        self._detect = jax.jit(self._outputs, static_argnames="nms")
+
+    @overload
+    def __call__(
+        self, images: "ImageInput", score_threshold: float = 0.3, *, batch: int | None = None
+    ) -> list[Detection]: ...
+
+    @overload
+    def __call__(
+        self,
+        images: "list[ImageInput] | tuple[ImageInput, ...]",
+        score_threshold: float = 0.3,
+        *,
+        batch: int | None = None,
+    ) -> list[list[Detection]]: ...
+
+    def __call__(
+        self,
+        images: "ImageInput | list[ImageInput] | tuple[ImageInput, ...]",
+        score_threshold: float = 0.3,
+        *,
+        batch: int | None = None,
+    ) -> list[Detection] | list[list[Detection]]:
+        """Finds the objects in one image or in several.
+
+        Images are taken up to 32 at once, in batches of one size, which is compiled for when it is
+        first met: 1, 32, or the number of images if less.
+
+        Args:
+            images: A path, a Pillow image or a uint8 array [h, w, 3] in RGB; or a list of these,
+                of any sizes.
+            score_threshold: Least probability. Below the configuration's, the network is compiled
+                again.
+            batch: Rows that fewer images are padded to, so that calls share a compilation.
+
+        Returns:
+            The detections, best first; for a list of images a list of such lists.
+
+        Raises:
+            DataError: If an image cannot be read.
+            ConfigurationError: If the threshold is not in [0, 1].
+        """
+        if not isinstance(images, list | tuple):
+            return self([images], score_threshold, batch=batch)[0]
+        if not images:
+            raise DataError("no images were given")
+        nms = self._nms(score_threshold)
+        rows = min(_BATCH, max(batch or 0, len(images)))
+        found: list[list[Detection]] = []
+        for start in range(0, len(images), rows):
+            part = [
+                _to_rgb(image, start + index)
+                for index, image in enumerate(images[start : start + rows])
+            ]
+            pixels = self.processor([*part])
+            padded = np.resize(pixels, (rows, *pixels.shape[1:]))
+            outputs: Any = jax.device_get(self._detect(self._variables, padded, nms=nms))
+            for image, *row in zip(part, *outputs, strict=False):  # not the padding
+                found.append(self._named(image.shape, Detections(*row), score_threshold))
+        return found
+
+    def _nms(self, score_threshold: float) -> NMSConfig:
+        """Returns the configuration's numbers, with a lower threshold where one is asked for.
+
+        A higher one is applied to the result, which is the same: a box is only ever suppressed by
+        one of a higher score.
+        """
+        nms = self._config.nms()
+        if not 0 <= score_threshold <= 1:
+            raise ConfigurationError(f"score_threshold must be in [0, 1]; got {score_threshold}")
+        return dataclasses.replace(nms, score_threshold=min(nms.score_threshold, score_threshold))
+
+    def _outputs(self, variables: Any, images: jax.Array, nms: NMSConfig) -> Detections:
+        anchors = jnp.asarray(self._model.anchors(*images.shape[1:3]))
+        logits, offsets = self._model.apply(variables, images)
+        return detect_batch(logits, offsets, anchors, config=nms)
+
+    def _named(
+        self, shape: tuple[int, ...], outputs: Detections, score_threshold: float
+    ) -> list[Detection]:
+        """Returns one image's detections; not what was found beyond its edges."""
+        boxes = pixel_boxes(np.asarray(outputs.boxes), shape[0], shape[1], self.processor)
+        kept = np.asarray(outputs.valid & (outputs.scores >= score_threshold))
+        kept &= (boxes[:, 2:] > boxes[:, :2]).all(1)
+        columns = (boxes[kept], outputs.labels[kept], outputs.scores[kept])
+        return [
+            Detection((box[0], box[1], box[2], box[3]), label, self.class_names[label - 1], score)
+            for box, label, score in zip(*(x.tolist() for x in columns), strict=True)
+        ]
+
+
+def _to_rgb(image: "ImageInput", index: int) -> np.ndarray:
+    if isinstance(image, str | Path):
+        return read_image(image, channel_order="rgb")
+    if isinstance(image, np.ndarray):
+        return image
+    return pillow_to_rgb(image, name=f"image {index}")

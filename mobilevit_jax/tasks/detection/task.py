@@ -1,0 +1,233 @@
+"""Detection: how a record becomes an example, and the loss; `evaluation` measures."""
+
+import functools
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mobilevit_jax.data.augment import example_rng
+from mobilevit_jax.data.augment_boxes import augment_boxes
+from mobilevit_jax.data.decode import decode_image
+from mobilevit_jax.data.objects import for_training, pad_objects, to_detection
+from mobilevit_jax.data.sampler import PlannedBatch, Scale
+from mobilevit_jax.data.sources import DatasetInfo
+from mobilevit_jax.processing import ImageProcessor
+from mobilevit_jax.tasks.base import Arrays, DataTask, LoadExample
+from mobilevit_jax.tasks.detection.average_precision import METRICS
+from mobilevit_jax.tasks.detection.config import DetectionConfig
+from mobilevit_jax.tasks.detection.evaluation import DetectionEvaluator, check_classes
+from mobilevit_jax.tasks.detection.loss import multibox_loss
+from mobilevit_jax.tasks.detection.matching import match_batch
+from mobilevit_jax.tasks.detection.predict import Detector
+from mobilevit_jax.training import parallel
+
+if TYPE_CHECKING:
+    from mobilevit_jax.config import Experiment
+    from mobilevit_jax.pretrained import Pretrained
+
+
+@dataclass(frozen=True)
+class DetectionObjective:
+    """Loss and metrics, as the steps take them.
+
+    Attributes:
+        model: The detector; tells the anchors of an image size.
+        match_threshold: See `DetectionConfig`.
+        negative_ratio: See `DetectionConfig`.
+    """
+
+    model: Any
+    match_threshold: float = 0.5
+    negative_ratio: int = 3
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of the sums, each divided by the number of positive anchors."""
+        return ("loss", "classification_loss", "localization_loss")
+
+    def prepare(self, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        """Matches the objects of a batch with the anchors.
+
+        Args:
+            batch: "image" [b, h, w, 3], "boxes" [b, N, 4], "labels" [b, N] and others.
+
+        Returns:
+            The others, "image", "target_offsets" [b, A, 4] and "target_labels" [b, A].
+        """
+        anchors = jnp.asarray(self.model.anchors(*batch["image"].shape[1:3]))
+        offsets, labels = match_batch(
+            batch["boxes"], batch["labels"], anchors, self.match_threshold
+        )
+        others = {name: x for name, x in batch.items() if name not in ("boxes", "labels")}
+        return others | {"target_offsets": offsets, "target_labels": labels}
+
+    def normaliser(self, batch: dict[str, jax.Array]) -> jax.Array:
+        """Returns the number of anchors with an object [b]; 0 for an image without one."""
+        return jnp.sum(batch["target_labels"] > 0, axis=-1).astype(jnp.float32)
+
+    def loss(
+        self, outputs: tuple[jax.Array, jax.Array], batch: dict[str, jax.Array]
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Returns sums [b] over the anchors, and {metric: sums [b]}.
+
+        Args:
+            outputs: Class logits [b, A, classes] and box offsets [b, A, 4].
+            batch: From `prepare`.
+        """
+        parts = multibox_loss(
+            *outputs,
+            batch["target_labels"],
+            batch["target_offsets"],
+            negative_ratio=self.negative_ratio,
+        )
+        losses = parts.classification + parts.localisation
+        values = (losses, parts.classification, parts.localisation)
+        return losses, dict(zip(self.metrics, values, strict=True))
+
+    def evaluate(
+        self, outputs: tuple[jax.Array, jax.Array], batch: dict[str, jax.Array]
+    ) -> dict[str, jax.Array]:
+        """Returns the same sums as in training."""
+        return self.loss(outputs, batch)[1]
+
+
+class LeftOutObjects:
+    """Counts objects that did not fit into examples; may be used from any thread."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._lock = threading.Lock()
+
+    def add(self, more: int) -> None:
+        """Adds to the count."""
+        with self._lock:
+            self.count += more
+
+
+class DetectionTask(DataTask):
+    """Detection; see `DataTask`. Class 0 of the model is the background, which has no name here.
+
+    Attributes:
+        left_out: Objects beyond `max_boxes` in the examples made so far, each time that they are
+            met.
+    """
+
+    main_metric = "map"
+
+    def __init__(self, experiment: "Experiment") -> None:
+        """Opens the splits and builds the model; see `DataTask`."""
+        super().__init__(experiment)
+        self.left_out = LeftOutObjects()
+
+    @property
+    def evaluation_metrics(self) -> tuple[str, ...]:
+        """The names that `evaluate` gives; those of sizes that no object has are left out."""
+        return METRICS
+
+    def _make_model(self, experiment: "Experiment", info: DatasetInfo) -> nn.Module:
+        model = experiment.model.build(len(info.class_names) + 1, parallel.AXIS)
+        check_classes(model.num_classes, info)
+        return model
+
+    def _make_objective(self, experiment: "Experiment") -> DetectionObjective:
+        options = experiment.detection
+        return DetectionObjective(self.model, options.match_threshold, options.negative_ratio)
+
+    @functools.cached_property
+    def _evaluator(self) -> DetectionEvaluator:
+        experiment = self._experiment
+        return DetectionEvaluator(self.model, experiment.processor, experiment.detection)
+
+    def zero_targets(self, scale: Scale, rows: int) -> Arrays:
+        """Returns boxes [rows, max_boxes, 4] and labels [rows, max_boxes]."""
+        limit = self._experiment.detection.max_boxes
+        return {
+            "boxes": np.zeros((rows, limit, 4), np.float32),
+            "labels": np.zeros((rows, limit), np.int32),
+        }
+
+    def training_examples(self, epoch: int) -> LoadExample:
+        """Returns the function that turns a record into an augmented example."""
+        experiment = self._experiment
+        return training_examples(
+            experiment.detection,
+            experiment.processor,
+            seed=experiment.seed,
+            epoch=epoch,
+            left_out=self.left_out,
+        )
+
+    def evaluate(self, variables: Any, split: str) -> dict[str, float]:
+        """Returns COCO's average precisions and "count" on "validation" or "test"."""
+        experiment = self._experiment
+        return self._evaluator(
+            variables, self._splits[split], experiment.evaluation.batch_size, experiment.loader
+        )
+
+
+def create_task(experiment: "Experiment") -> DetectionTask:
+    """Opens an experiment's data and builds its model."""
+    return DetectionTask(experiment)
+
+
+def class_names_of(info: DatasetInfo) -> tuple[str, ...]:
+    """Returns the names of a data set's classes, without the background."""
+    return info.class_names
+
+
+def create_evaluator(
+    loaded: "Pretrained", info: DatasetInfo, processor: ImageProcessor
+) -> DetectionEvaluator:
+    """Builds the evaluation of weights on a data set of as many classes."""
+    check_classes(loaded.model.num_classes, info)
+    return DetectionEvaluator(loaded.model, processor, _config_of(loaded))
+
+
+def create_predictor(loaded: "Pretrained", processor: ImageProcessor) -> Detector:
+    """Builds what finds objects in images."""
+    names = loaded.class_names
+    return Detector(loaded.model, loaded.variables, processor, names, _config_of(loaded))
+
+
+def _config_of(loaded: "Pretrained") -> DetectionConfig:
+    return loaded.experiment.detection if loaded.experiment else DetectionConfig()
+
+
+def training_examples(
+    config: DetectionConfig,
+    processor: ImageProcessor,
+    *,
+    seed: int,
+    epoch: int,
+    left_out: LeftOutObjects,
+) -> LoadExample:
+    """Returns the function that turns a record into an augmented example.
+
+    Random draws are a function of (seed, epoch, record id) alone. Crowds and boxes without area
+    take no part; an image without objects stays, and adds nothing to the loss, where CVNets leaves
+    it out of the training data.
+    """
+    order = processor.channel_order
+
+    def load(record: dict[str, Any], record_id: int, planned: PlannedBatch) -> dict[str, Any]:
+        found = to_detection(record, record_id)
+        image = decode_image(found["image"], name=found["name"], channel_order=order)
+        image, boxes, labels = augment_boxes(
+            image,
+            *for_training(found),
+            example_rng(seed, epoch, record_id),
+            planned.height,
+            planned.width,
+            config.augment,
+            channel_order=order,
+        )
+        padded = pad_objects(boxes, labels, config.max_boxes)
+        left_out.add(padded.left_out)
+        return {"image": image, "boxes": padded.boxes, "labels": padded.labels}
+
+    return load

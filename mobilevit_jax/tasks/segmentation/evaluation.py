@@ -1,0 +1,272 @@
+"""Mean intersection over union at the images' own size, from one matrix of all pixels.
+
+The network's class map is resized to the image to the nearest pixel (CVNets v0.1 evaluates so), and
+every pixel of the ground truth but void (255) is counted under its class and the predicted one.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from mobilevit_jax.data.decode import decode_image
+from mobilevit_jax.data.loader import LoaderConfig, Records, load_batches
+from mobilevit_jax.data.masks import to_segmentation
+from mobilevit_jax.data.sampler import PlannedBatch, plan_evaluation
+from mobilevit_jax.data.sources import Split
+from mobilevit_jax.data.voc_names import VOID
+from mobilevit_jax.errors import DataError
+from mobilevit_jax.processing import ImageProcessor
+from mobilevit_jax.tasks.base import LoadExample
+from mobilevit_jax.tasks.segmentation.config import SegmentationConfig
+from mobilevit_jax.tasks.segmentation.maps import (
+    keeping_aspect,
+    make_classify,
+    read_mask,
+    resize_classes,
+    whole_images,
+)
+from mobilevit_jax.training import parallel
+
+_DECODERS = 4  # threads that compare class maps with masks, unless the loader has a number
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """How often each class was taken for each.
+
+    Attributes:
+        matrix: int64 [classes, classes]: pixels of a class (row) that got a class (column).
+        class_names: The background's, then the others'.
+        count: Number of images behind it.
+    """
+
+    matrix: np.ndarray
+    class_names: tuple[str, ...]
+    count: int
+
+    @property
+    def per_class(self) -> dict[str, float]:
+        """Intersection over union of the classes that the ground truth has, by their names."""
+        hits = np.diag(self.matrix)
+        there = self.matrix.sum(1)
+        union = there + self.matrix.sum(0) - hits
+        return {
+            name: float(hit / all_pixels)
+            for name, hit, own, all_pixels in zip(self.class_names, hits, there, union, strict=True)
+            if own
+        }
+
+    @property
+    def miou(self) -> float:
+        """The plain mean of `per_class`.
+
+        Classes that no pixel of the ground truth has are left out, as there is nothing to find;
+        pixels taken for one of them count against the class that they are of.
+        """
+        values = list(self.per_class.values())
+        return sum(values) / len(values)
+
+    @property
+    def pixel_accuracy(self) -> float:
+        """Share of the labelled pixels that got their class."""
+        return float(np.trace(self.matrix) / self.matrix.sum())
+
+
+class _Row(NamedTuple):
+    """One image's answer: its place in the split and its class map at the network's size."""
+
+    index: int
+    classes: np.ndarray
+
+
+class SegmentationEvaluator:
+    """Measures weights on a split: every image once, at its own size, for any number of devices.
+
+    Only one batch of class maps is kept at a time, and one matrix.
+
+    Attributes:
+        found: What the last call counted.
+    """
+
+    found: Confusion | None = None
+
+    def __init__(
+        self,
+        model: Any,
+        processor: ImageProcessor,
+        config: SegmentationConfig,
+        class_names: Sequence[str],
+    ) -> None:
+        """Compiles nothing yet; the first call does.
+
+        Args:
+            model: The model.
+            processor: Its crop's size is what images are resized to, whole; see
+                `maps.whole_images`.
+            config: The protocol.
+            class_names: The background's, then the others'.
+        """
+        classify = make_classify(model)
+
+        def step(variables: Any, batch: Any) -> dict[str, jax.Array]:
+            rest = {name: batch[name] for name in ("index", "weight")}
+            return {"classes": classify(variables, batch["image"]), **rest}
+
+        self._step = parallel.pmap_predict(step)
+        self._classify = jax.jit(classify)
+        self._processor = processor
+        self._config = config
+        self._class_names = tuple(class_names)
+
+    def __call__(
+        self, variables: Any, split: Split, batch_size: int, loader: LoaderConfig
+    ) -> dict[str, float]:
+        """Returns {"miou", "pixel_accuracy", "count"}; takes the arguments of `measure`."""
+        self.found = found = self.measure(variables, split, batch_size, loader)
+        return {
+            "miou": found.miou,
+            "pixel_accuracy": found.pixel_accuracy,
+            "count": found.count,
+        }
+
+    @property
+    def per_class(self) -> dict[str, float]:
+        """Intersection over union of the last call's classes; see `Confusion.per_class`."""
+        return self.found.per_class if self.found else {}
+
+    def measure(
+        self, variables: Any, split: Split, batch_size: int, loader: LoaderConfig
+    ) -> Confusion:
+        """Evaluates.
+
+        Args:
+            variables: {"params", "batch_stats"}.
+            split: The data.
+            batch_size: Images of a batch over all devices; lowered to what the data need, and
+                rounded up to a multiple of the devices. With the protocol "keep_aspect", images
+                come one by one, on one device (of each host, if there are several).
+            loader: Threads and memory; with `skip_bad_images`, images or masks that cannot be
+                decoded are left out of the count.
+
+        Raises:
+            DataError: If an image or a mask cannot be used, or no pixel has a class.
+        """
+        if self._config.protocol == "fixed":
+            batches = self._in_batches(variables, split, batch_size, loader)
+        else:
+            batches = self._one_by_one(variables, split, loader)
+        size = len(self._class_names)
+        matrix, count = np.zeros((size, size), np.int64), 0
+        compare = _comparison(split, size, skip_bad=loader.skip_bad_images)
+        with ThreadPoolExecutor(loader.threads or _DECODERS) as pool:
+            for rows in batches:
+                for part in pool.map(compare, rows):
+                    if part is not None:
+                        matrix += part
+                        count += 1
+        if not matrix.any():
+            raise DataError(f"no pixel of {split.info.name} {split.name} has a class")
+        return Confusion(matrix, self._class_names, count)
+
+    def _in_batches(
+        self, variables: Any, split: Split, batch_size: int, loader: LoaderConfig
+    ) -> Iterator[list[_Row]]:
+        """Yields the answers of each batch, while the devices work on the next."""
+        processor = whole_images(self._processor)
+        devices = jax.device_count()
+        rows = -(-min(batch_size, len(split)) // devices) * devices
+        with load_batches(
+            split,
+            plan_evaluation(len(split), *processor.crop_size, rows),
+            _examples(processor),
+            loader,
+            host=jax.process_index(),
+            hosts=jax.process_count(),
+        ) as batches:
+            running = (self._step(variables, batch) for batch in parallel.prefetch(batches))
+            for now, _ in itertools.pairwise(itertools.chain(running, [None])):
+                found = parallel.gather_rows(now)
+                yield [
+                    _Row(int(index), classes)
+                    for index, classes, weight in zip(
+                        found["index"], found["classes"], found["weight"], strict=True
+                    )
+                    if weight
+                ]
+
+    def _one_by_one(
+        self, variables: Any, split: Split, loader: LoaderConfig
+    ) -> Iterator[list[_Row]]:
+        """Yields the answer of each image, its aspect ratio kept."""
+        variables = jax.device_put(variables, jax.local_devices()[0])
+        for index in range(len(split)):
+            record = split.records([index])[0]
+            try:
+                image = _decode(record, self._processor)
+            except DataError:
+                if not loader.skip_bad_images:
+                    raise
+                continue
+            processor = keeping_aspect(
+                self._processor,
+                *image.shape[:2],
+                multiple=self._config.multiple,
+                name=record["name"],
+            )
+            classes = self._classify(variables, processor.pixels(image)[None])
+            yield [_Row(index, np.asarray(classes)[0])]
+
+
+def confusion_matrix(truth: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
+    """Counts the pixels of a mask by class (row) and predicted class (column).
+
+    Args:
+        truth: uint8 [h, w]; 255 is left out.
+        predicted: uint8 [h, w], below `num_classes`.
+        num_classes: Number of classes.
+
+    Returns:
+        int64 [num_classes, num_classes].
+    """
+    labelled = truth != VOID
+    pairs = truth[labelled].astype(np.int32) * num_classes + predicted[labelled]
+    return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+def _comparison(
+    split: Records, num_classes: int, *, skip_bad: bool
+) -> Callable[[_Row], np.ndarray | None]:
+    """Returns the function that counts an answer, or gives None for a bad mask that is skipped."""
+
+    def compare(row: _Row) -> np.ndarray | None:
+        found = to_segmentation(split.records([row.index])[0])
+        try:
+            truth = read_mask(found["mask"], num_classes, name=found["name"])
+        except DataError:
+            if not skip_bad:
+                raise
+            return None
+        return confusion_matrix(truth, resize_classes(row.classes, *truth.shape), num_classes)
+
+    return compare
+
+
+def _examples(processor: ImageProcessor) -> LoadExample:
+    """Returns the function that turns a record into what the evaluation's step takes."""
+
+    def load(record: dict[str, Any], record_id: int, planned: PlannedBatch) -> dict[str, Any]:
+        image = processor.pixels(_decode(record, processor))
+        return {"image": image, "index": np.int32(record_id)}
+
+    return load
+
+
+def _decode(record: dict[str, Any], processor: ImageProcessor) -> np.ndarray:
+    """Returns uint8 [h, w, 3]; a record without a mask is refused before anything is computed."""
+    found = to_segmentation(record)
+    return decode_image(found["image"], name=found["name"], channel_order=processor.channel_order)

@@ -1,0 +1,107 @@
+"""Segmentation of single images, as `predict` and notebooks use it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from mobilevit_jax.errors import naming
+from mobilevit_jax.processing import ImageProcessor
+from mobilevit_jax.tasks.segmentation.maps import make_classify, resize_classes, whole_images
+
+if TYPE_CHECKING:
+    from mobilevit_jax.processing import ImageInput
+
+
+class Segmenter:
+    """Tells the class of every pixel.
+
+    Attributes:
+        processor: What images go through: whole, at the size of the processor's crop.
+        class_names: In the order of the values of a mask.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        variables: Any,
+        processor: ImageProcessor,
+        class_names: Sequence[str],
+    ) -> None:
+        """Puts the weights on the device; the first call compiles."""
+        self.processor = whole_images(processor)
+        self.class_names = tuple(class_names)
+        self._variables = jax.device_put(variables)
+        self._classify = jax.jit(make_classify(model))
+
+    def __call__(
+        self,
+        images: "ImageInput | list[ImageInput] | tuple[ImageInput, ...]",
+        *,
+        batch: int | None = None,
+    ) -> Any:
+        """Segments an image or several.
+
+        Args:
+            images: A path, a Pillow image or a uint8 array [h, w, 3] in RGB; or a list of these.
+            batch: Rows that the images are padded to, so that calls share a compilation.
+
+        Returns:
+            A mask of the image's own size, uint8 [h, w]: the class index of each pixel; for a list
+            of images a list of masks.
+
+        Raises:
+            DataError: If an image cannot be read; it is named.
+        """
+        if not isinstance(images, list | tuple):
+            return self([images], batch=batch)[0]
+        arrays = [_to_rgb(image, index) for index, image in enumerate(images)]
+        pixels = self.processor(arrays)
+        count = len(pixels)
+        padded = np.resize(pixels, (max(batch or count, count), *pixels.shape[1:]))
+        classes = np.asarray(self._classify(self._variables, padded))[:count]
+        return [
+            resize_classes(map_of_image, *array.shape[:2])
+            for map_of_image, array in zip(classes, arrays, strict=True)
+        ]
+
+
+def save_palette_png(mask: np.ndarray, path: str | Path) -> None:
+    """Writes a mask as a PNG with VOC's palette: its pixels are the class indices.
+
+    Args:
+        mask: uint8 [h, w].
+        path: The file to write; its folder is made if need be.
+
+    Raises:
+        OSError: If the file cannot be written.
+    """
+    from PIL import Image
+
+    from mobilevit_jax.data.voc_names import voc_palette
+
+    if mask.dtype != np.uint8 or mask.ndim != 2:
+        raise ValueError(f"a mask is uint8 [h, w], not {mask.dtype} {list(mask.shape)}")
+    height, width = mask.shape
+    image = Image.frombytes("P", (width, height), np.ascontiguousarray(mask).tobytes())
+    image.putpalette(voc_palette().ravel().tolist())
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(path.name + ".tmp")
+    try:
+        with naming(path):
+            image.save(unfinished, format="PNG")
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _to_rgb(image: Any, index: int) -> Any:
+    """Returns an image as an array; arrays pass as they are, to be checked by the processor."""
+    from mobilevit_jax.data.decode import pillow_to_rgb, read_image
+
+    if isinstance(image, str | Path):
+        return read_image(image, channel_order="rgb")
+    return image if isinstance(image, np.ndarray) else pillow_to_rgb(image, name=f"image {index}")
