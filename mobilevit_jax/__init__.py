@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mobilevit_jax import convert
     from mobilevit_jax.models import create_model, list_models
+    from mobilevit_jax.predictors import load_predictor
     from mobilevit_jax.pretrained import from_pretrained
     from mobilevit_jax.processing import ImageProcessor
     from mobilevit_jax.saving import save_pretrained
@@ -22,6 +23,7 @@ __all__ = [
     "create_model",
     "from_pretrained",
     "list_models",
+    "load_predictor",
     "save_pretrained",
 ]
 
@@ -32,6 +34,7 @@ _HOMES = {
     "create_model": "mobilevit_jax.models",
     "from_pretrained": "mobilevit_jax.pretrained",
     "list_models": "mobilevit_jax.models",
+    "load_predictor": "mobilevit_jax.predictors",
     "save_pretrained": "mobilevit_jax.saving",
 }
 

@@ -19,7 +19,7 @@ from tests.convert.torch_zip import write_torch
 from tests.small import random_variables, tiny_model
 
 NAMES = ("ant", "bee", "cat", "dog", "elk", "fox")
-PROCESSOR = mvj.ImageProcessor(size=72, crop_size=64, resample="pillow_bilinear")
+PROCESSOR = mvj.ImageProcessor(size=72, crop_size=(64, 64), resample="pillow_bilinear")
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,8 @@ def xxs():
 def saved(xxs, tmp_path_factory) -> Path:
     """A directory as transformers has it; read it, and leave it as it is."""
     directory = tmp_path_factory.mktemp("saved") / "model"
-    mvj.save_pretrained(directory, *xxs, PROCESSOR, class_names=NAMES)
+    model, variables = xxs
+    mvj.save_pretrained(directory, model, variables, PROCESSOR, class_names=NAMES)
     return directory
 
 
@@ -73,7 +74,8 @@ def test_the_native_directory_keeps_what_the_others_cannot(tmp_path):
 
 @pytest.mark.parametrize("layout", ["huggingface", "cvnets"])
 def test_a_bare_file_tells_its_model(xxs, tmp_path, layout):
-    save_weights(tmp_path / "w.safetensors", *xxs, PROCESSOR, layout=layout)
+    model, variables = xxs
+    save_weights(tmp_path / "w.safetensors", model, variables, PROCESSOR, layout=layout)
     loaded = load_weights(tmp_path / "w.safetensors")
     assert loaded.model == xxs[0]
     assert_equal(loaded.variables, xxs[1])

@@ -11,6 +11,8 @@ from mobilevit_jax.cli.console import say
 from mobilevit_jax.cli.runtime import start_jax
 from mobilevit_jax.cli.weights import SelectionOptions
 from mobilevit_jax.errors import ConfigurationError
+from mobilevit_jax.pretrained import Pretrained
+from mobilevit_jax.tasks import task_of
 
 Layout = Literal["huggingface", "cvnets", "timm", "native"]
 
@@ -100,7 +102,7 @@ def convert(arguments: Arguments) -> None:
             loaded.model,
             loaded.variables,
             loaded.processor,
-            class_names=_names(loaded.class_names, loaded.model.num_classes),
+            class_names=_names(loaded),
             layout=arguments.layout,
         )
     parameters = sum(int(np.size(leaf)) for leaf in _leaves(loaded.variables["params"]))
@@ -110,9 +112,11 @@ def convert(arguments: Arguments) -> None:
     )
 
 
-def _names(names: tuple[str, ...], count: int) -> tuple[str, ...]:
+def _names(loaded: Pretrained) -> tuple[str, ...]:
     """Names the outputs that a run has beyond the classes of its data set."""
-    return names + tuple(f"LABEL_{index}" for index in range(len(names), count))
+    background = task_of(loaded.model_name) == "detection"  # it has no name
+    names, count = loaded.class_names, loaded.model.num_classes - background
+    return names + tuple(f"LABEL_{index + background}" for index in range(len(names), count))
 
 
 def _leaves(tree: dict) -> list[np.ndarray]:

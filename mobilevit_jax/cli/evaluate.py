@@ -1,4 +1,4 @@
-"""`mobilevit evaluate`: top-1, top-5 and loss of weights on a split, every image counted once."""
+"""`mobilevit evaluate`: the metrics of weights on a split, every image counted once."""
 
 import re
 from dataclasses import dataclass, field
@@ -8,18 +8,21 @@ from typing import Annotated, Any
 import tyro
 
 from mobilevit_jax.cli.console import count, print_table, say
+from mobilevit_jax.cli.examples import draw_examples
+from mobilevit_jax.cli.metrics import shown
 from mobilevit_jax.cli.runtime import start_jax
 from mobilevit_jax.cli.weights import WeightsOptions
 from mobilevit_jax.data.loader import LoaderConfig
 from mobilevit_jax.data.sources import dataset_info, open_split
 from mobilevit_jax.errors import ConfigurationError
 from mobilevit_jax.pretrained import EXPERIMENT, Pretrained
+from mobilevit_jax.tasks import class_names_of, create_evaluator, create_predictor, task_of
 from mobilevit_jax.training.workdir import write_json
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Measure the accuracy of weights on a data set; prints a table and writes JSON.
+    """Measure weights on a data set: accuracy, COCO's mAP or mIoU; prints a table, writes JSON.
 
     Attributes:
         choice: Which weights.
@@ -30,6 +33,8 @@ class Arguments:
         batch_size: Images of a batch over all devices.
         output: JSON file; by default evaluation-<dataset>-<split>-<size>.json in the work
             directory, or in the current one if the weights are no work directory.
+        plots: Draw the first images of the split with their answers into this PNG file.
+        results: Detection: write the detections into this JSON file, in COCO's format.
         loader: Threads and memory; images skipped are not in the count.
     """
 
@@ -40,6 +45,8 @@ class Arguments:
     size: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
     batch_size: int = 200
     output: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
+    plots: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
+    results: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
     loader: tyro.conf.OmitArgPrefixes[LoaderConfig] = field(default_factory=LoaderConfig)
 
 
@@ -54,20 +61,21 @@ def main(argv: list[str]) -> int:
     start_jax()
     loaded = arguments.choice.load()
     result = evaluate(arguments, loaded)
+    cells = shown(result)
     print_table(
-        ["data", "size", "images", "loss", "top-1", "top-5"],
+        ["data", "size", "images", *cells],
         [
             [
                 f"{result['dataset']} {result['split']}",
                 result["size"],
                 result["count"],
-                result["loss"],
-                f"{result['top1']:.2%}",
-                f"{result['top5']:.2%}",
+                *cells.values(),
             ]
         ],
         title=f"{result['model']}, {result['weights']}",
     )
+    if "iou" in result:
+        print_table(["class", "IoU"], [[n, f"{v:.2%}"] for n, v in result["iou"].items()])
     if result["skipped"]:
         say(f"skipped {count(result['skipped'], 'image')} that could not be decoded")
     path = arguments.output or _default_output(arguments.choice, result)
@@ -97,18 +105,25 @@ def evaluate(arguments: Arguments, loaded: Pretrained) -> dict[str, Any]:
         ConfigurationError: If the data set's classes are not those of the weights.
         DataError: If an image cannot be decoded and none may be skipped.
     """
-    from mobilevit_jax.tasks.classification import ClassificationObjective, Evaluator
     from mobilevit_jax.training import parallel
 
+    task = task_of(loaded.model_name)
+    if arguments.results and task != "detection":
+        raise ConfigurationError(f"--results is for detections; these weights are for {task}")
     name, split_name, data_dir = _data(arguments, loaded)
-    _check_classes(loaded, dataset_info(name, data_dir).class_names, name)
+    info = dataset_info(name, data_dir)
+    _check_classes(loaded, class_names_of(loaded.model_name, info), name)
     split = open_split(name, split_name, data_dir)
     processor = loaded.processor
     if arguments.size is not None:
         processor = processor.for_size(arguments.size)
-    evaluator = Evaluator(loaded.model, ClassificationObjective(), processor)
+    evaluator = create_evaluator(loaded, info, processor)
     variables = parallel.replicate(loaded.variables)
-    metrics = evaluator(variables, split, arguments.batch_size, arguments.loader)
+    options = {"results": arguments.results} if arguments.results else {}
+    metrics = evaluator(variables, split, arguments.batch_size, arguments.loader, **options)
+    if arguments.plots:
+        draw_examples(create_predictor(loaded, processor), task, split, arguments.plots)
+        say(f"examples drawn into {arguments.plots}")
     height, width = processor.crop_size
     return {
         "model": loaded.model_name,
@@ -117,6 +132,7 @@ def evaluate(arguments: Arguments, loaded: Pretrained) -> dict[str, Any]:
         "split": split_name,
         "size": height if height == width else f"{height}x{width}",
         **metrics,
+        **({"iou": evaluator.per_class} if task == "segmentation" else {}),
         "skipped": len(split) - int(metrics["count"]),
     }
 

@@ -1,4 +1,4 @@
-"""`mobilevit predict`: the classes of images, as text, JSON or a picture."""
+"""`mobilevit predict`: classes, objects or masks of images, as text, JSON or a picture."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import jax
 import numpy as np
 import tyro
 
-from mobilevit_jax.cli.console import count, print_table, say
+from mobilevit_jax.cli.answers import FORMS, Answer, Form, Picture, Settings
+from mobilevit_jax.cli.console import count, say
 from mobilevit_jax.cli.runtime import start_jax
 from mobilevit_jax.cli.weights import WeightsOptions
 from mobilevit_jax.data.decode import read_image
 from mobilevit_jax.errors import ConfigurationError, DataError
-from mobilevit_jax.pretrained import Pretrained
+from mobilevit_jax.tasks import create_predictor, task_of
 
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 _BATCH = 32
@@ -24,15 +24,17 @@ _PLOTTED = 24
 
 @dataclass(frozen=True)
 class Arguments:
-    """Name what images show: the most probable classes of each.
+    """Tell what images show: their classes, objects with boxes, or the class of every pixel.
 
     Attributes:
         images: Image files, or folders of them (searched through).
-        choice: Which weights.
-        top: Number of classes to show.
+        choice: Which weights; they decide between the three.
+        top: Classification: number of classes to show, 5 by default.
+        score_threshold: Detection: least probability of an object, 0.3 by default.
+        masks: Segmentation: folder to write masks to, PNG with VOC's palette.
         size: Height and width of the crop in pixels; the margin of the resize before it stays.
         json: Print JSON, for machines.
-        plot: Draw the images with their classes into this PNG file (the first 24).
+        plot: Draw the images with their answers into this PNG file (the first 24).
         skip_bad_images: Leave out and name images that are missing or cannot be decoded.
     """
 
@@ -42,7 +44,11 @@ class Arguments:
         tyro.conf.arg(metavar="IMAGE [IMAGE ...]", help_behavior_hint=""),
     ]
     choice: tyro.conf.OmitArgPrefixes[Annotated[WeightsOptions, tyro.conf.arg(name="weights")]]
-    top: int = 5
+    top: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
+    score_threshold: Annotated[
+        float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="")
+    ] = None
+    masks: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
     size: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
     json: bool = False
     plot: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
@@ -55,24 +61,60 @@ def main(argv: list[str]) -> int:
         Arguments, prog="mobilevit predict", args=argv, config=(tyro.conf.FlagCreatePairsOff,)
     )
     paths = find_images(arguments.images, may_miss=arguments.skip_bad_images)
-    if arguments.top < 1:
+    if arguments.top is not None and arguments.top < 1:
         raise ConfigurationError(f"--top must be at least 1; got {arguments.top}")
     start_jax()
     loaded = arguments.choice.load()
-    answers, bad = predict(
-        loaded, paths, arguments.top, size=arguments.size, skip_bad=arguments.skip_bad_images
+    task = task_of(loaded.model_name)
+    _check_options(arguments, task)
+    processor = loaded.processor
+    if arguments.size is not None:
+        processor = processor.for_size(arguments.size)
+    predictor, form = create_predictor(loaded, processor), FORMS[task]
+    settings = Settings(
+        5 if arguments.top is None else arguments.top,
+        0.3 if arguments.score_threshold is None else arguments.score_threshold,
+        arguments.masks,
+        min(_BATCH, len(paths)),
+    )
+    answers, pictures, bad = predict(
+        predictor,
+        form,
+        paths,
+        settings,
+        keep=_PLOTTED if arguments.plot else 0,
+        skip_bad=arguments.skip_bad_images,
     )
     if bad:
         say(f"skipped {count(len(bad), 'image')} that could not be read: {', '.join(bad)}")
     if not answers:
         raise DataError("no image is left to predict")
     if arguments.plot:
-        _plot(answers, arguments.plot)
+        form.draw(pictures, loaded.class_names, arguments.plot)
+        more = len(answers) > _PLOTTED
+        which = f" (the first {_PLOTTED} of {len(answers)})" if more else ""
+        say(f"drawn into {arguments.plot}{which}")
     if arguments.json:
         print(json.dumps(answers, indent=2, ensure_ascii=False))
     else:
-        _print(answers)
+        for answer in answers:
+            form.show(answer)
     return 0
+
+
+def _check_options(arguments: Arguments, task: str) -> None:
+    """Refuses options that the task of the weights has no use for."""
+    own = {
+        "top": "classification",
+        "score_threshold": "detection",
+        "masks": "segmentation",
+    }
+    for name, its_task in own.items():
+        if getattr(arguments, name) is not None and task != its_task:
+            option = name.replace("_", "-")
+            raise ConfigurationError(
+                f"--{option} is for {its_task}; these weights are for {task}, so leave it out"
+            )
 
 
 def find_images(paths: Sequence[Path], *, may_miss: bool = False) -> list[Path]:
@@ -108,95 +150,59 @@ def _is_image(path: Path) -> bool:
 
 
 def predict(
-    loaded: Pretrained,
+    predictor: Any,
+    form: Form,
     paths: Sequence[Path],
-    top: int,
+    settings: Settings,
     *,
-    size: int | None = None,
+    keep: int = 0,
     skip_bad: bool = False,
-) -> tuple[list[dict[str, Any]], list[str]]:
-    """Classifies image files.
+) -> tuple[list[Answer], list[Picture], list[str]]:
+    """Answers for image files.
 
     Args:
-        loaded: Model, weights, processor, class names.
+        predictor: From `tasks.create_predictor`.
+        form: Of its task.
         paths: The files.
-        top: Classes of each, at most as many as there are.
-        size: Side of the crop in pixels; the weights' own if None.
+        settings: What the user chose.
+        keep: Pictures that are kept for drawing; the others leave memory.
         skip_bad: Whether files that cannot be read are left out.
 
     Returns:
-        One {"image", "predictions": [{"class", "index", "probability"}, ...]} a file, most
-        probable first, and the files that were left out.
+        One answer a file, as JSON has it; the first `keep` pictures with their answers; the files
+        that were left out.
 
     Raises:
         DataError: If a file cannot be decoded; it is named.
     """
-    processor = loaded.processor if size is None else loaded.processor.for_size(size)
-    variables = jax.device_put(loaded.variables)
-    model: Any = loaded.model
-    probabilities = jax.jit(lambda v, x: jax.nn.softmax(model.apply(v, x)))
     bad: list[str] = []
-    answers = []
-    for names, pixels in _batches(processor, paths, bad, skip_bad):
-        padded = np.resize(pixels, (min(_BATCH, len(paths)), *pixels.shape[1:]))
-        scores = np.asarray(probabilities(variables, padded))[: len(names)]
-        answers += [
-            _answer(*pair, loaded.class_names, top) for pair in zip(names, scores, strict=True)
-        ]
-    return answers, bad
+    answers: list[Answer] = []
+    pictures: list[Picture] = []
+    for names, images in _batches(paths, settings.batch, bad, skip_bad):
+        raws = form.ask(predictor, images, settings)
+        for name, image, raw in zip(names, images, raws, strict=True):
+            answers.append(form.to_json(predictor, name, image, raw, settings))
+            if len(pictures) < keep:
+                pictures.append((image, answers[-1], raw))
+    return answers, pictures, bad
 
 
 def _batches(
-    processor: Any, paths: Sequence[Path], bad: list[str], skip_bad: bool
-) -> Iterator[tuple[list[str], np.ndarray]]:
-    """Yields names and float images [b, h, w, 3]; adds to `bad` what cannot be decoded."""
+    paths: Sequence[Path], size: int, bad: list[str], skip_bad: bool
+) -> Iterator[tuple[list[str], list[np.ndarray]]]:
+    """Yields names and images, uint8 in RGB; adds to `bad` what cannot be decoded."""
     names: list[str] = []
     images: list[np.ndarray] = []
     for path in paths:
         try:
-            images.append(processor(path)[0])
+            images.append(read_image(path, channel_order="rgb"))
             names.append(str(path))
         except DataError:
             if not skip_bad:
                 raise
             bad.append(str(path))
-        if len(names) == _BATCH:
-            yield names, np.stack(images)
+        if len(names) == size:
+            yield names, images
             names, images = [], []
     if names:
-        yield names, np.stack(images)
-
-
-def _answer(name: str, scores: np.ndarray, class_names: Sequence[str], top: int) -> dict[str, Any]:
-    order = np.argsort(-scores, kind="stable")[:top]
-    return {
-        "image": name,
-        "predictions": [
-            {
-                "class": class_names[index] if index < len(class_names) else str(index),
-                "index": int(index),
-                "probability": float(scores[index]),
-            }
-            for index in order
-        ],
-    }
-
-
-def _print(answers: list[dict[str, Any]]) -> None:
-    for answer in answers:
-        rows = [[item["class"], f"{item['probability']:.1%}"] for item in answer["predictions"]]
-        print_table(["class", "probability"], rows, title=answer["image"])
-
-
-def _plot(answers: list[dict[str, Any]], path: Path) -> None:
-    from mobilevit_jax.analysis.plots import predictions
-
-    shown = answers[:_PLOTTED]
-    predictions(
-        [read_image(answer["image"], channel_order="rgb") for answer in shown],
-        [[(p["class"], p["probability"]) for p in answer["predictions"]] for answer in shown],
-        path,
-        titles=[Path(answer["image"]).name for answer in shown],
-    )
-    more = f" (the first {_PLOTTED} of {len(answers)})" if len(answers) > _PLOTTED else ""
-    say(f"drawn into {path}{more}")
+        yield names, images

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import tyro
 
 from mobilevit_jax.cli.console import TrainProgress, count, print_table, say
+from mobilevit_jax.cli.metrics import shown
 from mobilevit_jax.cli.runtime import HostsOptions, start_jax
 from mobilevit_jax.config import Experiment, load_experiment, no_experiment_file, shrink
 from mobilevit_jax.data.prepare import prepare
 from mobilevit_jax.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from mobilevit_jax.tasks.classification import ClassificationTask
+    from mobilevit_jax.tasks.base import DataTask
 
 EXIT_DONE, EXIT_STOPPED = 0, 3
 
@@ -112,6 +113,12 @@ def run(experiment: Experiment, directory: Path) -> int:
         outcome = loop.train(experiment, task, directory, progress, initial)
     if task.skipped.count:
         say(f"skipped {count(task.skipped.count, 'image')} that could not be decoded")
+    left_out = getattr(task, "left_out", None)
+    if left_out is not None and left_out.count:
+        say(
+            f"{count(left_out.count, 'object')} beyond detection.max_boxes = "
+            f"{experiment.detection.max_boxes} of an image took no part, the smallest ones"
+        )
     if jax.process_index() == 0:
         _report(experiment, task, outcome, directory)
     if not outcome.finished:
@@ -120,9 +127,7 @@ def run(experiment: Experiment, directory: Path) -> int:
     return EXIT_DONE
 
 
-def _report(
-    experiment: Experiment, task: "ClassificationTask", outcome: Any, directory: Path
-) -> None:
+def _report(experiment: Experiment, task: "DataTask", outcome: Any, directory: Path) -> None:
     """Writes timing and curves; prints the result of a finished run."""
     from mobilevit_jax.training import workdir
 
@@ -134,16 +139,16 @@ def _report(
         _print_next(experiment, task, directory)
 
 
-def build_task(experiment: Experiment) -> "ClassificationTask":
+def build_task(experiment: Experiment) -> "DataTask":
     """Opens the experiment's data and model; a data set that needs no source is made first."""
-    from mobilevit_jax.tasks.classification import ClassificationTask
+    from mobilevit_jax.tasks import create_task
 
     if _is_drawn(experiment):
         prepare(experiment.data.dataset, data_dir=experiment.data.data_dir)
-    return ClassificationTask(experiment)
+    return create_task(experiment)
 
 
-def _check_settings(experiment: Experiment, task: "ClassificationTask") -> None:
+def _check_settings(experiment: Experiment, task: "DataTask") -> None:
     """Finds settings that are wrong before anything is loaded or written."""
     from mobilevit_jax.training.optimizer import create_optimizer
     from mobilevit_jax.training.schedule import warmup_cosine
@@ -155,7 +160,7 @@ def _check_settings(experiment: Experiment, task: "ClassificationTask") -> None:
     )
 
 
-def _open(directory: Path, experiment: Experiment, task: "ClassificationTask") -> None:
+def _open(directory: Path, experiment: Experiment, task: "DataTask") -> None:
     """Opens the work directory."""
     from mobilevit_jax.training import workdir
 
@@ -191,12 +196,11 @@ def _print_result(experiment: Experiment, outcome: Any, directory: Path) -> None
     final = {row["split"]: row for row in evaluated}
     weights = "averaged (EMA)" if experiment.ema.decay else "raw"
     if final:
+        cells = {split: {"images": row["count"], **shown(row)} for split, row in final.items()}
+        columns = list(next(iter(cells.values())))
         print_table(
-            ["split", "images", "loss", "top-1", "top-5"],
-            [
-                [split, row["count"], row["loss"], f"{row['top1']:.2%}", f"{row['top5']:.2%}"]
-                for split, row in final.items()
-            ],
+            ["split", *columns],
+            [[split, *(row.get(name, "") for name in columns)] for split, row in cells.items()],
             title=f"{experiment.name} after {count(experiment.epochs, 'epoch')}, {weights} weights",
         )
     timing = outcome.timing
@@ -208,7 +212,7 @@ def _print_result(experiment: Experiment, outcome: Any, directory: Path) -> None
         )
 
 
-def _print_next(experiment: Experiment, task: "ClassificationTask", directory: Path) -> None:
+def _print_next(experiment: Experiment, task: "DataTask", directory: Path) -> None:
     """Prints the command that predicts; a data set that was drawn leaves an image to try it on."""
     image = "IMAGE"
     if _is_drawn(experiment):

@@ -18,7 +18,7 @@ def native(tmp_path_factory):
     """XXS with random weights and class names, as a native directory."""
     model = mvj.create_model("mobilevit_xxs", num_classes=8)
     directory = tmp_path_factory.mktemp("native")
-    processor = mvj.ImageProcessor(size=32, crop_size=32)
+    processor = mvj.ImageProcessor(size=32, crop_size=(32, 32))
     mvj.save_pretrained(
         directory, model, random_variables(model), processor, class_names=NAMES, layout="native"
     )

@@ -120,9 +120,9 @@ def test_options_that_do_not_fit(trained, mobilevit, options, status, message):
 
 def test_weights_that_are_not_there(mobilevit, tmp_path):
     ran = mobilevit("evaluate", "--weights", tmp_path / "none")
-    assert ran.status == 2 and f"no work directory {tmp_path / 'none'}" in ran.err
+    assert ran.status == 2 and f"there is nothing at {tmp_path / 'none'}" in ran.err
     ran = mobilevit("evaluate", "--weights", tmp_path)
-    assert ran.status == 1 and "is not a work directory" in ran.err
+    assert ran.status == 1 and "neither a work directory nor saved weights" in ran.err
 
 
 def test_a_bad_record_is_named_or_skipped_and_counted(broken, mobilevit, train_tiny):

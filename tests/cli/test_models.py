@@ -4,8 +4,28 @@ import json
 
 import pytest
 
-PARAMETERS = {"mobilevit_s": 5_578_632, "mobilevit_xs": 2_317_848, "mobilevit_xxs": 1_272_024}
-MACS = {"mobilevit_s": "2,000.8", "mobilevit_xs": "1,025.9", "mobilevit_xxs": "407.4"}
+PARAMETERS = {
+    "mobilevit_s": 5_578_632,
+    "mobilevit_xs": 2_317_848,
+    "mobilevit_xxs": 1_272_024,
+    "ssdlite_mobilevit_s": 5_738_826,
+    "ssdlite_mobilevit_xs": 2_742_042,
+    "ssdlite_mobilevit_xxs": 1_755_050,
+    "deeplabv3_mobilevit_s": 6_357_941,
+    "deeplabv3_mobilevit_xs": 2_944_069,
+    "deeplabv3_mobilevit_xxs": 1_854_853,
+}
+MACS = {
+    "mobilevit_s": "2,000.8",
+    "mobilevit_xs": "1,025.9",
+    "mobilevit_xxs": "407.4",
+    "ssdlite_mobilevit_s": "3,426.7",
+    "ssdlite_mobilevit_xs": "1,845.4",
+    "ssdlite_mobilevit_xxs": "842.0",
+    "deeplabv3_mobilevit_s": "13,693.5",
+    "deeplabv3_mobilevit_xs": "7,378.4",
+    "deeplabv3_mobilevit_xxs": "3,952.8",
+}
 
 
 def rows(out: str) -> dict[str, list[str]]:
@@ -18,15 +38,12 @@ def test_the_listing(mobilevit):
     assert (ran.status, ran.err) == (0, "")
     shown = rows(ran.out)
     for name, parameters in PARAMETERS.items():
-        assert shown[name][:2] == [f"{parameters:,}", MACS[name]]
-    assert shown["mobilevit_xs"][2:] == [
-        "128x128x32",
-        "64x64x48",
-        "32x32x64",
-        "16x16x80",
-        "8x8x96",
-    ]
-    assert "images of 256x256; MACs are multiply-adds" in ran.out.lower().replace("macs", "MACs")
+        assert shown[name][1:3] == [f"{parameters:,}", MACS[name]]
+    assert shown["mobilevit_xs"][3:] == ["32x32x64", "16x16x80", "8x8x96"]
+    assert shown["deeplabv3_mobilevit_s"][3:] == ["64x64x96", "32x32x128", "32x32x160"]
+    sizes = {"mobilevit_s": "256", "ssdlite_mobilevit_s": "320", "deeplabv3_mobilevit_s": "512"}
+    assert {name: shown[name][0] for name in sizes} == sizes
+    assert "MACs are multiply-adds for one image of size x size pixels" in ran.out
     assert max(map(len, ran.out.splitlines())) <= 100
 
 
@@ -41,12 +58,23 @@ def test_the_stages_of_one_model(mobilevit):
 
 
 def test_json(mobilevit):
-    models = json.loads(mobilevit("models", "*xs", "--json").out)
+    models = json.loads(mobilevit("models", "mobilevit_x*", "--json").out)
     assert list(models) == ["mobilevit_xs", "mobilevit_xxs"]
     for name, model in models.items():
         assert model["parameters"] == PARAMETERS[name]
         assert f"{model['macs'] / 1e6:,.1f}" == MACS[name]
         assert sum(stage["macs"] for stage in model["stages"]) == model["macs"]
+
+
+def test_a_size_and_classes_for_all(mobilevit):
+    models = json.loads(
+        mobilevit("models", "*_xxs", "--size", 64, "--num-classes", 3, "--json").out
+    )
+    assert {model["size"] for model in models.values()} == {64}
+    stages = {stage["name"]: stage for stage in models["ssdlite_mobilevit_xxs"]["stages"]}
+    assert list(stages)[6:8] == ["extra_64", "extra_128"]
+    assert stages["head_5"]["parameters"] == 65 * 4 * 7
+    assert stages["extra_pool"]["shape"] == [1, 1, 64]
 
 
 def test_no_classes(mobilevit):
@@ -59,9 +87,10 @@ def test_no_classes(mobilevit):
     ("arguments", "message"),
     [
         (["mobilevit_xss"], "unknown model 'mobilevit_xss' (did you mean 'mobilevit_xs'?); known"),
-        (["*large"], "unknown model '*large'; known: mobilevit_s, mobilevit_xs, mobilevit_xxs"),
+        (["*large"], "unknown model '*large'; known: deeplabv3_mobilevit_s, "),
         (["--size", 0], "--size must be at least 1 pixel; got 0"),
-        (["--num-classes", -1], "num_classes must be 0 (pooled features) or more; got -1"),
+        (["mobilevit_s", "--num-classes", -1], "num_classes must be 0 (pooled features) or more"),
+        (["ssd*", "--num-classes", 1], "num_classes must be 2 or more, the background and at"),
     ],
 )
 def test_arguments_that_do_not_fit(mobilevit, arguments, message):

@@ -184,7 +184,7 @@ def test_a_process_that_is_terminated(quickstart, tiny, tmp_path):
 
 FULL = """
 import resource
-resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
+resource.setrlimit(resource.RLIMIT_FSIZE, (8000, 8000))
 sys.exit(main(sys.argv[1:]))
 """
 

@@ -1,0 +1,71 @@
+"""A grid of a data set's first images with what weights make of them, for `evaluate --plots`."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mobilevit_jax.cli.answers import FORMS, Picture, Settings
+from mobilevit_jax.data.decode import decode_image
+from mobilevit_jax.data.sources import Split
+from mobilevit_jax.tasks.base import record_name
+
+_SHOWN = 12
+_SETTINGS = Settings(top=5, score_threshold=0.3, masks=None, batch=_SHOWN)
+
+
+def draw_examples(predictor: Any, task: str, split: Split, path: Path) -> None:
+    """Draws the first twelve images of a split with their answers.
+
+    Segmentation has the true masks beside, as in Figure 17 of the paper; detection is like Figure
+    14.
+
+    Args:
+        predictor: From `tasks.create_predictor`.
+        task: "classification", "detection" or "segmentation".
+        split: The data.
+        path: The PNG file to write.
+
+    Raises:
+        DataError: If an image cannot be decoded.
+    """
+    ids = range(min(_SHOWN, len(split)))
+    records = split.records(list(ids))
+    names = [record_name(record, index) for index, record in zip(ids, records, strict=True)]
+    images = [
+        decode_image(record["image"], name=name, channel_order="rgb")
+        for record, name in zip(records, names, strict=True)
+    ]
+    form = FORMS[task]
+    raws = form.ask(predictor, images, _SETTINGS)
+    if task == "segmentation":
+        _compare(images, raws, records, names, predictor.class_names, path)
+        return
+    pictures: list[Picture] = [
+        (image, form.to_json(predictor, name, image, raw, _SETTINGS), raw)
+        for name, image, raw in zip(names, images, raws, strict=True)
+    ]
+    form.draw(pictures, predictor.class_names, path)
+
+
+def _compare(
+    images: list[np.ndarray],
+    masks: Any,
+    records: list[dict[str, Any]],
+    names: list[str],
+    class_names: tuple[str, ...],
+    path: Path,
+) -> None:
+    from mobilevit_jax.analysis.plots_detection import grid
+    from mobilevit_jax.analysis.plots_segmentation import compare
+    from mobilevit_jax.data.masks import decode_mask, to_segmentation
+
+    truths = [
+        decode_mask(to_segmentation(record)["mask"], name=name)
+        for record, name in zip(records, names, strict=True)
+    ]
+    panels = [
+        compare(image, mask, class_names, truth)
+        for image, mask, truth in zip(images, masks, truths, strict=True)
+    ]
+    grid(panels, path, columns=2)

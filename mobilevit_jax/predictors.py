@@ -1,0 +1,37 @@
+"""One call from an image to an answer, for weights of any task and source."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mobilevit_jax.pretrained import load_weights
+from mobilevit_jax.tasks import create_predictor
+
+if TYPE_CHECKING:
+    from mobilevit_jax.tasks.classifier import Classifier
+    from mobilevit_jax.tasks.detection.predict import Detector
+    from mobilevit_jax.tasks.segmentation.predict import Segmenter
+
+
+def load_predictor(
+    source: str | Path, *, size: int | None = None, **selection: Any
+) -> "Classifier | Detector | Segmenter":
+    """Loads weights and returns what answers for images.
+
+    Args:
+        source: See `mobilevit_jax.pretrained.load_weights`.
+        size: Height and width of what the model gets in pixels; the weights' own if None.
+        **selection: `checkpoint`, `raw`, `revision` and `allow_half` of `load_weights`.
+
+    Returns:
+        A callable that takes an image or a list of images (paths, Pillow images, or uint8 arrays
+        [h, w, 3] in RGB). A classifier gives for each image its most probable classes, a detector
+        boxes in pixels of the image with names and scores, a segmentation model a mask of the
+        image's own size.
+
+    Raises:
+        ConfigurationError: As `load_weights` does.
+        DataError: As `load_weights` does.
+    """
+    loaded = load_weights(source, **selection)
+    processor = loaded.processor if size is None else loaded.processor.for_size(size)
+    return create_predictor(loaded, processor)

@@ -1,0 +1,95 @@
+"""Detection and segmentation from the shell: train, evaluate, predict, with the real networks."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mobilevit_jax.data.decode import read_image
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("real_model")]
+
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
+
+
+def train(mobilevit, task: str, directory: Path):
+    return mobilevit(
+        *("train", EXPERIMENTS / task / "shapes.py", "--tiny", "--workdir", directory),
+        *("--evaluation.batch-size", 32),
+    )
+
+
+def test_detection(mobilevit, tmp_path, test_images):
+    run = tmp_path / "run"
+    ran = train(mobilevit, "detection", run)
+    assert ran.status == 0, ran.err
+    assert "mAP@.50" in ran.out and "predict with" in ran.err
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert {row["split"] for row in rows} == {"train", "validation", "test"}
+    assert all(np.isfinite(row["loss"]) for row in rows if row["split"] == "train")
+
+    results, plots = tmp_path / "results.json", tmp_path / "examples.png"
+    ran = mobilevit("evaluate", "--weights", run, "--results", results, "--plots", plots)
+    assert ran.status == 0, ran.err
+    (path,) = run.glob("evaluation-*.json")
+    evaluated = json.loads(path.read_text())
+    assert evaluated["count"] == 32 and 0 <= evaluated["map"] <= evaluated["map50"] <= 1
+    assert set(json.loads(results.read_text())[0]) == {"image_id", "category_id", "bbox", "score"}
+    assert np.std(read_image(plots, channel_order="rgb")) > 10
+
+    arguments = ("predict", *test_images[:2], "--weights", run, "--score-threshold", 0)
+    ran = mobilevit(*arguments, "--json", "--plot", tmp_path / "found.png")
+    assert ran.status == 0, ran.err
+    answers = json.loads(ran.out)
+    for answer, image in zip(answers, test_images, strict=False):
+        height, width = read_image(image, channel_order="rgb").shape[:2]
+        assert (answer["height"], answer["width"]) == (height, width)
+        assert answer["detections"]
+        for found in answer["detections"]:
+            x1, y1, x2, y2 = found["box"]
+            assert 0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height
+            assert (
+                found["class"] in json.loads((run / "experiment.json").read_text())["class_names"]
+            )
+    assert np.std(read_image(tmp_path / "found.png", channel_order="rgb")) > 10
+
+    ran = mobilevit("predict", test_images[0], "--weights", run, "--top", 3)
+    assert (
+        ran.status == 2
+        and "--top is for classification; these weights are for detection" in ran.err
+    )
+
+
+def test_segmentation(mobilevit, tmp_path, test_images):
+    run = tmp_path / "run"
+    ran = train(mobilevit, "segmentation", run)
+    assert ran.status == 0, ran.err
+    assert "mIoU" in ran.out
+
+    plots = tmp_path / "examples.png"
+    ran = mobilevit("evaluate", "--weights", run, "--plots", plots)
+    assert ran.status == 0, ran.err
+    (path,) = run.glob("evaluation-*.json")
+    evaluated = json.loads(path.read_text())
+    assert evaluated["count"] == 32 and 0 <= evaluated["miou"] <= 1
+    assert set(evaluated["iou"]) <= {"background", *evaluated["iou"]} and evaluated["iou"]
+    assert np.std(read_image(plots, channel_order="rgb")) > 10
+
+    masks = tmp_path / "masks"
+    arguments = ("predict", *test_images[:2], "--weights", run, "--masks", masks)
+    ran = mobilevit(*arguments, "--json", "--plot", tmp_path / "found.png")
+    assert ran.status == 0, ran.err
+    for answer, image in zip(json.loads(ran.out), test_images, strict=False):
+        with Image.open(answer["mask"]) as file, Image.open(image) as original:
+            assert file.mode == "P" and file.size == original.size
+            mask = np.asarray(file)
+        shares = np.bincount(mask.ravel(), minlength=9) / mask.size
+        for item in answer["classes"]:
+            assert item["share"] == pytest.approx(shares[item["index"]])
+        assert sum(item["share"] for item in answer["classes"]) == pytest.approx(1)
+    assert np.std(read_image(tmp_path / "found.png", channel_order="rgb")) > 10
+
+    ran = mobilevit("evaluate", "--weights", run, "--results", "results.json")
+    assert ran.status == 2 and "--results is for detections" in ran.err
