@@ -1,7 +1,8 @@
 """SSDLite with MobileViT-XXS from scratch on drawn shapes, in minutes on a CPU.
 
 The aim, not measured to the end yet: mAP@.50 above 80% on the 400 test images, in less than 20
-minutes on two CPU cores. It draws its own data set, 2,600 images of 160x160 with two or three objects each, and sees them at 128x128.
+minutes on two CPU cores. It draws its own data set, 2,600 images of 160x160 with two or three
+objects each, and sees them at 128x128.
 
     mobilevit train experiments/detection/shapes.py
 """
