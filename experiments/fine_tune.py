@@ -10,7 +10,8 @@ The weights come from the Hugging Face hub; --init-from takes a work directory, 
 config.json, or a weight file in their place (--model.name follows the weights). The classifier is
 replaced by one of your classes. With few images, train it alone:
 
-    mobilevit train experiments/fine_tune.py --model.freeze-backbone --optimizer.backbone-lr 1
+    mobilevit train experiments/fine_tune.py --workdir runs/probe --model.freeze-backbone \\
+        --optimizer.backbone-lr 1
 """
 
 from mobilevit_jax.config import DataConfig, EvaluationConfig, Experiment

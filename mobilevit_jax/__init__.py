@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from mobilevit_jax import convert
     from mobilevit_jax.models import create_model, list_models
     from mobilevit_jax.predictors import load_predictor
-    from mobilevit_jax.pretrained import from_pretrained
+    from mobilevit_jax.pretrained import from_pretrained, load_weights
     from mobilevit_jax.processing import ImageProcessor
     from mobilevit_jax.saving import save_pretrained
 
@@ -24,6 +24,7 @@ __all__ = [
     "from_pretrained",
     "list_models",
     "load_predictor",
+    "load_weights",
     "save_pretrained",
 ]
 
@@ -35,6 +36,7 @@ _HOMES = {
     "from_pretrained": "mobilevit_jax.pretrained",
     "list_models": "mobilevit_jax.models",
     "load_predictor": "mobilevit_jax.predictors",
+    "load_weights": "mobilevit_jax.pretrained",
     "save_pretrained": "mobilevit_jax.saving",
 }
 

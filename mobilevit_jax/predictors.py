@@ -1,7 +1,7 @@
 """One call from an image to an answer, for weights of any task and source."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from mobilevit_jax.pretrained import load_weights
 from mobilevit_jax.tasks import create_predictor
@@ -13,13 +13,21 @@ if TYPE_CHECKING:
 
 
 def load_predictor(
-    source: str | Path, *, size: int | None = None, **selection: Any
+    source: str | Path,
+    *,
+    size: int | None = None,
+    convention: Literal["v0.1", "later"] | None = None,
+    iou_threshold: float | None = None,
+    **selection: Any,
 ) -> "Classifier | Detector | Segmenter":
     """Loads weights and returns what answers for images.
 
     Args:
         source: See `mobilevit_jax.pretrained.load_weights`.
         size: Height and width of what the model gets in pixels; the weights' own if None.
+        convention: Detection: how boxes are suppressed, see `DetectionConfig`; by default as the
+            run has it.
+        iou_threshold: Detection: overlap above which the worse of two boxes goes.
         **selection: `checkpoint`, `raw`, `revision` and `allow_half` of `load_weights`.
 
     Returns:
@@ -34,4 +42,4 @@ def load_predictor(
     """
     loaded = load_weights(source, **selection)
     processor = loaded.processor if size is None else loaded.processor.for_size(size)
-    return create_predictor(loaded, processor)
+    return create_predictor(loaded, processor, convention=convention, iou_threshold=iou_threshold)

@@ -99,6 +99,7 @@ def load_weights(
     raw: bool = False,
     revision: str | None = None,
     allow_half: bool = False,
+    channel_order: Literal["bgr", "rgb"] | None = None,
 ) -> Pretrained:
     """Loads weights with all that belongs to them.
 
@@ -113,6 +114,9 @@ def load_weights(
             work directory or a training checkpoint of CVNets.
         revision: Branch, tag or commit of a hub id.
         allow_half: Whether weights in half precision are widened to float32 rather than refused.
+        channel_order: Of the images that the weights of a bare file were trained on. None takes
+            what the file's names tell: RGB for timm and for later CVNets' DeepLabv3, else BGR.
+            Later CVNets' SSDLite, RGB, cannot be told from v0.1's by its names.
 
     Raises:
         ConfigurationError: If there is nothing at `source`, or an argument does not go with it.
@@ -127,10 +131,18 @@ def load_weights(
         )
     if revision is not None and path.exists():
         raise ConfigurationError(f"{source} is a path; only an id of the hub has revisions")
-    if is_run:
+    if is_run and channel_order is None:
         return _load_run(path, checkpoint, raw)
     if path.is_file():
-        return _load_file(path, averaged=not raw, allow_half=allow_half)
+        loaded = _load_file(path, averaged=not raw, allow_half=allow_half)
+        if channel_order is None:
+            return loaded
+        bgr = channel_order == "bgr"
+        return replace(loaded, processor=replace(loaded.processor, do_flip_channel_order=bgr))
+    if channel_order is not None:
+        raise ConfigurationError(
+            f"{source} says itself which order its channels have; leave the order out"
+        )
     if raw:
         raise ConfigurationError(f"{source} has no averaged weights beside the raw ones")
     if path.is_dir():
@@ -156,7 +168,7 @@ def _load_directory(directory: Path, name: str, allow_half: bool) -> Pretrained:
     tensors = files.read_state_dict(path)
     try:
         if configured.layout == "native":
-            variables = native.from_native(configured.model, tensors)
+            variables = native.from_native(configured.model, tensors, allow_half=allow_half)
         else:
             variables = load_state_dict(configured.model, tensors, allow_half=allow_half)
     except DataError as error:

@@ -6,6 +6,7 @@ The fields and the file format are those of Hugging Face's `MobileViTImageProces
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from mobilevit_jax.errors import ConfigurationError, DataError, unknown_name
+from mobilevit_jax.errors import ConfigurationError, DataError, naming, unknown_name
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -219,14 +220,23 @@ class ImageProcessor:
         return cls(**fields, resample=_parse_resample(config))
 
     def save(self, directory: str | Path) -> Path:
-        """Writes `preprocessor_config.json` into a directory, made if need be.
+        """Writes `preprocessor_config.json`, whole, into a directory, made if need be.
 
         Returns:
             The file's path.
+
+        Raises:
+            OSError: If it cannot be written; an older file stays as it was.
         """
         path = Path(directory) / CONFIG_NAME
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+        unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        with naming(path):
+            try:
+                unfinished.write_text(json.dumps(self.to_dict(), indent=2) + "\n", "utf-8")
+                unfinished.replace(path)
+            finally:
+                unfinished.unlink(missing_ok=True)
         return path
 
     @classmethod

@@ -14,6 +14,8 @@ import numpy as np
 from flax import traverse_util
 
 from mobilevit_jax.convert import config, files, native, to_state_dict
+from mobilevit_jax.convert.huggingface_config import check_huggingface
+from mobilevit_jax.convert.timm_config import check_timm
 from mobilevit_jax.errors import ConfigurationError, naming, unknown_name
 from mobilevit_jax.models.backbone import BackboneModel
 from mobilevit_jax.processing import CONFIG_NAME as PROCESSOR_NAME
@@ -25,7 +27,11 @@ Layout = Literal["huggingface", "cvnets", "timm", "native"]
 # The order of channels that readers of a layout assume where no configuration says otherwise:
 # transformers' image processor turns them round by default, CVNets v0.1 reads images with OpenCV.
 _CHANNEL_ORDERS = {"huggingface": "bgr", "cvnets": "bgr", "timm": "rgb"}
+# What a work directory has: it would be read as the run that it is, not as what is saved into it.
+_EXPERIMENT = "experiment.json"
 _STEM = ("params", "backbone", "conv_1", "conv", "kernel")
+# In the order in which they take their places.
+_NAMES = (WEIGHTS_NAME, PROCESSOR_NAME, config.CONFIG_NAME)
 _UNFINISHED = ".unfinished-"
 # What a killed save has left is removed by a later one, not while it may still be running.
 _ABANDONED_SECONDS = 3600
@@ -42,11 +48,13 @@ def save_pretrained(
 ) -> None:
     """Writes `config.json`, `model.safetensors` and `preprocessor_config.json`.
 
-    The three are written whole beside their places before they take them, so that a save that is
-    killed or runs out of disk leaves what was there as it was. Other files of the directory stay.
+    The three are written whole beside their places and then take them one after the other, so that
+    a save that fails, or is killed while it writes, leaves what was there as it was. Only where it
+    is killed among the three renames, which take microseconds, may new weights be left beside an
+    older configuration. Other files of the directory stay.
 
     Args:
-        directory: Where to write; made if need be.
+        directory: Where to write; made if need be. Not a work directory.
         model: The model. How it was run (`dtype`, `remat`, synchronised batch norm) is not saved.
         variables: {"params", "batch_stats"}; written as float32. Other collections are left out.
         processor: What images go through before the model.
@@ -60,14 +68,20 @@ def save_pretrained(
 
     Raises:
         ConfigurationError: If the layout cannot express the model or the processor (each reason is
-            named), or names and classes differ in number. Nothing is written then.
-        DataError: If the variables are not the model's. Nothing is written then.
+            named), names and classes differ in number, or the directory is a work directory.
+            Nothing is written then.
+        DataError: If the variables are not the model's, or not finite. Nothing is written then.
         OSError: If a file cannot be written; what was there stays.
     """
     if layout not in ("huggingface", "native", "timm"):
         hint = "; CVNets has files only, see save_weights" if layout == "cvnets" else ""
         error = unknown_name("layout of a directory", layout, ("huggingface", "native", "timm"))
         raise ConfigurationError(f"{error}{hint}")
+    if (Path(directory) / _EXPERIMENT).exists():
+        raise ConfigurationError(
+            f"{directory} is a work directory (it holds {_EXPERIMENT}), and what is saved there "
+            "would not be found; choose another directory"
+        )
     documents: dict[str, dict[str, Any]] = {PROCESSOR_NAME: processor.to_dict()}
     if layout == "native":
         documents[config.CONFIG_NAME] = config.to_native(model, class_names)
@@ -93,7 +107,14 @@ def save_weights(
 
     Nothing in the file says in which order the channels are, so that it follows the layout's
     readers: B, G, R for transformers and CVNets v0.1, R, G, B for timm. The stem is turned round
-    where the processor has the other order; the native layout keeps it.
+    where the processor has the other order; the native layout keeps it. Nothing else of the
+    processor is in the file.
+
+    Of the model, names and shapes tell widths, depths, classes, fusion and kernel size. What leaves
+    no trace in them has to be said to whoever reads the file: the number of heads, patch sizes,
+    output stride, dropout, the rates of a pyramid, `align_corners`, the anchors' scales. Models
+    that transformers or timm cannot have, whatever their configuration says, are refused; CVNets
+    has all of those options in its own configuration.
 
     Args:
         path: Ends in .safetensors, or in .pt, .pth or .bin (needs PyTorch).
@@ -103,10 +124,15 @@ def save_weights(
         layout: Whose names the tensors have.
 
     Raises:
-        ConfigurationError: If the layout's names cannot express the model, or PyTorch is missing.
-        DataError: If the variables are not the model's.
+        ConfigurationError: If the layout cannot express the model (each reason is named), or
+            PyTorch is missing.
+        DataError: If the variables are not the model's, or not finite.
         OSError: If the file cannot be written; what was there stays.
     """
+    if layout == "huggingface":
+        check_huggingface(model)
+    elif layout == "timm":
+        check_timm(model)
     order = _CHANNEL_ORDERS.get(layout, processor.channel_order)
     tensors = _tensors(model, variables, layout, turned=order != processor.channel_order)
     files.write_state_dict(path, tensors)
@@ -144,12 +170,42 @@ def _replace_all(
         files.write_state_dict(staging / WEIGHTS_NAME, tensors)
         for name, document in documents.items():
             _write_json(staging / name, document)
-        for name in (WEIGHTS_NAME, PROCESSOR_NAME, config.CONFIG_NAME):
-            if name == PROCESSOR_NAME and name not in documents:
-                (directory / name).unlink(missing_ok=True)
-            else:
-                os.replace(staging / name, directory / name)
+        with _restoring(directory, staging / "before"):
+            for name in _NAMES:
+                if name == PROCESSOR_NAME and name not in documents:
+                    (directory / name).unlink(missing_ok=True)
+                else:
+                    os.replace(staging / name, directory / name)
     _sync(directory)
+
+
+@contextlib.contextmanager
+def _restoring(directory: Path, before: Path) -> Iterator[None]:
+    """Puts the files that are there back into their places if the body fails.
+
+    Args:
+        directory: Where they are.
+        before: A directory to be made on the same disk, which keeps them under second names.
+    """
+    before.mkdir()
+    with contextlib.ExitStack() as undo:
+        for name in _NAMES:
+            path = directory / name
+            if os.path.lexists(path):
+                _keep(path, before / name)
+                undo.callback(os.replace, before / name, path)
+            else:
+                undo.callback(path.unlink, missing_ok=True)
+        yield
+        undo.pop_all()
+
+
+def _keep(path: Path, kept: Path) -> None:
+    """Gives a file, or a link as such, a second name; a copy where the disk has no hard links."""
+    try:
+        os.link(path, kept, follow_symlinks=False)
+    except (OSError, NotImplementedError):
+        shutil.copy2(path, kept, follow_symlinks=False)
 
 
 @contextlib.contextmanager

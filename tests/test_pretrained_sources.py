@@ -199,6 +199,14 @@ def test_arguments_of_another_kind_of_source(saved, arguments, message):
         load_weights(saved, **arguments)
 
 
+def test_the_order_of_channels_may_be_said_of_a_bare_file(xxs, saved):
+    path = saved / "model.safetensors"
+    assert load_weights(path).processor.channel_order == "bgr"
+    assert load_weights(path, channel_order="rgb").processor.channel_order == "rgb"
+    with pytest.raises(ConfigurationError, match="says itself which order its channels have"):
+        load_weights(saved, channel_order="rgb")
+
+
 def test_nothing_there(tmp_path):
     with pytest.raises(ConfigurationError, match="there is nothing at .*gone.*apple/mobilevit"):
         load_weights(tmp_path / "gone")

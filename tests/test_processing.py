@@ -1,8 +1,10 @@
+import errno
 import json
 import subprocess
 import sys
 import tracemalloc
 from dataclasses import FrozenInstanceError, replace
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -235,6 +237,21 @@ def test_round_trip_through_a_file(processor, tmp_path):
     assert written["image_processor_type"] == "MobileViTImageProcessor"
     assert written["resample"] in (2, 3)
     assert written.items() >= {"do_resize": processor.do_resize}.items()
+
+
+def test_a_full_disk_leaves_the_older_file(tmp_path, monkeypatch):
+    path = ImageProcessor(size=100).save(tmp_path)
+
+    def full(path, text, encoding) -> None:
+        path.write_bytes(text.encode(encoding)[:20])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space left") as caught:
+        ImageProcessor(size=200).save(tmp_path)
+    assert caught.value.filename == str(path)
+    assert list(tmp_path.iterdir()) == [path]
+    assert ImageProcessor.load(path) == ImageProcessor(size=100)
 
 
 def test_written_default_matches_the_published_file():

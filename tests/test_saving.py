@@ -184,6 +184,22 @@ class TestRefused:
         assert os.listdir(tmp_path) == []
 
     @pytest.mark.parametrize("layout", ["huggingface", "native", "timm"])
+    def test_a_work_directory(self, layout, model, variables, tmp_path):
+        (tmp_path / "experiment.json").write_text("{}")
+        before = contents(tmp_path)
+        with pytest.raises(ConfigurationError, match="is a work directory.*choose another"):
+            save_pretrained(tmp_path, model, variables, BGR, layout=layout)
+        assert contents(tmp_path) == before
+
+    @pytest.mark.parametrize("layout", ["huggingface", "native", "timm"])
+    def test_numbers_that_could_not_be_read_again(self, layout, model, tmp_path):
+        broken = random_variables(model)
+        broken["params"]["classifier"]["bias"][3] = np.nan
+        with pytest.raises(DataError, match="NaN or infinite values in params/classifier/bias;"):
+            save_pretrained(tmp_path / "new", model, broken, BGR, layout=layout)
+        assert os.listdir(tmp_path) == []
+
+    @pytest.mark.parametrize("layout", ["huggingface", "native", "timm"])
     def test_variables_of_another_model(self, layout, model, tmp_path):
         save_pretrained(tmp_path, model, random_variables(model), BGR)
         before = contents(tmp_path)
@@ -269,6 +285,44 @@ class TestInterrupted:
         assert {name: (tmp_path / name).read_bytes() for name in FILES} == before
         assert_equal(load_weights(tmp_path).variables, variables)
 
+    @pytest.mark.parametrize("linked", [True, False], ids=["hard links", "copies"])
+    @pytest.mark.parametrize("refused", ["preprocessor_config.json", "config.json"])
+    def test_a_place_that_cannot_be_taken(
+        self, refused, linked, model, variables, tmp_path, monkeypatch
+    ):
+        save_pretrained(tmp_path, model, variables, BGR, class_names=NAMES)
+        before, replace = contents(tmp_path), os.replace
+
+        def failing(source, target) -> None:
+            if Path(target).name == refused and Path(source).parent.name != "before":
+                raise OSError(errno.EACCES, "Permission denied", str(target))
+            replace(source, target)
+
+        def link(*_, **__) -> None:
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+
+        monkeypatch.setattr(os, "replace", failing)
+        if not linked:
+            monkeypatch.setattr(os, "link", link)
+        with pytest.raises(OSError, match="Permission denied"):
+            save_pretrained(tmp_path, model, random_variables(model, 1), RGB)
+        assert contents(tmp_path) == before
+
+    def test_a_place_in_a_new_directory_that_cannot_be_taken(
+        self, model, variables, tmp_path, monkeypatch
+    ):
+        replace = os.replace
+
+        def failing(source, target) -> None:
+            if Path(target).name == "config.json":
+                raise OSError(errno.ENOSPC, "No space left on device")
+            replace(source, target)
+
+        monkeypatch.setattr(os, "replace", failing)
+        with pytest.raises(OSError, match="No space left"):
+            save_pretrained(tmp_path / "new", model, variables, BGR)
+        assert os.listdir(tmp_path) == []
+
 
 class TestFiles:
     @pytest.mark.parametrize("layout", STEMS)
@@ -298,6 +352,21 @@ class TestFiles:
         kernel = kernel_of(loaded.variables)[:, :, :: -1 if flipped else 1]
         np.testing.assert_array_equal(kernel, kernel_of(variables))
         assert flipped == (layout != "timm")
+
+    def test_models_that_the_readers_cannot_have(self, tmp_path):
+        model = create_model("mobilevit_xxs", num_classes=7, patch_sizes=(8, 4, 2))
+        variables, path = random_variables(model), tmp_path / "w.safetensors"
+        for layout in ("huggingface", "timm"):
+            with pytest.raises(
+                ConfigurationError, match=r"cannot express.*patch_sizes=\(8, 4, 2\)"
+            ):
+                save_weights(path, model, variables, BGR, layout=layout)
+        strided = create_model("mobilevit_xxs", num_classes=7, output_stride=16)
+        with pytest.raises(ConfigurationError, match="timm.*output_stride=16"):
+            save_weights(path, strided, random_variables(strided), BGR, layout="timm")
+        assert os.listdir(tmp_path) == []
+        save_weights(path, model, variables, BGR, layout="cvnets")
+        assert load_file(path).keys() == to_state_dict(model, variables, "cvnets").keys()
 
     def test_refused(self, model, variables, tmp_path):
         with pytest.raises(ConfigurationError, match="unknown layout 'keras'"):

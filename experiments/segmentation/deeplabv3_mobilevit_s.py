@@ -17,8 +17,14 @@ twelfth of the images and of the time:
 The backbone starts from weights for ImageNet: --init-from takes a work directory of
 experiments/imagenet/mobilevit_s.py in place of the published ones. The batch is global (128, as 32
 on each of 4 devices) and batch norm sees all of it. The paper's text has 9e-5 where the cosine
-ends, its configuration 1e-6, which is taken here. Later CVNets trains with --model.output-stride 8
---model.aspp-features 512 --model.aspp-rates 12 24 36 --model.aux-head True.
+ends, its configuration 1e-6, which is taken here. Later CVNets has
+another head and other losses:
+
+    --model.output-stride 8 --model.aspp-features 512 --model.aspp-rates 12 24 36
+    --model.channel-dropout True --model.head-dropout 0 --model.align-corners True
+    --model.aux-head True --model.aux-width 128 --segmentation.convention later
+    --segmentation.augment.short-side 0.5 1.5 --segmentation.augment.long-side 2
+    --segmentation.augment.pad --segmentation.augment.class-share 0.75
 """
 
 from mobilevit_jax.config import DataConfig, EvaluationConfig, Experiment

@@ -1,5 +1,6 @@
 """`mobilevit convert`: weights from any source into the form that another program reads."""
 
+import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -68,6 +69,11 @@ def _check_destination(arguments: Arguments) -> None:
         raise ConfigurationError(
             "the native layout is a directory: it needs its configuration beside the tensors; "
             f"name {destination.with_suffix('')}"
+        )
+    if is_file and destination.suffix != ".safetensors" and not importlib.util.find_spec("torch"):
+        raise ConfigurationError(
+            f"{destination} is written by PyTorch, which is not installed; install torch, or name "
+            f"{destination.with_suffix('.safetensors')}"
         )
     if destination.is_dir() if is_file else destination.is_file():
         kind = "directory" if is_file else "file"

@@ -1,9 +1,10 @@
 """`mobilevit evaluate`: the metrics of weights on a split, every image counted once."""
 
+import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -16,6 +17,7 @@ from mobilevit_jax.data.loader import LoaderConfig
 from mobilevit_jax.data.sources import dataset_info, open_split
 from mobilevit_jax.errors import ConfigurationError
 from mobilevit_jax.pretrained import EXPERIMENT, Pretrained
+from mobilevit_jax.processing import ImageProcessor
 from mobilevit_jax.tasks import class_names_of, create_evaluator, create_predictor, task_of
 from mobilevit_jax.training.workdir import write_json
 
@@ -30,7 +32,15 @@ class Arguments:
         split: Split; the training's test split by default, else its validation split.
         data_dir: Where data sets are stored; the training's place by default.
         size: Height and width of the crop in pixels; the margin of the resize before it stays.
-        batch_size: Images of a batch over all devices.
+        batch_size: Images of a batch over all devices; by default the run's own, or 200, 64 or 16
+            in classification, detection and segmentation.
+        convention: Detection: how boxes are suppressed, as in CVNets v0.1 or later; by default the
+            run's, or v0.1.
+        score_threshold: Detection: least probability; by default the convention's.
+        iou_threshold: Detection: overlap above which the worse of two boxes goes.
+        protocol: Segmentation: fixed resizes images to the crop's size, keep_aspect their short
+            side; by default the run's, or fixed.
+        multiple: Segmentation: what keep_aspect rounds the sides to a multiple of.
         output: JSON file; by default evaluation-<dataset>-<split>-<size>.json in the work
             directory, or in the current one if the weights are no work directory.
         plots: Draw the first images of the split with their answers into this PNG file.
@@ -43,7 +53,16 @@ class Arguments:
     split: Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")] = None
     data_dir: Annotated[str | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
     size: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
-    batch_size: int = 200
+    batch_size: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
+    convention: Literal["v0.1", "later"] | None = None
+    score_threshold: Annotated[
+        float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="")
+    ] = None
+    iou_threshold: Annotated[
+        float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="")
+    ] = None
+    protocol: Literal["fixed", "keep_aspect"] | None = None
+    multiple: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
     output: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
     plots: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
     results: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
@@ -82,7 +101,43 @@ def main(argv: list[str]) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, result)
     say(f"written to {path}")
+    if arguments.plots:  # last, so that a picture that fails costs no result
+        _draw(arguments, loaded)
     return 0
+
+
+def _draw(arguments: Arguments, loaded: Pretrained) -> None:
+    """Draws the first images of the split with their answers."""
+    name, split_name, data_dir = _data(arguments, loaded)
+    predictor = create_predictor(
+        loaded,
+        _processor(arguments, loaded),
+        **_settings(arguments, ("convention", "iou_threshold")),
+    )
+    task, split = task_of(loaded.model_name), open_split(name, split_name, data_dir)
+    skip_bad = arguments.loader.skip_bad_images
+    assert arguments.plots is not None
+    draw_examples(predictor, task, split, arguments.plots, skip_bad=skip_bad)
+    say(f"examples drawn into {arguments.plots}")
+
+
+def _processor(arguments: Arguments, loaded: Pretrained) -> ImageProcessor:
+    if arguments.size is None:
+        return loaded.processor
+    return loaded.processor.for_size(arguments.size)
+
+
+def _settings(
+    arguments: Arguments,
+    names: tuple[str, ...] = (
+        *("convention", "score_threshold", "iou_threshold"),
+        *("protocol", "multiple"),
+    ),
+) -> dict[str, Any]:
+    """Returns the settings of a task that the user chose."""
+    return {
+        name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None
+    }
 
 
 def _default_output(choice: WeightsOptions, result: dict[str, Any]) -> Path:
@@ -114,16 +169,13 @@ def evaluate(arguments: Arguments, loaded: Pretrained) -> dict[str, Any]:
     info = dataset_info(name, data_dir)
     _check_classes(loaded, class_names_of(loaded.model_name, info), name)
     split = open_split(name, split_name, data_dir)
-    processor = loaded.processor
-    if arguments.size is not None:
-        processor = processor.for_size(arguments.size)
-    evaluator = create_evaluator(loaded, info, processor)
+    processor, settings = _processor(arguments, loaded), _settings(arguments)
+    _check_processor(processor)
+    evaluator = create_evaluator(loaded, info, processor, **settings)
     variables = parallel.replicate(loaded.variables)
     options = {"results": arguments.results} if arguments.results else {}
-    metrics = evaluator(variables, split, arguments.batch_size, arguments.loader, **options)
-    if arguments.plots:
-        draw_examples(create_predictor(loaded, processor), task, split, arguments.plots)
-        say(f"examples drawn into {arguments.plots}")
+    batch_size = arguments.batch_size or _batch_size(loaded, task)
+    metrics = evaluator(variables, split, batch_size, arguments.loader, **options)
     height, width = processor.crop_size
     return {
         "model": loaded.model_name,
@@ -131,10 +183,33 @@ def evaluate(arguments: Arguments, loaded: Pretrained) -> dict[str, Any]:
         "dataset": name,
         "split": split_name,
         "size": height if height == width else f"{height}x{width}",
+        **settings,
         **metrics,
         **({"iou": evaluator.per_class} if task == "segmentation" else {}),
         "skipped": len(split) - int(metrics["count"]),
     }
+
+
+def _check_processor(processor: ImageProcessor) -> None:
+    """Refuses what evaluation, which batches uint8 images, would not do."""
+    if not processor.do_rescale or not math.isclose(processor.rescale_factor, 1 / 255):
+        factor = processor.rescale_factor if processor.do_rescale else 1
+        raise ConfigurationError(
+            f"evaluation scales pixels by 1/255, but the processor of these weights by {factor:g}; "
+            "only predict follows it"
+        )
+    if not processor.do_center_crop:
+        raise ConfigurationError(
+            "evaluation needs images of one size, but the processor of these weights has no centre "
+            "crop; name a size that it would give, with do_center_crop, in preprocessor_config.json"
+        )
+
+
+def _batch_size(loaded: Pretrained, task: str) -> int:
+    """Returns the run's batch, or one that fits a small device."""
+    if loaded.experiment is not None:
+        return loaded.experiment.evaluation.batch_size
+    return {"classification": 200, "detection": 64, "segmentation": 16}[task]
 
 
 def _data(arguments: Arguments, loaded: Pretrained) -> tuple[str, str, str | None]:

@@ -8,13 +8,16 @@ import numpy as np
 from mobilevit_jax.cli.answers import FORMS, Picture, Settings
 from mobilevit_jax.data.decode import decode_image
 from mobilevit_jax.data.sources import Split
+from mobilevit_jax.errors import DataError
 from mobilevit_jax.tasks.base import record_name
 
 _SHOWN = 12
 _SETTINGS = Settings(top=5, score_threshold=0.3, masks=None, batch=_SHOWN)
 
 
-def draw_examples(predictor: Any, task: str, split: Split, path: Path) -> None:
+def draw_examples(
+    predictor: Any, task: str, split: Split, path: Path, *, skip_bad: bool = False
+) -> None:
     """Draws the first twelve images of a split with their answers.
 
     Segmentation has the true masks beside, as in Figure 17 of the paper; detection is like Figure
@@ -25,17 +28,24 @@ def draw_examples(predictor: Any, task: str, split: Split, path: Path) -> None:
         task: "classification", "detection" or "segmentation".
         split: The data.
         path: The PNG file to write.
+        skip_bad: Whether images that cannot be decoded are left out.
 
     Raises:
-        DataError: If an image cannot be decoded.
+        DataError: If an image cannot be decoded, or none can.
     """
-    ids = range(min(_SHOWN, len(split)))
-    records = split.records(list(ids))
-    names = [record_name(record, index) for index, record in zip(ids, records, strict=True)]
-    images = [
-        decode_image(record["image"], name=name, channel_order="rgb")
-        for record, name in zip(records, names, strict=True)
-    ]
+    records, names, images = [], [], []
+    for index, record in enumerate(split.records(list(range(min(_SHOWN, len(split)))))):
+        name = record_name(record, index)
+        try:
+            images.append(decode_image(record["image"], name=name, channel_order="rgb"))
+        except DataError:
+            if not skip_bad:
+                raise
+            continue
+        records.append(record)
+        names.append(name)
+    if not images:
+        raise DataError(f"none of the first {_SHOWN} images can be decoded, so none is drawn")
     form = FORMS[task]
     raws = form.ask(predictor, images, _SETTINGS)
     if task == "segmentation":

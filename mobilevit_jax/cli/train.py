@@ -15,11 +15,20 @@ from mobilevit_jax.cli.runtime import HostsOptions, start_jax
 from mobilevit_jax.config import Experiment, load_experiment, no_experiment_file, shrink
 from mobilevit_jax.data.prepare import prepare
 from mobilevit_jax.errors import ConfigurationError
+from mobilevit_jax.tasks import task_of
 
 if TYPE_CHECKING:
     from mobilevit_jax.tasks.base import DataTask
 
 EXIT_DONE, EXIT_STOPPED = 0, 3
+
+# Sections of an experiment that are not every task's.
+_SECTIONS = {
+    "augment": ("classification",),
+    "loss": ("classification",),
+    "detection": ("detection",),
+    "segmentation": ("segmentation",),
+}
 
 T = TypeVar("T")
 
@@ -153,6 +162,13 @@ def _check_settings(experiment: Experiment, task: "DataTask") -> None:
     from mobilevit_jax.training.optimizer import create_optimizer
     from mobilevit_jax.training.schedule import warmup_cosine
 
+    its_task = task_of(experiment.model.name)
+    for section, tasks in _SECTIONS.items():
+        if its_task not in tasks and getattr(experiment, section) != getattr(Experiment(), section):
+            raise ConfigurationError(
+                f"{section} is set, but {experiment.model.name} is for {its_task}, which has no "
+                "use for it; leave it out"
+            )
     create_optimizer(
         experiment.optimizer,
         warmup_cosine(experiment.schedule, task.steps_of_epochs),

@@ -1,7 +1,7 @@
 """The options by which commands choose weights."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -21,12 +21,15 @@ class SelectionOptions:
         raw: Take the raw weights instead of their exponential moving average.
         revision: Branch, tag or commit of a hub id.
         allow_half: Widen weights in half precision to float32 instead of refusing them.
+        channel_order: Of the images that a bare weight file was trained on; by default what its
+            names tell.
     """
 
     checkpoint: str = "latest"
     raw: bool = False
     revision: Annotated[str | None, tyro.conf.arg(metavar="REV", help_behavior_hint="")] = None
     allow_half: bool = False
+    channel_order: Literal["bgr", "rgb"] | None = None
 
     def load(self, source: str) -> Pretrained:
         """Loads them from what `mobilevit_jax.pretrained.load_weights` takes."""
@@ -36,6 +39,7 @@ class SelectionOptions:
             raw=self.raw,
             revision=self.revision,
             allow_half=self.allow_half,
+            channel_order=self.channel_order,
         )
 
     def _choice(self) -> Choice:

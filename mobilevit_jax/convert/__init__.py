@@ -133,7 +133,7 @@ def to_state_dict(
 
     Raises:
         ConfigurationError: If the layout is unknown, or its names cannot express the model.
-        DataError: If the variables do not fit the model.
+        DataError: If the variables do not fit the model, or are not finite.
     """
     if layout not in LAYOUTS:
         raise unknown_name("layout", layout, LAYOUTS)

@@ -24,7 +24,7 @@ from mobilevit_jax.convert.fields import (
 from mobilevit_jax.convert.huggingface_config import from_huggingface, to_huggingface
 from mobilevit_jax.convert.timm_config import from_timm, timm_processor, to_timm
 from mobilevit_jax.errors import ConfigurationError, DataError
-from mobilevit_jax.models import KINDS, VARIANTS, BackboneModel, SSDLite, create_model, kind_of
+from mobilevit_jax.models import KINDS, VARIANTS, BackboneModel, SSDLite, kind_of
 from mobilevit_jax.processing import ImageProcessor
 from mobilevit_jax.tasks.detection.anchors import AnchorConfig
 
@@ -94,7 +94,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         config = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not valid JSON ({error})") from error
     if not isinstance(config, dict):
         raise DataError(f"{path}: holds no JSON object")
@@ -149,7 +149,7 @@ def from_native(config: Mapping[str, Any]) -> tuple[Any, tuple[str, ...]]:
         )
     variant = _read_fields(stored["variant"], VARIANTS["s"], config, set())
     check_variant(variant)
-    model = create_model(f"{kind}_s", dropout=variant.dropout, variant=variant)
+    model = created(kind, {"dropout": variant.dropout, "variant": variant})
     rest = {name: value for name, value in stored.items() if name not in ("type", "variant")}
     if isinstance(model, SSDLite) and "anchor_config" in rest:
         model = model.clone(anchor_config=_read_anchors(rest.pop("anchor_config")))

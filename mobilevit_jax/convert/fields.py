@@ -1,6 +1,7 @@
 """Values out of other people's JSON, with their type made sure of, and models made of them."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,7 +16,8 @@ def checked(name: str, value: Any, example: Any) -> Any:
 
     Args:
         name: Of the field, for the message.
-        value: As JSON has it; whole numbers are also numbers, and lists are tuples.
+        value: As JSON has it; whole numbers are also numbers, and lists are tuples. NaN and
+            Infinity, which Python's JSON has beside, are no numbers.
         example: bool, int, float, str, or a tuple of one of these, whose length counts.
 
     Raises:
@@ -32,7 +34,31 @@ def checked(name: str, value: Any, example: Any) -> Any:
         fits = isinstance(value, kind) or (kind is float and isinstance(value, int))
     if not fits:
         raise DataError(f"{name} must be {_KINDS[kind]}, not {value!r}")
+    if kind is float and not _is_finite(value):
+        raise DataError(f"{name} must be a finite number, not {value!r:.40}")
     return kind(value)
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        return False
+
+
+def mapping(name: str, value: Any) -> Mapping[str, Any]:
+    """Returns a value if it is a mapping, an empty one for None.
+
+    Args:
+        name: Of the field, for the message.
+        value: As JSON has it.
+
+    Raises:
+        DataError: If it is something else.
+    """
+    if value is not None and not isinstance(value, Mapping):
+        raise DataError(f"{name} must be a mapping, not {value!r}")
+    return value or {}
 
 
 def ordered_labels(name: str, labels: Any, count: int) -> tuple[str, ...]:

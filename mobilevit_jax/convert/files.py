@@ -4,7 +4,9 @@ safetensors through its library, PyTorch's zip files through `torch_file`; whate
 in their place (a Git LFS pointer, a web page, half a download) is named in the error.
 """
 
+import codecs
 import contextlib
+import itertools
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -155,6 +157,7 @@ def _refuse(path: Path, head: bytes) -> NoReturn:
         raise DataError(f"{path} is empty; {_AGAIN}")
     if len(head) < 9:
         raise DataError(f"{path} is cut short to {len(head)} bytes; {_AGAIN}")
+    head = head.removeprefix(codecs.BOM_UTF8)
     if head.startswith(b"version https://git-lfs"):
         raise DataError(
             f"{path} is a Git LFS pointer, not the weights; run git lfs pull where it was cloned"
@@ -169,7 +172,9 @@ def _refuse(path: Path, head: bytes) -> NoReturn:
             f"{path} is a pickle that torch.save did not write; pickles can run code, so it is not "
             "read: save its tensors with torch.save or safetensors"
         )
-    if head.lstrip().lower().startswith((b"<!doctype html", b"<html", b"<?xml")):
+    # Comments may stand before the doctype.
+    markup = head.lstrip().lower()
+    if markup.startswith(b"<?xml") or (markup.startswith(b"<") and b"html" in markup):
         raise DataError(
             f"{path} is a web page, not weights; download the file itself (on the Hugging Face "
             "hub, /resolve/ instead of /blob/ in the address)"
@@ -203,26 +208,34 @@ def _is_tensor(value: Any) -> bool:
     return isinstance(value, torch_file.Tensor | np.ndarray)
 
 
-def _holds_tensors(value: Any, depth: int = 4) -> bool:
-    """Whether a value is a tensor or a dictionary with one; a pickle may nest without end."""
-    if isinstance(value, Mapping) and depth:
-        return any(_holds_tensors(inner, depth - 1) for inner in value.values())
-    return _is_tensor(value)
+def _holds_tensors(value: Any, known: dict[tuple[int, int], bool], depth: int = 4) -> bool:
+    """Whether a value is a tensor or a dictionary with one; a pickle may nest without end.
+
+    `known` has the answers so far, by identity and depth: a few bytes of a pickle can put the same
+    dictionary in thousands of places, and it is walked once.
+    """
+    if not isinstance(value, Mapping) or not depth:
+        return _is_tensor(value)
+    key = id(value), depth
+    if key not in known:
+        known[key] = any(_holds_tensors(inner, known, depth - 1) for inner in value.values())
+    return known[key]
 
 
 def _state_dict(contents: Any, averaged: bool, path: Path, depth: int = 4) -> dict[str, Any]:
     """Finds the state dict in what a file holds."""
     if not isinstance(contents, Mapping) or not depth:
         raise DataError(f"{path} holds {_describe(contents)}, no state dict")
+    known: dict[tuple[int, int], bool] = {}
     for key in (*(_AVERAGED if averaged else ()), *_RAW):
         inner = contents.get(key)
-        if isinstance(inner, Mapping) and _holds_tensors(inner):
+        if isinstance(inner, Mapping) and _holds_tensors(inner, known):
             return _state_dict(inner, averaged, path, depth - 1)
     tensors = {name: value for name, value in contents.items() if _is_tensor(value)}
     nested = [
         name
         for name, value in contents.items()
-        if isinstance(value, Mapping) and _holds_tensors(value)
+        if isinstance(value, Mapping) and _holds_tensors(value, known)
     ]
     if not averaged and any(key in nested for key in _AVERAGED):
         raise DataError(f"{path} holds averaged weights alone; ask for those, not for raw ones")
@@ -239,17 +252,19 @@ def _describe(value: Any) -> str:
         return f"one {'tensor' if _is_tensor(value) else type(value).__name__.lower()}"
     if not value:
         return "an empty dictionary"
+    known: dict[tuple[int, int], bool] = {}
     kinds = [
-        f"{str(key)[:40]!r} ({_kind_of_entry(inner)})" for key, inner in list(value.items())[:6]
+        f"{str(key)[:40]!r} ({_kind_of_entry(inner, known)})"
+        for key, inner in itertools.islice(value.items(), 6)
     ]
     return f"a dictionary of {', '.join(kinds)}{', ...' if len(value) > 6 else ''}"
 
 
-def _kind_of_entry(value: Any) -> str:
+def _kind_of_entry(value: Any, known: dict[tuple[int, int], bool]) -> str:
     if _is_tensor(value):
         return "tensor"
     if isinstance(value, Mapping):
-        return f"dictionary {'with' if _holds_tensors(value) else 'without'} tensors"
+        return f"dictionary {'with' if _holds_tensors(value, known) else 'without'} tensors"
     return type(value).__name__
 
 

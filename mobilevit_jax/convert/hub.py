@@ -26,12 +26,13 @@ _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 def is_hub_id(source: str) -> bool:
     """Whether a source is the id of a model on the hub, such as "apple/mobilevit-small".
 
-    What exists as a path, or is named like a weight file, is none.
+    What is named like a weight file, or is in a directory that exists, is none: where there is a
+    directory "runs", "runs/first" is a path, though perhaps a missing one.
     """
     if _ID.fullmatch(source) is None or len(source) > 96 or "--" in source or ".." in source:
         return False
     path = Path(source)
-    return path.suffix.lower() not in SUFFIXES and not path.exists()
+    return path.suffix.lower() not in SUFFIXES and not path.parent.is_dir()
 
 
 def fetch(repo_id: str, revision: str | None = None) -> Path:
@@ -147,17 +148,18 @@ def _unreachable(repo_id: str, revision: str | None, error: Exception) -> str:
     from huggingface_hub import constants, errors
 
     what = f"{repo_id}{f' at revision {revision}' if revision else ''}"
+    absent = f"there is no path {repo_id} here"
     copy = f"the cache {constants.HF_HUB_CACHE} has no whole copy of {what}"
     if constants.HF_HUB_OFFLINE:
         return (
-            f"HF_HUB_OFFLINE is set, and {copy}; unset it, or fetch the model where there is a "
-            f"network: hf download {repo_id}"
+            f"{absent}, and HF_HUB_OFFLINE is set, while {copy}; unset HF_HUB_OFFLINE, or fetch "
+            f"the model where there is a network: hf download {repo_id}"
         )
     # That a file is not in the cache either says less than why it was looked for there.
     cause = error.__cause__ if isinstance(error, errors.LocalEntryNotFoundError) else None
     cause = cause or error
     reason = getattr(cause, "server_message", None) or str(cause) or type(cause).__name__
     return (
-        f"{constants.ENDPOINT} cannot be read ({' '.join(reason.split())[:200]}), and "
-        f"{copy}; check network and token, or copy the model here and name its directory"
+        f"{absent}, and {constants.ENDPOINT} cannot be read ({' '.join(reason.split())[:200]}), "
+        f"while {copy}; check network and token, or copy the model here and name its directory"
     )

@@ -66,7 +66,7 @@ def to_huggingface(
         ConfigurationError: If the form cannot express the model, every reason named, or if there
             are more or fewer names than classes.
     """
-    _refuse(_beyond_huggingface(model))
+    check_huggingface(model)
     names = class_count(class_names, model.num_classes)
     names = names or tuple(f"LABEL_{index}" for index in range(model.num_classes))
     variant = model.variant
@@ -129,7 +129,13 @@ def _beyond_huggingface(model: BackboneModel) -> list[str]:
     return reasons
 
 
-def _refuse(reasons: Sequence[str]) -> None:
+def check_huggingface(model: BackboneModel) -> None:
+    """Makes sure that transformers has such a model.
+
+    Raises:
+        ConfigurationError: If it has not, every reason named.
+    """
+    reasons = _beyond_huggingface(model)
     if reasons:
         raise ConfigurationError(
             f"transformers' format cannot express {'; '.join(reasons)}; save with layout='native'"
@@ -190,11 +196,18 @@ def _is_segmentation(config: Mapping[str, Any]) -> bool:
         raise DataError("describes a MobileViTv2, another architecture than MobileViT")
     if kind != "mobilevit":
         raise DataError(f"describes a model of the type {kind!r}, not 'mobilevit'")
-    architectures = config.get("architectures") or ()
+    architectures = _architectures(config)
     for name in architectures:
         if name not in (_CLASSIFIER, _BARE, _SEGMENTATION):
             raise DataError(f"describes a {name}; only {_CLASSIFIER} and {_SEGMENTATION} are read")
     return _SEGMENTATION in architectures
+
+
+def _architectures(config: Mapping[str, Any]) -> list[str]:
+    found = config.get("architectures")
+    if found is not None and not isinstance(found, list | tuple):
+        raise DataError(f"architectures must be a list of names, not {found!r}")
+    return [checked("architectures", name, "") for name in found or ()]
 
 
 def _variant(fields: Mapping[str, Any]) -> Variant:
@@ -230,7 +243,7 @@ def _whole(name: str, value: float) -> int:
 
 
 def _number_of_classes(config: Mapping[str, Any], labels: Any) -> int:
-    if _BARE in (config.get("architectures") or ()):
+    if _BARE in _architectures(config):
         return 0
     if labels is not None and not isinstance(labels, Mapping | list):
         raise DataError(f"id2label must be a mapping from index to name, not {labels!r}")

@@ -24,18 +24,22 @@ def to_native(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
     return {name: np.ascontiguousarray(leaf, np.float32) for name, leaf in flat.items()}
 
 
-def from_native(model: BackboneModel, tensors: Mapping[str, Any]) -> Tree:
+def from_native(
+    model: BackboneModel, tensors: Mapping[str, Any], *, allow_half: bool = False
+) -> Tree:
     """Turns what `to_native` gave back into variables.
 
     Args:
         model: The model that they are for.
         tensors: {"params/...": array, "batch_stats/...": array}; float32, which is not copied.
+        allow_half: Whether float16 and bfloat16 tensors are widened, which is exact.
 
     Raises:
-        DataError: If a tensor is missing, left over, of another shape or type, or not finite.
+        DataError: If a tensor is missing, left over, of another shape or type, or not finite; half
+            precision is another type unless allowed.
     """
     wanted = {"/".join(path): shape for path, shape in variable_shapes(model).items()}
-    gathered = gather(wanted, tensors)
+    gathered = gather(wanted, tensors, allow_half=allow_half)
     if gathered.report:
         raise misfit(gathered, wanted)
     gathered.check_numbers()
@@ -43,10 +47,11 @@ def from_native(model: BackboneModel, tensors: Mapping[str, Any]) -> Tree:
 
 
 def flatten_checked(model: BackboneModel, variables: Mapping[str, Any]) -> dict[Path, np.ndarray]:
-    """Returns {path: array} of variables that are exactly the model's.
+    """Returns {path: float32 array} of variables that are exactly the model's.
 
     Raises:
-        DataError: If one is missing, left over or of another shape.
+        DataError: If one is missing, left over, of another shape or not finite: what is written
+            has to be readable again.
     """
     shapes = variable_shapes(model)
     flat: dict[Path, Any] = traverse_util.flatten_dict(variables)
@@ -62,4 +67,12 @@ def flatten_checked(model: BackboneModel, variables: Mapping[str, Any]) -> dict[
             f"{kind}: {listed(map('/'.join, paths))}" for kind, paths in problems.items() if paths
         )
         raise DataError(f"the variables do not fit the model; {lists}")
-    return {path: np.asarray(flat[path], np.float32) for path in shapes}
+    with np.errstate(over="ignore"):  # beyond float32 it becomes infinite, which is found
+        arrays = {path: np.asarray(flat[path], np.float32) for path in shapes}
+    broken = ["/".join(path) for path, array in arrays.items() if not np.isfinite(array).all()]
+    if broken:
+        raise DataError(
+            f"NaN or infinite values in {listed(broken)}; such variables are of no use, so take "
+            "them from before the training diverged"
+        )
+    return arrays

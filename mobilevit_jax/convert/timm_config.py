@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mobilevit_jax.convert.fields import checked, class_count, ordered_labels
+from mobilevit_jax.convert.fields import checked, class_count, created, mapping, ordered_labels
 from mobilevit_jax.errors import ConfigurationError, DataError
 from mobilevit_jax.models import VARIANTS, BackboneModel, MobileViT, create_model, list_models
 from mobilevit_jax.processing import ImageProcessor
@@ -27,6 +27,8 @@ _DEFAULTS: dict[str, Any] = {
 }
 # Arguments of timm's constructor that change nothing here, with the value that they must have.
 _ARGUMENTS: dict[str, Any] = {"in_chans": 3, "global_pool": "avg", "output_stride": 32}
+# Sides of images in pixels are less.
+_LONGEST = 2**31
 
 
 def timm_processor() -> ImageProcessor:
@@ -52,16 +54,11 @@ def to_timm(
         ConfigurationError: If timm cannot express the model or the processor, every reason named,
             or if there are more or fewer names than classes.
     """
-    name = _published_name(model)
-    reasons = [*_beyond_timm(model, name), *_beyond_timm_processing(processor)]
-    if reasons:
-        raise ConfigurationError(
-            f"timm's format cannot express {'; '.join(reasons)}; save with layout='native'"
-        )
+    _refuse([*_beyond_timm(model), *_beyond_timm_processing(processor)])
     names = class_count(class_names, model.num_classes)
     height, width = processor.crop_size
     config: dict[str, Any] = {
-        "architecture": name,
+        "architecture": _published_name(model),
         "num_classes": model.num_classes,
         "num_features": model.variant.exp_channels,
         "global_pool": "avg",
@@ -94,16 +91,16 @@ def from_timm(config: Mapping[str, Any]) -> tuple[MobileViT, tuple[str, ...], Im
         DataError: If it is another network, or one with arguments that ours does not do.
     """
     # Without pretrained_cfg in files from before timm 0.9.
-    stored = {**config, **(config.get("pretrained_cfg") or config)}
+    stored = {**config, **mapping("pretrained_cfg", config.get("pretrained_cfg"))}
     name = checked("architecture", stored.get("architecture"), "").split(".")[0]
     if name not in list_models("mobilevit_*"):
         hint = " (another architecture than MobileViT)" if name.startswith("mobilevitv2") else ""
         raise DataError(f"describes timm's {name!r}{hint}; only mobilevit_xxs, _xs and _s are read")
-    arguments = dict(config.get("model_args") or {})
+    arguments = dict(mapping("model_args", config.get("model_args")))
     arguments.setdefault("global_pool", config.get("global_pool") or "avg")
     count = config.get("num_classes", arguments.pop("num_classes", stored.get("num_classes", 1000)))
     arguments.pop("num_classes", None)
-    options = {"num_classes": checked("num_classes", count, 1000)}
+    options: dict[str, Any] = {"num_classes": checked("num_classes", count, 1000)}
     if "drop_rate" in arguments:
         options["classifier_dropout"] = checked("drop_rate", arguments.pop("drop_rate"), 0.0)
     for key, value in arguments.items():
@@ -111,7 +108,8 @@ def from_timm(config: Mapping[str, Any]) -> tuple[MobileViT, tuple[str, ...], Im
             raise DataError(f"model_args {key}={value!r} is not supported")
     labels = stored.get("label_names")
     names = ordered_labels("label_names", labels, options["num_classes"]) if labels else ()
-    return create_model(name, **options), names, _processor(stored, config)
+    options["variant"] = VARIANTS[name.removeprefix("mobilevit_")]
+    return created("mobilevit", options), names, _processor(stored, config)
 
 
 def _published_name(model: BackboneModel) -> str | None:
@@ -122,9 +120,26 @@ def _published_name(model: BackboneModel) -> str | None:
     return None
 
 
-def _beyond_timm(model: BackboneModel, name: str | None) -> list[str]:
+def check_timm(model: BackboneModel) -> None:
+    """Makes sure that timm has such a model.
+
+    Raises:
+        ConfigurationError: If it has not, every reason named.
+    """
+    _refuse(_beyond_timm(model))
+
+
+def _refuse(reasons: Sequence[str]) -> None:
+    if reasons:
+        raise ConfigurationError(
+            f"timm's format cannot express {'; '.join(reasons)}; save with layout='native'"
+        )
+
+
+def _beyond_timm(model: BackboneModel) -> list[str]:
     if not isinstance(model, MobileViT):
         return [f"a model of the type {type(model).__name__}"]
+    name = _published_name(model)
     published = create_model(name or "mobilevit_s")
     fields = ("patch_sizes", "fusion", "kernel_size", "output_stride")
     reasons = [
@@ -169,7 +184,7 @@ def _processor(stored: Mapping[str, Any], config: Mapping[str, Any]) -> ImagePro
         for name, default in _DEFAULTS.items()
     }
     channels, height, width = fields["input_size"]
-    if channels != 3 or height != width or height < 1:
+    if channels != 3 or height != width or not 1 <= height < _LONGEST:
         raise DataError(f"input_size={fields['input_size']} is not supported, only (3, n, n)")
     for name in ("mean", "std", "crop_mode"):
         if fields[name] != _DEFAULTS[name]:
@@ -178,6 +193,11 @@ def _processor(stored: Mapping[str, Any], config: Mapping[str, Any]) -> ImagePro
         raise DataError(f"interpolation={fields['interpolation']!r} is not supported")
     if fields["crop_pct"] <= 0:
         raise DataError(f"crop_pct must be positive, not {fields['crop_pct']}")
+    if not 1 <= height / fields["crop_pct"] < _LONGEST:
+        raise DataError(
+            f"crop_pct={fields['crop_pct']} is not supported: images to crop {height} pixels from "
+            f"would be {height / fields['crop_pct']:.3g} long"
+        )
     resample: Any = _INTERPOLATIONS[fields["interpolation"]]
     if resample == "pillow_bilinear" and config.get("resample_library") == "opencv":
         resample = "bilinear"

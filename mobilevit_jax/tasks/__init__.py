@@ -6,7 +6,7 @@ Nothing heavy is imported until a task is asked for.
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from mobilevit_jax.errors import unknown_name
+from mobilevit_jax.errors import ConfigurationError, unknown_name
 
 if TYPE_CHECKING:
     from mobilevit_jax.config import Experiment
@@ -21,6 +21,12 @@ _TASKS = {
     "ssdlite_mobilevit": "detection.task",
     "deeplabv3_mobilevit": "segmentation.task",
     "mobilevit": "classification",
+}
+# What may be chosen at evaluation and prediction; fields of the task's configuration.
+_SETTINGS: dict[str, tuple[str, ...]] = {
+    "classification": (),
+    "detection": ("convention", "score_threshold", "iou_threshold"),
+    "segmentation": ("protocol", "multiple"),
 }
 
 
@@ -54,23 +60,53 @@ def class_names_of(model_name: str, info: "DatasetInfo") -> tuple[str, ...]:
     return _module_of(model_name).class_names_of(info)
 
 
-def create_evaluator(loaded: "Pretrained", info: "DatasetInfo", processor: "ImageProcessor") -> Any:
+def create_evaluator(
+    loaded: "Pretrained", info: "DatasetInfo", processor: "ImageProcessor", **settings: Any
+) -> Any:
     """Builds `evaluate(variables, split, batch_size, loader) -> metrics` for weights.
 
     Args:
         loaded: The weights; settings of evaluation are those of their run, if they are of one.
         info: The data set.
         processor: What images go through, usually `loaded.processor`.
+        **settings: Fields of `DetectionConfig` or `SegmentationConfig` in place of the run's or
+            the default ones, such as `convention` or `protocol`.
 
     Raises:
-        ConfigurationError: If the data set's classes are not those of the weights.
+        ConfigurationError: If the data set's classes are not those of the weights, or a setting is
+            not one of the task.
     """
-    return _module_of(loaded.model_name).create_evaluator(loaded, info, processor)
+    module = _module_of(loaded.model_name)
+    return module.create_evaluator(loaded, info, processor, **_checked(loaded, settings))
 
 
-def create_predictor(loaded: "Pretrained", processor: "ImageProcessor") -> Any:
-    """Builds what answers for images: a `Classifier`, `Detector` or `Segmenter`."""
-    return _module_of(loaded.model_name).create_predictor(loaded, processor)
+def create_predictor(loaded: "Pretrained", processor: "ImageProcessor", **settings: Any) -> Any:
+    """Builds what answers for images: a `Classifier`, `Detector` or `Segmenter`.
+
+    Args:
+        loaded: The weights.
+        processor: What images go through, usually `loaded.processor`.
+        **settings: See `create_evaluator`.
+
+    Raises:
+        ConfigurationError: If a setting is not one of the task.
+    """
+    module = _module_of(loaded.model_name)
+    return module.create_predictor(loaded, processor, **_checked(loaded, settings))
+
+
+def _checked(loaded: "Pretrained", settings: dict[str, Any]) -> dict[str, Any]:
+    """Refuses settings that the weights' task does not have; leaves out those that are None."""
+    task = task_of(loaded.model_name)
+    settings = {name: value for name, value in settings.items() if value is not None}
+    for name in settings:
+        if name not in _SETTINGS[task]:
+            owner = next((t for t, names in _SETTINGS.items() if name in names), None)
+            whose = f"of {owner}" if owner else "unknown"
+            raise ConfigurationError(
+                f"the setting {name} is {whose}, but these weights are for {task}; leave it out"
+            )
+    return settings
 
 
 def _module_of(model_name: str) -> Any:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 # Options that decide which parameters a model has, and those that only change what it does.
 _SHAPING = ("fusion", "kernel_size")
-_SHAPELESS = ("patch_sizes", "output_stride", "aspp_rates", "align_corners")
+_SHAPELESS = ("anchor_config", "patch_sizes", "output_stride", "aspp_rates", "align_corners")
 _SHOWN = 5
 
 
@@ -49,7 +49,8 @@ def load_initial(
 ) -> InitialWeights | None:
     """Loads the weights that a run starts from, unless it goes on from a checkpoint.
 
-    Nothing is compiled or written, so that a mistake costs seconds.
+    Nothing is compiled or written, so that a mistake costs seconds. Half precision is widened,
+    which is exact.
 
     Args:
         experiment: The resolved experiment.
@@ -73,11 +74,17 @@ def load_initial(
     # Readers of weight files and of the hub are of use to no other run.
     from mobilevit_jax.pretrained import load_weights
 
-    loaded = load_weights(experiment.init_from)
+    loaded = load_weights(experiment.init_from, allow_half=True)
     _check_pixels(loaded, experiment)
     expected = _variables_of(model)
     found = {path: np.asarray(value) for path, value in leaves(loaded.variables).items()}
     heads = _compare_heads(found, expected)
+    fresh = set(heads.missing) & set(BACKBONE)
+    if experiment.model.freeze_backbone and fresh:
+        raise ConfigurationError(
+            f"{experiment.init_from} has no {', '.join(sorted(fresh))}, which would stay as it was "
+            "drawn: set model.freeze_backbone off, or start from weights of a classifier"
+        )
     kept = {path: value for path, value in found.items() if not heads.differs(path)}
     wanted = {path: like for path, like in expected.items() if not heads.differs(path)}
     _check_fit(kept, wanted, experiment, loaded.model, model)

@@ -1,6 +1,7 @@
 """`mobilevit convert`, and the other commands on what it wrote."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -77,6 +78,35 @@ def test_evaluation_of_weights_from_elsewhere(mobilevit, native, tmp_path, test_
     theirs = dataset_info("shapes/tiny", data_dir).class_names
     if theirs != NAMES:
         assert "going on, as both have 8 classes" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--convention", "later"], "the setting convention is of detection"),
+        (["--protocol", "keep_aspect"], "the setting protocol is of segmentation"),
+    ],
+)
+def test_settings_of_another_task(mobilevit, native, test_images, options, message):
+    ran = mobilevit("evaluate", "--weights", native, "--dataset", "shapes/tiny", *options)
+    assert ran.status == 2 and message in ran.err
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ({"do_rescale": False}, "evaluation scales pixels by 1/255, but the processor of these"),
+        ({"do_center_crop": False}, "evaluation needs images of one size"),
+    ],
+)
+def test_a_processor_that_evaluation_does_not_follow(
+    mobilevit, native, tmp_path, test_images, entries, message
+):
+    shutil.copytree(native, tmp_path / "copy")
+    path = tmp_path / "copy" / "preprocessor_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | entries))
+    ran = mobilevit("evaluate", "--weights", tmp_path / "copy", "--dataset", "shapes/tiny")
+    assert ran.status == 2 and message in ran.err
 
 
 def test_nothing_is_overwritten_unasked(mobilevit, native, tmp_path):

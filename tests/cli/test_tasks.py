@@ -39,6 +39,19 @@ def test_detection(mobilevit, tmp_path, test_images):
     assert set(json.loads(results.read_text())[0]) == {"image_id", "category_id", "bbox", "score"}
     assert np.std(read_image(plots, channel_order="rgb")) > 10
 
+    later = (
+        "--convention",
+        "later",
+        "--score-threshold",
+        0.02,
+        "--output",
+        tmp_path / "later.json",
+    )
+    ran = mobilevit("evaluate", "--weights", run, *later)
+    assert ran.status == 0, ran.err
+    chosen = json.loads((tmp_path / "later.json").read_text())
+    assert (chosen["convention"], chosen["score_threshold"]) == ("later", 0.02)
+
     arguments = ("predict", *test_images[:2], "--weights", run, "--score-threshold", 0)
     ran = mobilevit(*arguments, "--json", "--plot", tmp_path / "found.png")
     assert ran.status == 0, ran.err
@@ -93,3 +106,11 @@ def test_segmentation(mobilevit, tmp_path, test_images):
 
     ran = mobilevit("evaluate", "--weights", run, "--results", "results.json")
     assert ran.status == 2 and "--results is for detections" in ran.err
+
+
+def test_settings_of_another_task_are_refused(mobilevit, tmp_path):
+    options = ("--tiny", "--loss.label-smoothing", 0.3, "--workdir", tmp_path / "run")
+    ran = mobilevit("train", EXPERIMENTS / "detection" / "shapes.py", *options)
+    assert ran.status == 2
+    assert "loss is set, but ssdlite_mobilevit_xxs is for detection" in ran.err
+    assert not (tmp_path / "run").exists()

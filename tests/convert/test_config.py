@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import jax.numpy as jnp
 import pytest
@@ -148,9 +149,14 @@ class TestNative:
             (native_detector(aspect_ratios=[[2]]), "ratios of 6 levels; got 1"),
             (native(num_classes="7"), "num_classes must be a whole number, not '7'"),
             (native(fusion=1), "fusion must be true or false, not 1"),
+            (native(dropout=math.nan), "dropout must be a finite number, not nan"),
             (native(dropout="0"), "dropout must be a number, not '0'"),
             (native(patch_sizes=[2, 2]), r"patch_sizes must be a list of 3, not \[2, 2\]"),
             (native(kernel_size=4), "kernel_size must be a positive odd integer"),
+            (
+                native(variant=dataclasses.asdict(VARIANTS["s"]) | {"dropout": 5}),
+                r"dropout must be in \[0, 1\)",
+            ),
             (native(variant=None), "'variant' are missing"),
             ({"library": "mobilevit_jax"}, "'model' .* missing"),
             (
@@ -275,6 +281,14 @@ class TestTimm:
             (timm_input(interpolation="random"), "interpolation='random' is not supported"),
             (timm_input(input_size=[1, 256, 256]), "input_size=.* is not supported"),
             (timm_input(crop_pct=0), "crop_pct must be positive"),
+            (timm_input(crop_pct=math.nan), "crop_pct must be a finite number, not nan"),
+            (timm_input(crop_pct=1e-320), "crop_pct=1e-320 is not supported.* would be inf long"),
+            (timm_input(crop_pct=257.0), "crop_pct=257.0 is not supported"),
+            (timm_input(input_size=[3, 10**400, 10**400]), "input_size=.* is not supported"),
+            (timm(pretrained_cfg="x"), "pretrained_cfg must be a mapping, not 'x'"),
+            (timm(model_args={"drop_rate": 5}), r"dropout must be in \[0, 1\)"),
+            (timm(model_args="abc"), "model_args must be a mapping, not 'abc'"),
+            (timm(model_args=[1]), r"model_args must be a mapping, not \[1\]"),
         ],
     )
     def test_what_we_cannot_read_is_named(self, config, message):
@@ -305,6 +319,7 @@ class TestReading:
         [
             (None, "cannot be read .No such file"),
             ("{", "not valid JSON"),
+            ("[" * 100_000, "not valid JSON"),
             ("[]", "holds no JSON object"),
             ("{}", "describes no model; expected"),
             ('{"model_type": "vit"}', "a model of the type 'vit'"),
@@ -312,7 +327,7 @@ class TestReading:
             (json.dumps(native(output_stride=4)), "output_stride must be one of"),
             (b"\xff\xfe\x00", "not valid JSON"),
         ],
-        ids=["missing", "cut", "list", "empty", "vit", "wrapped", "option", "binary"],
+        ids=["missing", "cut", "deep", "list", "empty", "vit", "wrapped", "option", "binary"],
     )
     def test_errors_name_the_file(self, text, message, tmp_path):
         path = tmp_path / "config.json"

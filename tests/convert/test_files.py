@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 import tarfile
+import time
 import tracemalloc
 import zipfile
 from pathlib import Path
@@ -144,6 +145,21 @@ def test_dictionaries_that_contain_themselves(tmp_path):
         read_state_dict(path)
 
 
+@pytest.mark.parametrize("top", ["state_dict", "net", None])
+def test_dictionaries_that_are_in_many_places(tmp_path, top):
+    """A file of some kilobytes that spells out nine million entries."""
+    numbers = {str(i): i for i in range(3000)}
+    shared = {str(i): numbers for i in range(3000)}
+    path = tmp_path / "weights.pt"
+    with zipfile.ZipFile(path, "w") as archive:
+        contents = pickle.dumps(shared if top is None else {top: shared}, protocol=2)
+        archive.writestr("archive/data.pkl", contents)
+    start = time.perf_counter()
+    with pytest.raises(DataError, match="dictionary without tensors.*no state dict"):
+        read_state_dict(path)
+    assert time.perf_counter() - start < 2
+
+
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 22421304\n"
 
 
@@ -155,6 +171,10 @@ LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 224213
         (LFS, "Git LFS pointer.*git lfs pull"),
         (b"\n<!DOCTYPE html><html><head>", "web page.*/resolve/ instead of /blob/"),
         (b"<html>Sign in</html>", "web page"),
+        (b"\xef\xbb\xbf<!DOCTYPE html><html>", "web page"),
+        (b"<!-- saved by hand -->\n<!-- 2 -->\n<!doctype HTML><head>", "web page"),
+        (b"\xef\xbb\xbf" + LFS, "Git LFS pointer"),
+        (b"\xef\xbb\xbfEntry not found", "text file that begins with 'Entry not found'"),
         (b"Entry not found", "text file that begins with 'Entry not found'"),
         (b'{"error": "Repository not found"}', 'text file that begins with \'{"error"'),
         (b"\x1f\x8b\x08" + bytes(20), "gzip file; unpack"),

@@ -86,7 +86,8 @@ def test_offline(tmp_path):
     whats = ["a/whole at revision v2", "a/partial", "a/absent"]
     for result, what in zip(found[3:6], whats, strict=True):
         assert result.where == "DataError"
-        assert "HF_HUB_OFFLINE is set" in result.what and "hf download" in result.what
+        missing = f"there is no path {what.split()[0]} here, and HF_HUB_OFFLINE is set, while"
+        assert str(result.what).startswith(missing) and "hf download" in result.what
         assert f"no whole copy of {what};" in result.what and str(tmp_path) in result.what
     assert found[6].where == "ConfigurationError"
     assert "'a--b/c' is not an id of the Hugging Face hub" in found[6].what
@@ -99,7 +100,8 @@ def test_no_network(tmp_path):
     cached, absent = fetch(tmp_path, ("a/whole", None), ("a/b", None), HF_ENDPOINT=nowhere)
     assert cached == (str(whole), [CONFIG, SAFETENSORS])
     assert absent.where == "DataError"
-    assert f"{nowhere} cannot be read" in absent.what and "check network" in absent.what
+    assert str(absent.what).startswith(f"there is no path a/b here, and {nowhere} cannot be read")
+    assert "check network" in absent.what
     assert "\n" not in absent.what
 
 
@@ -221,3 +223,11 @@ def test_an_existing_path_is_no_id(tmp_path, monkeypatch):
     (tmp_path / "runs" / "xs").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     assert not is_hub_id("runs/xs")
+
+
+def test_a_missing_path_in_a_directory_is_no_id(tmp_path, monkeypatch):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "apple").touch()
+    monkeypatch.chdir(tmp_path)
+    assert not is_hub_id("runs/quikstart")
+    assert is_hub_id("apple/mobilevit-small")

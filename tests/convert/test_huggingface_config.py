@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import jax.numpy as jnp
 import pytest
@@ -163,6 +164,13 @@ def test_names_for_other_classes():
         (hf(id2label={"0": "a", "2": "b"}), "id2label must have one name for each index"),
         (hf(id2label=5), "id2label must be a mapping from index to name, not 5"),
         (hf(id2label={"0": 1}), "id2label must be a text, not 1"),
+        (hf(expand_ratio=math.nan), "expand_ratio must be a finite number, not nan"),
+        (hf(mlp_ratio=math.inf), "mlp_ratio must be a finite number, not inf"),
+        (hf(mlp_ratio=10**400), "mlp_ratio must be a finite number, not 1000"),
+        (hf(layer_norm_eps=math.nan), "layer_norm_eps must be a finite number, not nan"),
+        (hf(architectures=5), "architectures must be a list of names, not 5"),
+        (hf(architectures="MobileViTModel"), "architectures must be a list .*'MobileViTModel'"),
+        (hf(architectures=[5]), "architectures must be a text, not 5"),
     ],
 )
 def test_what_our_model_does_not_do_is_named(config, message):

@@ -2,7 +2,8 @@ import jax
 import numpy as np
 import pytest
 
-from mobilevit_jax.convert.native import from_native, to_native
+from mobilevit_jax.convert import to_state_dict
+from mobilevit_jax.convert.native import flatten_checked, from_native, to_native
 from mobilevit_jax.errors import DataError
 from mobilevit_jax.models import create_model
 from tests.small import random_variables, tiny_model
@@ -50,6 +51,29 @@ def test_numbers_are_checked(tensors):
     tensors["params/classifier/bias"] = np.full(6, np.nan, np.float32)
     with pytest.raises(DataError, match="NaN or infinite values in params/classifier/bias"):
         from_native(tiny_model(**OPTIONS), tensors)
+
+
+def test_half_precision_is_widened_when_allowed(variables, tensors):
+    name = "params/classifier/kernel"
+    tensors[name] = half = tensors[name].astype(np.float16)
+    model = tiny_model(**OPTIONS)
+    with pytest.raises(DataError, match=f"float16 in {name}; allow it with allow_half=True"):
+        from_native(model, tensors)
+    kernel = from_native(model, tensors, allow_half=True)["params"]["classifier"]["kernel"]
+    assert kernel.dtype == np.float32
+    np.testing.assert_array_equal(kernel, half)
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.inf, 1e39])
+def test_what_could_not_be_read_again_is_refused(value):
+    model = create_model("mobilevit_xxs", num_classes=6)
+    variables = random_variables(model)
+    classifier = variables["params"]["classifier"]
+    classifier["bias"] = np.where(np.arange(6) == 2, value, classifier["bias"].astype(float))
+    with pytest.raises(DataError, match="NaN or infinite values in params/classifier/bias;"):
+        flatten_checked(model, variables)
+    with pytest.raises(DataError, match="NaN or infinite values in params/classifier/bias;"):
+        to_state_dict(model, variables, "timm")
 
 
 def test_another_layout():

@@ -48,7 +48,7 @@ def source(monkeypatch):
             "mobilevit_xxs",
             "weights of a test",
         )
-        monkeypatch.setattr(pretrained, "load_weights", lambda source: loaded)
+        monkeypatch.setattr(pretrained, "load_weights", lambda source, **options: loaded)
         return loaded
 
     return place
@@ -180,6 +180,13 @@ class TestOtherKinds:
             "classifier, conv_1x1_exp: not among the weights, initialised anew",
         )
         assert scopes(initial.values) == {"backbone"}
+
+    def test_a_frozen_layer_that_the_weights_lack(self, source, tmp_path):
+        source(kind("deeplabv3"))
+        frozen = ModelConfig(freeze_backbone=True)
+        experiment = tiny_experiment(tmp_path, init_from="W", model=frozen)
+        with pytest.raises(ConfigurationError, match="has no conv_1x1_exp, which would stay as it"):
+            load_initial(experiment, tiny_model(), tmp_path)
 
     def test_a_detector_of_other_classes_keeps_all_but_the_last_layers(self, source, tmp_path):
         source(kind("ssdlite", num_classes=5), class_names=())

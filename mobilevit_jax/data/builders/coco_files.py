@@ -302,6 +302,11 @@ def _attach(
                 f"{path}: annotation {annotation['id']} is of category "
                 f"{annotation['category_id']}, which is not listed"
             )
+        if not isinstance(annotation["id"], int) or annotation.get("iscrowd") not in (0, 1, None):
+            raise DataError(
+                f"{path}: annotation {annotation['id']!r} has an id that is no whole number, or "
+                f"iscrowd {annotation.get('iscrowd')!r}, which must be 0 or 1"
+            )
         image.annotations.append(annotation)
 
 

@@ -114,6 +114,11 @@ class DetectionEvaluator:
                 f"{split.info.name} {split.name} has no objects to measure detections with"
             )
         image_ids = [truth[image.index]["image_id"] for image in found]
+        if len(set(image_ids)) < len(image_ids):
+            raise DataError(
+                f"{split.info.name} {split.name} has images of the same id, as joined data sets "
+                "may; evaluate them one by one"
+            )
         return coco_metrics(image_ids, numbers, annotations, answers) | {"count": len(found)}
 
     def _detect(

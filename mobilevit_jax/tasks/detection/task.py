@@ -2,7 +2,7 @@
 
 import functools
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import flax.linen as nn
@@ -181,21 +181,22 @@ def class_names_of(info: DatasetInfo) -> tuple[str, ...]:
 
 
 def create_evaluator(
-    loaded: "Pretrained", info: DatasetInfo, processor: ImageProcessor
+    loaded: "Pretrained", info: DatasetInfo, processor: ImageProcessor, **settings: Any
 ) -> DetectionEvaluator:
     """Builds the evaluation of weights on a data set of as many classes."""
     check_classes(loaded.model.num_classes, info)
-    return DetectionEvaluator(loaded.model, processor, _config_of(loaded))
+    return DetectionEvaluator(loaded.model, processor, _config_of(loaded, settings))
 
 
-def create_predictor(loaded: "Pretrained", processor: ImageProcessor) -> Detector:
+def create_predictor(loaded: "Pretrained", processor: ImageProcessor, **settings: Any) -> Detector:
     """Builds what finds objects in images."""
     names = loaded.class_names
-    return Detector(loaded.model, loaded.variables, processor, names, _config_of(loaded))
+    return Detector(loaded.model, loaded.variables, processor, names, _config_of(loaded, settings))
 
 
-def _config_of(loaded: "Pretrained") -> DetectionConfig:
-    return loaded.experiment.detection if loaded.experiment else DetectionConfig()
+def _config_of(loaded: "Pretrained", settings: dict[str, Any]) -> DetectionConfig:
+    config = loaded.experiment.detection if loaded.experiment else DetectionConfig()
+    return replace(config, **settings)
 
 
 def training_examples(

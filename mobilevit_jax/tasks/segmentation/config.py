@@ -20,6 +20,7 @@ class SegmentationConfig:
         aux_weight: Weight of the auxiliary classifier's loss, where the model has that classifier.
         convention: What such a model minimises: "v0.1" half of main + aux_weight * auxiliary, as
             CVNets v0.1 does; "later" the whole sum. Without an auxiliary classifier they are one.
+            (The auxiliary logits are resized bilinearly in both, where v0.1 takes the nearest.)
         protocol: Evaluation: "fixed" resizes images to the crop's size whatever their aspect
             ratio, as the paper's numbers were measured; "keep_aspect" makes their short side as
             long as the crop's, one image at a time.

@@ -78,9 +78,13 @@ class Confusion:
 
 
 class _Row(NamedTuple):
-    """One image's answer: its place in the split and its class map at the network's size."""
+    """One image's answer: its place in the split, its own size, and its class map.
+
+    The class map has the network's size.
+    """
 
     index: int
+    size: tuple[int, int]
     classes: np.ndarray
 
 
@@ -114,7 +118,7 @@ class SegmentationEvaluator:
         classify = make_classify(model)
 
         def step(variables: Any, batch: Any) -> dict[str, jax.Array]:
-            rest = {name: batch[name] for name in ("index", "weight")}
+            rest = {name: batch[name] for name in ("index", "size", "weight")}
             return {"classes": classify(variables, batch["image"]), **rest}
 
         self._step = parallel.pmap_predict(step)
@@ -192,9 +196,10 @@ class SegmentationEvaluator:
             for now, _ in itertools.pairwise(itertools.chain(running, [None])):
                 found = parallel.gather_rows(now)
                 yield [
-                    _Row(int(index), classes)
-                    for index, classes, weight in zip(
-                        found["index"], found["classes"], found["weight"], strict=True
+                    _Row(int(index), (int(size[0]), int(size[1])), classes)
+                    for index, size, classes, weight in zip(
+                        *(found[name] for name in ("index", "size", "classes", "weight")),
+                        strict=True,
                     )
                     if weight
                 ]
@@ -219,7 +224,7 @@ class SegmentationEvaluator:
                 name=record["name"],
             )
             classes = self._classify(variables, processor.pixels(image)[None])
-            yield [_Row(index, np.asarray(classes)[0])]
+            yield [_Row(index, image.shape[:2], np.asarray(classes)[0])]
 
 
 def confusion_matrix(truth: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
@@ -251,6 +256,11 @@ def _comparison(
             if not skip_bad:
                 raise
             return None
+        if truth.shape != row.size:
+            raise DataError(
+                f"{found['name']}: the mask has {truth.shape[0]}x{truth.shape[1]} pixels, its "
+                f"image {row.size[0]}x{row.size[1]}; prepare the data set again with masks that fit"
+            )
         return confusion_matrix(truth, resize_classes(row.classes, *truth.shape), num_classes)
 
     return compare
@@ -260,8 +270,9 @@ def _examples(processor: ImageProcessor) -> LoadExample:
     """Returns the function that turns a record into what the evaluation's step takes."""
 
     def load(record: dict[str, Any], record_id: int, planned: PlannedBatch) -> dict[str, Any]:
-        image = processor.pixels(_decode(record, processor))
-        return {"image": image, "index": np.int32(record_id)}
+        image = _decode(record, processor)
+        size = np.array(image.shape[:2], np.int32)
+        return {"image": processor.pixels(image), "index": np.int32(record_id), "size": size}
 
     return load
 

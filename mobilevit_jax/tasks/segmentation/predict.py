@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from mobilevit_jax.errors import naming
+from mobilevit_jax.errors import DataError, naming
 from mobilevit_jax.processing import ImageProcessor
 from mobilevit_jax.tasks.segmentation.maps import make_classify, resize_classes, whole_images
 
 if TYPE_CHECKING:
     from mobilevit_jax.processing import ImageInput
+
+
+_BATCH = 16  # the logits of one image at 512x512 are 22 MB
 
 
 class Segmenter:
@@ -46,7 +49,8 @@ class Segmenter:
 
         Args:
             images: A path, a Pillow image or a uint8 array [h, w, 3] in RGB; or a list of these.
-            batch: Rows that the images are padded to, so that calls share a compilation.
+            batch: Rows that fewer images are padded to, so that calls share a compilation. Images
+                are taken up to 16 at once.
 
         Returns:
             A mask of the image's own size, uint8 [h, w]: the class index of each pixel; for a list
@@ -57,15 +61,23 @@ class Segmenter:
         """
         if not isinstance(images, list | tuple):
             return self([images], batch=batch)[0]
-        arrays = [_to_rgb(image, index) for index, image in enumerate(images)]
-        pixels = self.processor(arrays)
-        count = len(pixels)
-        padded = np.resize(pixels, (max(batch or count, count), *pixels.shape[1:]))
-        classes = np.asarray(self._classify(self._variables, padded))[:count]
-        return [
-            resize_classes(map_of_image, *array.shape[:2])
-            for map_of_image, array in zip(classes, arrays, strict=True)
-        ]
+        if not images:
+            raise DataError("no images were given")
+        rows = min(_BATCH, max(batch or 0, len(images)))
+        masks: list[np.ndarray] = []
+        for start in range(0, len(images), rows):
+            arrays = [
+                _to_rgb(image, start + index)
+                for index, image in enumerate(images[start : start + rows])
+            ]
+            pixels = self.processor(arrays)
+            padded = np.resize(pixels, (rows, *pixels.shape[1:]))
+            classes = np.asarray(self._classify(self._variables, padded))
+            masks += [
+                resize_classes(map_of_image, *array.shape[:2])
+                for map_of_image, array in zip(classes, arrays, strict=False)  # not the padding
+            ]
+        return masks
 
 
 def save_palette_png(mask: np.ndarray, path: str | Path) -> None:

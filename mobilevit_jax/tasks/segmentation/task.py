@@ -1,7 +1,7 @@
 """Segmentation: how a record becomes an example, its loss, its metrics; see `tasks.base`."""
 
 import functools
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import flax.linen as nn
@@ -168,7 +168,7 @@ def class_names_of(info: DatasetInfo) -> tuple[str, ...]:
 
 
 def create_evaluator(
-    loaded: "Pretrained", info: DatasetInfo, processor: ImageProcessor
+    loaded: "Pretrained", info: DatasetInfo, processor: ImageProcessor, **settings: Any
 ) -> SegmentationEvaluator:
     """Builds the evaluation of weights on a data set of as many classes, by their run's settings.
 
@@ -177,7 +177,7 @@ def create_evaluator(
     """
     names = mask_class_names(info)
     check_classes(loaded.model.num_classes, len(names), info.name)
-    return SegmentationEvaluator(loaded.model, processor, _config_of(loaded), names)
+    return SegmentationEvaluator(loaded.model, processor, _config_of(loaded, settings), names)
 
 
 def create_predictor(loaded: "Pretrained", processor: ImageProcessor) -> Segmenter:
@@ -226,5 +226,6 @@ def check_classes(num_classes: int, there: int, dataset: str) -> None:
         raise ConfigurationError(f"{dataset} has {there} classes; a mask can hold {VOID}")
 
 
-def _config_of(loaded: "Pretrained") -> SegmentationConfig:
-    return loaded.experiment.segmentation if loaded.experiment else SegmentationConfig()
+def _config_of(loaded: "Pretrained", settings: dict[str, Any]) -> SegmentationConfig:
+    config = loaded.experiment.segmentation if loaded.experiment else SegmentationConfig()
+    return replace(config, **settings)

@@ -131,9 +131,18 @@ def test_labels_past_the_classes_are_refused():
 
 
 def test_nothing_but_void():
-    split = MemorySplit(1, masks={0: encode_mask(np.full((9, 9), 255, np.uint8))})
+    split = MemorySplit(1)
+    shape = decode_mask(split.stored[0]["mask"], name="m").shape
+    split.stored[0]["mask"] = encode_mask(np.full(shape, 255, np.uint8))
     with pytest.raises(DataError, match="no pixel of memory train has a class"):
         FIXED(VARIABLES, split, 4, LoaderConfig(threads=1))
+
+
+@pytest.mark.parametrize("protocol", ["fixed", "keep_aspect"])
+def test_a_mask_of_another_size_than_its_image(protocol):
+    split = MemorySplit(2, masks={1: encode_mask(np.ones((9, 8), np.uint8))})
+    with pytest.raises(DataError, match="1.png: the mask has 9x8 pixels, its image "):
+        evaluator(protocol=protocol).measure(VARIABLES, split, 4, LoaderConfig(threads=1))
 
 
 def test_records_without_masks():

@@ -101,3 +101,11 @@ class TestPalette:
         with pytest.raises(OSError):
             save_palette_png(self.mask, tmp_path / "mask.png")
         assert [p.name for p in tmp_path.iterdir()] == ["mask.png"]
+
+
+def test_more_images_than_a_batch():
+    image, mask = flag(32, 48)
+    found = SEGMENTER([image] * 35)
+    assert len(found) == 35
+    for answer in found:
+        np.testing.assert_array_equal(answer, mask)
