@@ -1,6 +1,8 @@
 """DeepLabv3-MobileViT-XXS from scratch on drawn shapes, in minutes on a CPU.
 
-It draws its own data set, 2,600 pictures of 160 pixels with one or two shapes of eight classes.
+The aim, not measured to the end yet: mIoU above 85% on the 400 test images, in less than 20 minutes
+on two CPU cores. It draws its own data set, 2,600 pictures of 160 pixels with one or two shapes of
+eight classes.
 
     mobilevit train experiments/segmentation/shapes.py
 """
