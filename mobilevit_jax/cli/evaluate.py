@@ -174,7 +174,9 @@ def evaluate(arguments: Arguments, loaded: Pretrained) -> dict[str, Any]:
     evaluator = create_evaluator(loaded, info, processor, **settings)
     variables = parallel.replicate(loaded.variables)
     options = {"results": arguments.results} if arguments.results else {}
-    batch_size = arguments.batch_size or _batch_size(loaded, task)
+    batch_size = arguments.batch_size
+    if batch_size is None:
+        batch_size = _batch_size(loaded, task)
     metrics = evaluator(variables, split, batch_size, arguments.loader, **options)
     height, width = processor.crop_size
     return {
