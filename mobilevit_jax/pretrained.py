@@ -123,28 +123,12 @@ def load_weights(
         DataError: If what is there cannot be read or is not a MobileViT; the file is named.
     """
     path = Path(source)
-    is_run = (path / EXPERIMENT).is_file()
-    if not is_run and checkpoint != "latest":
-        raise ConfigurationError(
-            f"only a work directory has checkpoints to choose from, and {source} is none; "
-            "leave the checkpoint out"
-        )
-    if revision is not None and path.exists():
-        raise ConfigurationError(f"{source} is a path; only an id of the hub has revisions")
-    if is_run and channel_order is None:
+    _check_arguments(path, checkpoint, raw, revision, channel_order)
+    if (path / EXPERIMENT).is_file():
         return _load_run(path, checkpoint, raw)
     if path.is_file():
         loaded = _load_file(path, averaged=not raw, allow_half=allow_half)
-        if channel_order is None:
-            return loaded
-        bgr = channel_order == "bgr"
-        return replace(loaded, processor=replace(loaded.processor, do_flip_channel_order=bgr))
-    if channel_order is not None:
-        raise ConfigurationError(
-            f"{source} says itself which order its channels have; leave the order out"
-        )
-    if raw:
-        raise ConfigurationError(f"{source} has no averaged weights beside the raw ones")
+        return loaded if channel_order is None else _ordered(loaded, channel_order)
     if path.is_dir():
         return _load_directory(path, str(source), allow_half)
     if hub.is_hub_id(str(source)):
@@ -154,6 +138,34 @@ def load_weights(
         f"there is nothing at {source}; name a work directory, a directory with {CONFIG}, "
         "a weight file, or an id of the hub such as apple/mobilevit-small"
     )
+
+
+def _check_arguments(
+    source: Path, checkpoint: Choice, raw: bool, revision: str | None, channel_order: str | None
+) -> None:
+    """Refuses arguments that do not go with a kind of source."""
+    is_run = (source / EXPERIMENT).is_file()
+    if not is_run and checkpoint != "latest":
+        raise ConfigurationError(
+            f"only a work directory has checkpoints to choose from, and {source} is none; "
+            "leave the checkpoint out"
+        )
+    if revision is not None and source.exists():
+        raise ConfigurationError(f"{source} is a path; only an id of the hub has revisions")
+    if source.is_file():
+        return
+    if channel_order is not None:
+        raise ConfigurationError(
+            f"{source} says itself which order its channels have; leave the order out"
+        )
+    if raw and not is_run and (source.is_dir() or hub.is_hub_id(str(source))):
+        raise ConfigurationError(f"{source} has no averaged weights beside the raw ones")
+
+
+def _ordered(loaded: Pretrained, channel_order: str) -> Pretrained:
+    """Returns weights whose images have their channels in an order."""
+    flipped = replace(loaded.processor, do_flip_channel_order=channel_order == "bgr")
+    return replace(loaded, processor=flipped)
 
 
 def _load_directory(directory: Path, name: str, allow_half: bool) -> Pretrained:

@@ -5,8 +5,6 @@ The fields and the file format are those of Hugging Face's `MobileViTImageProces
 """
 
 import json
-import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from mobilevit_jax.errors import ConfigurationError, DataError, naming, unknown_name
+from mobilevit_jax.atomic import replacing
+from mobilevit_jax.errors import ConfigurationError, DataError, unknown_name
+from mobilevit_jax.resizing import interpolate, interpolation, on_whole_pixels, pad_to
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -151,7 +151,7 @@ class ImageProcessor:
         else:
             top, left, h, w = box
             cropped = self._resize(image, height, width)[top : top + h, left : left + w]
-        return _pad_to(cropped, crop_height, crop_width)
+        return pad_to(cropped, crop_height, crop_width)
 
     def for_size(self, size: int) -> "ImageProcessor":
         """Returns the processor for images of another size.
@@ -229,14 +229,8 @@ class ImageProcessor:
             OSError: If it cannot be written; an older file stays as it was.
         """
         path = Path(directory) / CONFIG_NAME
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        with naming(path):
-            try:
-                unfinished.write_text(json.dumps(self.to_dict(), indent=2) + "\n", "utf-8")
-                unfinished.replace(path)
-            finally:
-                unfinished.unlink(missing_ok=True)
+        with replacing(path) as unfinished:
+            unfinished.write_text(json.dumps(self.to_dict(), indent=2) + "\n", "utf-8")
         return path
 
     @classmethod
@@ -309,13 +303,13 @@ class ImageProcessor:
         """
         top, left, h, w = box
         if self.resample == "bilinear":
-            rows = _interpolation(image.shape[0], height, top, h)
-            columns = _interpolation(image.shape[1], width, left, w)
-            return _interpolate(image, rows, columns)
+            rows = interpolation(image.shape[0], height, top, h)
+            columns = interpolation(image.shape[1], width, left, w)
+            return interpolate(image, rows, columns)
         from PIL import Image
 
-        above, below = _on_pixels(image.shape[0], height, top, top + h)
-        before, after = _on_pixels(image.shape[1], width, left, left + w)
+        above, below = on_whole_pixels(image.shape[0], height, top, top + h)
+        before, after = on_whole_pixels(image.shape[1], width, left, left + w)
         if (below - above) * (after - before) > _MOST_PIXELS:
             above, below, before, after = top, top + h, left, left + w
         rows, columns = image.shape[0] / height, image.shape[1] / width
@@ -325,50 +319,6 @@ class ImageProcessor:
             box=(before * columns, above * rows, after * columns, below * rows),
         )
         return np.asarray(resized)[top - above :, left - before :][:h, :w]
-
-
-def _on_pixels(source: int, resized: int, start: int, stop: int) -> tuple[int, int]:
-    """Widens a range of a resized axis until its ends fall between two pixels of the source.
-
-    Pillow keeps the ends of a box in single precision, which for others shifts what it weighs.
-    """
-    step = resized // math.gcd(source, resized)
-    return start // step * step, min(-(-stop // step) * step, resized)
-
-
-def _interpolation(
-    source: int, resized: int, start: int, count: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns lower index, upper index and weight of the upper for bilinear resizing of an axis.
-
-    Pixel centres are at half positions, and nothing lies beyond the border, as in OpenCV.
-    """
-    positions = (np.arange(start, start + count) + 0.5) * (source / resized) - 0.5
-    positions = np.clip(positions, 0, source - 1)
-    lower = positions.astype(np.int64)
-    return lower, np.minimum(lower + 1, source - 1), (positions - lower).astype(np.float32)
-
-
-def _interpolate(image: np.ndarray, rows, columns) -> np.ndarray:
-    """Returns uint8 [rows, columns, 3] interpolated between pixels of the image."""
-    above, below, down = rows
-    left, right, across = columns
-    down, across = down[:, None, None], across[None, :, None]
-
-    def along(row: np.ndarray) -> np.ndarray:
-        return image[np.ix_(row, left)] * (1 - across) + image[np.ix_(row, right)] * across
-
-    return np.rint(along(above) * (1 - down) + along(below) * down).astype(np.uint8)
-
-
-def _pad_to(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Centres an image in zeros; an odd number of them has one more above and on the left."""
-    missing = height - image.shape[0], width - image.shape[1]
-    if missing == (0, 0):
-        return np.ascontiguousarray(image)
-    before = (missing[0] + 1) // 2, (missing[1] + 1) // 2
-    after = missing[0] - before[0], missing[1] - before[1]
-    return np.pad(image, ((before[0], after[0]), (before[1], after[1]), (0, 0)))
 
 
 def _parse_size(field: str, value: Any) -> int | tuple[int, int]:

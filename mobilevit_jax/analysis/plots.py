@@ -16,7 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from mobilevit_jax.errors import naming
+from mobilevit_jax.atomic import replacing
 
 DPI = 120
 COLOURS = {"train": "#0072B2", "validation": "#D55E00", "test": "#009E73"}
@@ -222,14 +222,7 @@ def _tidy(axes: Axes) -> None:
 
 def _write(figure: Figure, path: str | Path) -> None:
     """Writes a PNG so that the file is never half-written."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".tmp")
-    try:
-        with naming(path), warnings.catch_warnings():
-            # A script that the font lacks is drawn as boxes; nothing a caller could mend.
-            warnings.filterwarnings("ignore", "Glyph .* missing from font")
-            figure.savefig(unfinished, format="png")
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with replacing(Path(path)) as unfinished, warnings.catch_warnings():
+        # A script that the font lacks is drawn as boxes; nothing a caller could mend.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        figure.savefig(unfinished, format="png")

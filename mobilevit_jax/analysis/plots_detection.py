@@ -3,7 +3,6 @@
 import colorsys
 import functools
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from mobilevit_jax.errors import naming
+from mobilevit_jax.atomic import replacing
 
 if TYPE_CHECKING:
     from mobilevit_jax.tasks.detection.predict import Detection
@@ -96,15 +95,8 @@ def save_png(image: np.ndarray, path: str | Path) -> None:
     Raises:
         OSError: If the file cannot be written.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with naming(path):
-            Image.fromarray(image).save(unfinished, format="PNG")
-            unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with replacing(Path(path)) as unfinished:
+        Image.fromarray(image).save(unfinished, format="PNG")
 
 
 @functools.cache

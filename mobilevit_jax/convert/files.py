@@ -5,18 +5,17 @@ in their place (a Git LFS pointer, a web page, half a download) is named in the 
 """
 
 import codecs
-import contextlib
 import itertools
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
 import ml_dtypes
 import numpy as np
 
+from mobilevit_jax.atomic import replacing
 from mobilevit_jax.convert import torch_file
-from mobilevit_jax.errors import ConfigurationError, DataError, naming
+from mobilevit_jax.errors import ConfigurationError, DataError
 
 SUFFIXES: Final = (".safetensors", ".pt", ".pth", ".bin")
 
@@ -104,32 +103,6 @@ def write_state_dict(path: str | Path, state_dict: Mapping[str, Any]) -> None:
         else:
             with unfinished.open("wb") as file:
                 torch.save({name: _tensor(array, torch) for name, array in arrays.items()}, file)
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Gives the name to write a file under that takes the place of another when it is whole.
-
-    Args:
-        path: The file to be; its directory is made if need be.
-
-    Yields:
-        A path in the same directory. What is there afterwards is brought to the disk and renamed;
-        if the block raises, it is removed.
-
-    Raises:
-        OSError: If it cannot be written.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with naming(path):
-        try:
-            yield unfinished
-            with unfinished.open("rb") as file:
-                os.fsync(file.fileno())
-            unfinished.replace(path)
-        finally:
-            unfinished.unlink(missing_ok=True)
 
 
 def _kind(path: Path) -> str:

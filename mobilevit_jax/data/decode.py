@@ -170,3 +170,18 @@ def pillow_to_rgb(image: "Image", *, name: str) -> np.ndarray:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
     return np.array(image.convert("RGB"))
+
+
+def as_rgb(image: "str | Path | np.ndarray | Image", index: int) -> np.ndarray:
+    """Returns an image as an array in RGB; arrays pass as they are.
+
+    Args:
+        image: A path, a Pillow image or an array.
+        index: Its place in a list, for messages.
+
+    Raises:
+        DataError: If it cannot be read; it is named.
+    """
+    if isinstance(image, str | Path):
+        return read_image(image, channel_order="rgb")
+    return image if isinstance(image, np.ndarray) else pillow_to_rgb(image, name=f"image {index}")

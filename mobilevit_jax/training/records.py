@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from mobilevit_jax.atomic import replacing
 from mobilevit_jax.errors import DataError, naming
 
 FILE_NAME = "metrics.jsonl"
@@ -154,12 +155,8 @@ def _rows_up_to(path: Path, step: int) -> list[Row]:
 
 def _replace(path: Path, rows: Sequence[Row]) -> None:
     """Writes the file anew so that it is either the old one or the new one at any time."""
-    unfinished = path.with_name(path.name + ".tmp")
-    with unfinished.open("w", encoding="utf-8") as file:
+    with replacing(path) as unfinished, unfinished.open("w", encoding="utf-8") as file:
         file.writelines(map(_line, rows))
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)
 
 
 def _open_tensorboard(directory: Path, resume_step: int | None) -> Any:

@@ -8,8 +8,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from mobilevit_jax.atomic import replacing
 from mobilevit_jax.config import Experiment, differences, from_dict, to_dict
-from mobilevit_jax.errors import ConfigurationError, DataError, naming
+from mobilevit_jax.errors import ConfigurationError, DataError
 from mobilevit_jax.training import records
 
 EXPERIMENT = "experiment.json"
@@ -102,13 +103,8 @@ def _parse(record: dict[str, Any], workdir: Path) -> Experiment:
 
 def write_json(path: Path, value: Any) -> None:
     """Writes a JSON file whole or not at all."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with naming(path):
-            unfinished.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-            unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with replacing(path) as unfinished:
+        unfinished.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
 def _check_same(record: dict[str, Any], experiment: Experiment, workdir: Path) -> None:

@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mobilevit_jax.atomic import replacing
 from mobilevit_jax.data.decode import decode_image
 from mobilevit_jax.data.loader import LoaderConfig, LoadExample, load_batches
 from mobilevit_jax.data.objects import to_detection
 from mobilevit_jax.data.sampler import PlannedBatch, plan_evaluation
 from mobilevit_jax.data.sources import DatasetInfo, Split
-from mobilevit_jax.errors import ConfigurationError, DataError, naming
+from mobilevit_jax.errors import ConfigurationError, DataError
 from mobilevit_jax.processing import ImageProcessor
 from mobilevit_jax.tasks.base import record_name
 from mobilevit_jax.tasks.detection.average_precision import coco_metrics
@@ -254,14 +254,8 @@ def _results(
 
 def _write_results(path: Path, results: list[dict[str, Any]]) -> None:
     """Writes the file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with naming(path):
-            unfinished.write_text(json.dumps(results, separators=(",", ":")), encoding="utf-8")
-            unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with replacing(path) as unfinished:
+        unfinished.write_text(json.dumps(results, separators=(",", ":")), encoding="utf-8")
 
 
 def check_classes(num_classes: int, info: DatasetInfo) -> None:

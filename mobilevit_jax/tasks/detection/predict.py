@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import flax.linen as nn
@@ -10,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mobilevit_jax.data.decode import pillow_to_rgb, read_image
+from mobilevit_jax.data.decode import as_rgb
 from mobilevit_jax.errors import ConfigurationError, DataError
 from mobilevit_jax.processing import ImageProcessor
 from mobilevit_jax.tasks.detection.config import DetectionConfig
@@ -133,7 +132,7 @@ class Detector:
         found: list[list[Detection]] = []
         for start in range(0, len(images), rows):
             part = [
-                _to_rgb(image, start + index)
+                as_rgb(image, start + index)
                 for index, image in enumerate(images[start : start + rows])
             ]
             pixels = self.processor([*part])
@@ -171,11 +170,3 @@ class Detector:
             Detection((box[0], box[1], box[2], box[3]), label, self.class_names[label - 1], score)
             for box, label, score in zip(*(x.tolist() for x in columns), strict=True)
         ]
-
-
-def _to_rgb(image: "ImageInput", index: int) -> np.ndarray:
-    if isinstance(image, str | Path):
-        return read_image(image, channel_order="rgb")
-    if isinstance(image, np.ndarray):
-        return image
-    return pillow_to_rgb(image, name=f"image {index}")

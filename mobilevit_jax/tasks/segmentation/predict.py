@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from mobilevit_jax.errors import DataError, naming
+from mobilevit_jax.atomic import replacing
+from mobilevit_jax.data.decode import as_rgb
+from mobilevit_jax.errors import DataError
 from mobilevit_jax.processing import ImageProcessor
 from mobilevit_jax.tasks.segmentation.maps import make_classify, resize_classes, whole_images
 
@@ -67,10 +69,10 @@ class Segmenter:
         masks: list[np.ndarray] = []
         for start in range(0, len(images), rows):
             arrays = [
-                _to_rgb(image, start + index)
+                as_rgb(image, start + index)
                 for index, image in enumerate(images[start : start + rows])
             ]
-            pixels = self.processor(arrays)
+            pixels = self.processor([*arrays])
             padded = np.resize(pixels, (rows, *pixels.shape[1:]))
             classes = np.asarray(self._classify(self._variables, padded))
             masks += [
@@ -99,21 +101,5 @@ def save_palette_png(mask: np.ndarray, path: str | Path) -> None:
     height, width = mask.shape
     image = Image.frombytes("P", (width, height), np.ascontiguousarray(mask).tobytes())
     image.putpalette(voc_palette().ravel().tolist())
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".tmp")
-    try:
-        with naming(path):
-            image.save(unfinished, format="PNG")
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
-def _to_rgb(image: Any, index: int) -> Any:
-    """Returns an image as an array; arrays pass as they are, to be checked by the processor."""
-    from mobilevit_jax.data.decode import pillow_to_rgb, read_image
-
-    if isinstance(image, str | Path):
-        return read_image(image, channel_order="rgb")
-    return image if isinstance(image, np.ndarray) else pillow_to_rgb(image, name=f"image {index}")
+    with replacing(Path(path)) as unfinished:
+        image.save(unfinished, format="PNG")
