@@ -85,6 +85,8 @@ def from_pretrained(
         ConfigurationError: Also for an option that does not fit the weights.
         DataError: See `load_weights`.
     """
+    if replace_classifier and "num_classes" not in options:
+        raise ConfigurationError("replace_classifier needs num_classes, the number of new classes")
     loaded = load_weights(
         source, checkpoint=checkpoint, raw=raw, revision=revision, allow_half=allow_half
     )

@@ -145,6 +145,7 @@ def test_features_and_a_new_classifier(saved, xxs):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"replace_classifier": True}, "replace_classifier needs num_classes"),
         ({"num_classes": 9}, "the weights have 6 classes, not 9; .* replace_classifier=True"),
         ({"kernel_size": 5}, "do not fit kernel_size=5: .*/fusion/conv/kernel"),
         ({"fusion": False}, "do not fit fusion=False: .*fusion"),
