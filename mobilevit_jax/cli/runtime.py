@@ -1,8 +1,10 @@
-"""What every command that computes sets up first: the compilation cache, the other hosts."""
+"""What every command that computes sets up first: allocator, compilation cache, other hosts."""
 
 import os
 from dataclasses import dataclass
 from pathlib import Path
+
+from mobilevit_jax.cli.allocator import keep_freed_memory
 
 
 @dataclass(frozen=True)
@@ -30,11 +32,12 @@ class HostsOptions:
 
 
 def start_jax() -> None:
-    """Switches JAX's persistent compilation cache on.
+    """Switches JAX's persistent compilation cache on, and keeps freed memory for the next step.
 
     It lies in $JAX_COMPILATION_CACHE_DIR, else in $XDG_CACHE_HOME/mobilevit_jax/compilation
     (~/.cache by default). A second start of an experiment then compiles nothing anew.
     """
+    keep_freed_memory()
     import jax
 
     if os.environ.get("JAX_COMPILATION_CACHE_DIR"):

@@ -1,0 +1,41 @@
+"""Settings of the C library's memory allocator that a training step on a CPU is faster with.
+
+XLA asks for a step's temporary arrays anew at every step. By default glibc gives blocks that large
+back to the operating system when they are freed, and the next step pays for every page a second
+time: up to a third of a step's time went into that. Kept, the memory is there for the next step.
+"""
+
+import ctypes
+import os
+import sys
+
+# From glibc's malloc.h.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
+_LARGEST = 2**31 - 1
+
+_ENVIRONMENT = (
+    "GLIBC_TUNABLES",
+    "MALLOC_ARENA_MAX",
+    "MALLOC_MMAP_THRESHOLD_",
+    "MALLOC_TRIM_THRESHOLD_",
+)
+
+
+def keep_freed_memory() -> bool:
+    """Makes freed memory stay with the process, for its next allocation.
+
+    The memory that the process holds does not fall below its peak any more. One arena serves all
+    threads, since the others cannot hold large blocks. Call it before other threads are started.
+
+    Returns:
+        Whether it was done: not without glibc, and not where one of the environment variables
+        that set the same ($MALLOC_ARENA_MAX and its kin, $GLIBC_TUNABLES) is set.
+    """
+    if sys.platform != "linux" or any(name in os.environ for name in _ENVIRONMENT):
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):  # musl has none
+        return False
+    settings = ((_ARENA_MAX, 1), (_MMAP_THRESHOLD, _LARGEST), (_TRIM_THRESHOLD, _LARGEST))
+    return all([mallopt(parameter, value) == 1 for parameter, value in settings])

@@ -1,0 +1,50 @@
+import os
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="a setting of glibc")
+
+_SCRIPT = """
+import ctypes, resource
+from mobilevit_jax.cli.allocator import keep_freed_memory
+
+print(keep_freed_memory())
+library = ctypes.CDLL(None)
+library.malloc.restype = ctypes.c_void_p
+library.free.argtypes = [ctypes.c_void_p]
+for turn in range(3):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(4):
+        block = library.malloc(64 << 20)
+        ctypes.memset(block, 1, 64 << 20)
+        library.free(block)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def _run(**variables: str) -> tuple[str, int]:
+    names = ("GLIBC_TUNABLES", "MALLOC_")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(names)}
+    answer = subprocess.run(
+        [sys.executable, "-c", _SCRIPT],
+        env=environment | variables,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    done, faults = answer.stdout.split()
+    return done, int(faults)
+
+
+def test_a_block_that_was_freed_costs_no_page_again():
+    done, faults = _run()
+    assert done == "True"
+    assert faults < 100  # 16,384 pages are written to four times
+
+
+def test_the_users_own_settings_stay():
+    done, faults = _run(MALLOC_MMAP_THRESHOLD_="131072")
+    assert done == "False"
+    assert faults > 60_000
