@@ -29,6 +29,7 @@ class Report:
         data_wait: Share of that run's time spent waiting for a batch that came after the devices
             had finished their last step.
         expected: Images/s of the same mixture of scales if no step ever waited.
+        parts_seconds: What else the task computes, such as a detector's matching and NMS; median.
     """
 
     loader: float
@@ -38,6 +39,7 @@ class Report:
     run: float
     data_wait: float
     expected: float
+    parts_seconds: dict[str, float]
 
 
 def measure(experiment: Experiment, task: Task, steps: int, reporter: Reporter) -> Report:
@@ -77,6 +79,7 @@ def measure(experiment: Experiment, task: Task, steps: int, reporter: Reporter) 
         run=run,
         data_wait=wait,
         expected=sum(sizes[name] for name in scales) / ideal,
+        parts_seconds=_parts(task),
     )
 
 
@@ -102,6 +105,19 @@ def _steps(step: Any, state: Any, task: Task, repeats: int = 5) -> tuple[Any, di
         jax.block_until_ready(metrics)
         seconds[name].append(time.perf_counter() - start)
     return state, {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def _parts(task: Task, repeats: int = 5) -> dict[str, float]:
+    """Median seconds of each of the task's parts, the parts taking turns."""
+    parts = task.timed_parts()
+    for part in parts.values():
+        jax.block_until_ready(part())
+    seconds: dict[str, list[float]] = {name: [] for name in parts}
+    for name in list(parts) * repeats:
+        start = time.perf_counter()
+        jax.block_until_ready(parts[name]())
+        seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in seconds.items()}
 
 
 def _run(step: Any, state: Any, task: Task, steps: int) -> tuple[float, float, list[str]]:

@@ -53,12 +53,13 @@ def main(argv: list[str]) -> int:
         for name, compiled in report.compile_seconds.items()
     ]
     print_table(
-        ["what", "images/s", "ms a step", "first call, s"],
+        ["what", "images/s", "ms", "first call, s"],
         [
             ["loader alone", report.loader, "", ""],
             *rows,
             ["whole run", report.run, "", ""],
             ["steps of the run, no waiting", report.expected, "", ""],
+            *([name, "", seconds * 1e3, ""] for name, seconds in report.parts_seconds.items()),
         ],
         title=f"{experiment.name}: {experiment.model.name}, {count(steps, 'step')}",
     )

@@ -126,6 +126,10 @@ class DataTask(abc.ABC):
             ) as batches:
                 yield from batches
 
+    def timed_parts(self) -> dict[str, Callable[[], Any]]:
+        """Returns what the task computes besides the training step, for the benchmark to time."""
+        return {}
+
     def _names_of(self, info: DatasetInfo) -> tuple[str, ...]:
         """Returns the class names that the weights are kept with."""
         return info.class_names

@@ -80,6 +80,10 @@ class Task(Protocol):
         """Measures weights on "validation" or "test"."""
         ...
 
+    def timed_parts(self) -> dict[str, Callable[[], Any]]:
+        """Returns what else the benchmark times, by name."""
+        ...
+
 
 class Reporter(Protocol):
     """Where progress is shown."""

@@ -1,8 +1,13 @@
 """`mobilevit benchmark`: prints and writes all of its numbers, and nothing else is left."""
 
 import json
+from pathlib import Path
 
 import pytest
+
+from tests.cli.conftest import QUICKSTART, TINY
+
+SHAPES = Path(QUICKSTART).parent / "detection" / "shapes.py"
 
 
 def test_every_number_is_printed_and_written(mobilevit, quickstart, tiny, tmp_path):
@@ -13,8 +18,10 @@ def test_every_number_is_printed_and_written(mobilevit, quickstart, tiny, tmp_pa
     assert ran.out.startswith("quickstart-tiny: mobilevit_xxs, 3 steps\n")
     report = json.loads(output.read_text())
     assert report.keys() == {
-        *("loader", "compile_seconds", "step_seconds", "step", "run", "data_wait", "expected")
+        *("loader", "compile_seconds", "step_seconds", "step", "run", "data_wait", "expected"),
+        "parts_seconds",
     }
+    assert report["parts_seconds"] == {}
     assert report["step"].keys() == report["step_seconds"].keys() == {"32x32"}
     assert report["step"]["32x32"] == pytest.approx(16 / report["step_seconds"]["32x32"])
     assert report["expected"] == pytest.approx(report["step"]["32x32"])
@@ -33,6 +40,24 @@ def test_every_number_is_printed_and_written(mobilevit, quickstart, tiny, tmp_pa
     assert f"the run waits for data {report['data_wait']:.1%} of its time\n" in ran.err
     assert ran.err.endswith(f"written to {output}\n")
     assert [path.name for path in tmp_path.iterdir()] == ["speed.json"]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("real_model")
+def test_a_detector_is_measured_with_its_matching_and_its_suppression(mobilevit, tmp_path):
+    output = tmp_path / "speed.json"
+    small = [*TINY, "--data.data-dir", tmp_path / "data"]
+    ran = mobilevit("benchmark", SHAPES, *small, "--steps", 1, "--output", output)
+    assert ran.status == 0, ran.err
+    parts = json.loads(output.read_text())["parts_seconds"]
+    assert list(parts) == [
+        "forward pass of 32 images",
+        "matching 8 objects in each of 32 images",
+        "decoding and NMS of 32 images",
+    ]
+    for name, seconds in parts.items():
+        (line,) = (line for line in ran.out.splitlines() if name in line)
+        assert float(line.split()[-1].replace(",", "")) == pytest.approx(1e3 * seconds, rel=1e-3)
 
 
 def test_a_run_shorter_than_the_default(mobilevit, quickstart, tiny):

@@ -2,6 +2,7 @@
 
 import functools
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -161,6 +162,13 @@ class DetectionTask(DataTask):
             epoch=epoch,
             left_out=self.left_out,
         )
+
+    def timed_parts(self) -> dict[str, Callable[[], Any]]:
+        """Returns forward pass, matching and NMS at the size of evaluation; see `timed`."""
+        from mobilevit_jax.tasks.detection.timed import timed_parts
+
+        experiment = self._experiment
+        return timed_parts(self.model, experiment.detection, *experiment.processor.crop_size)
 
     def evaluate(self, variables: Any, split: str) -> dict[str, float]:
         """Returns COCO's average precisions and "count" on "validation" or "test"."""

@@ -2,6 +2,7 @@
 # pyright: reportArgumentType=false
 
 import json
+import tracemalloc
 
 import jax
 import jax.numpy as jnp
@@ -248,3 +249,27 @@ def test_coco128_by_its_own_annotations(shared_data, tmp_path, capsys):
     assert measured["count"] == 128 and 0.3 < measured["map50"] < 1
     for name, value in zip(METRICS, evaluation.stats, strict=False):
         assert measured[name] == pytest.approx(value, abs=1e-3), name
+
+
+def test_memory_grows_by_the_detections_not_by_the_images():
+    size, box = 192, [0.25, 0.25, 0.75, 0.75]
+    corners = [(np.array(box) * size, 1, False)]
+    model, variables = table([[(box, 1, 0.9)]] * 300, 1 + len(NUMBERS), 8)
+    processor = ImageProcessor(size=(size, size), crop_size=(size, size))
+    evaluator = DetectionEvaluator(model, processor, DetectionConfig())
+
+    def split_of(count):
+        return MemorySplit([(size, size)] * count, [corners] * count, NUMBERS)
+
+    def peak(count):
+        split = split_of(count)
+        tracemalloc.start()
+        try:
+            assert evaluator(variables, split, 16, LOADER)["count"] == count
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    evaluator(variables, split_of(16), 16, LOADER)  # compiles
+    more = peak(240) - peak(80)
+    assert more < 160 * 20_000  # what pycocotools keeps; a picture has 110,592 bytes
