@@ -24,7 +24,7 @@ def experiment() -> Experiment:
     """Returns the experiment."""
     return Experiment(
         name="detection_coco128",
-        epochs=400,
+        epochs=320,
         log_every=40,
         model=ModelConfig("ssdlite_mobilevit_xxs", dropout=0.0),
         data=DataConfig("coco128", train="train", validation="train"),
