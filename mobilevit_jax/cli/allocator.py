@@ -9,13 +9,14 @@ import ctypes
 import os
 import sys
 
-# From glibc's malloc.h.
-_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
-_LARGEST = 2**31 - 1
+# From glibc's malloc.h. Thresholds end at 2 GiB, which a block may pass; "never" has no end.
+_TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
+_NEVER_TRIM, _NO_MMAP, _ONE_ARENA = -1, 0, 1
 
 _ENVIRONMENT = (
     "GLIBC_TUNABLES",
     "MALLOC_ARENA_MAX",
+    "MALLOC_MMAP_MAX_",
     "MALLOC_MMAP_THRESHOLD_",
     "MALLOC_TRIM_THRESHOLD_",
 )
@@ -37,5 +38,9 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):  # musl has none
         return False
-    settings = ((_ARENA_MAX, 1), (_MMAP_THRESHOLD, _LARGEST), (_TRIM_THRESHOLD, _LARGEST))
+    settings = (
+        (_ARENA_MAX, _ONE_ARENA),
+        (_MMAP_MAX, _NO_MMAP),
+        (_TRIM_THRESHOLD, _NEVER_TRIM),
+    )
     return all([mallopt(parameter, value) == 1 for parameter, value in settings])
