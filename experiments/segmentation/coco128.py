@@ -27,7 +27,7 @@ def experiment() -> Experiment:
     """Returns the experiment."""
     return Experiment(
         name="segmentation_coco128",
-        epochs=200,
+        epochs=100,
         log_every=40,
         model=ModelConfig(
             "deeplabv3_mobilevit_xxs",
