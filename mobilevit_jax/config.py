@@ -7,11 +7,9 @@ holds the claim, the number, the time and the command.
 import dataclasses
 import math
 import runpy
-import types
-import typing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from mobilevit_jax.data.augment import AugmentConfig
 from mobilevit_jax.data.loader import LoaderConfig
@@ -23,10 +21,10 @@ from mobilevit_jax.tasks.detection.config import DetectionConfig
 from mobilevit_jax.tasks.segmentation.config import SegmentationConfig
 from mobilevit_jax.training.losses import LossConfig
 from mobilevit_jax.training.optimizer import OptimizerConfig
+from mobilevit_jax.training.recovery import RecoveryConfig
 from mobilevit_jax.training.schedule import ScheduleConfig
 from mobilevit_jax.training.state import EMAConfig
-
-T = TypeVar("T")
+from mobilevit_jax.typed import from_dict as from_dict
 
 
 @dataclass(frozen=True)
@@ -78,12 +76,14 @@ class CheckpointConfig:
 
     Attributes:
         every_epochs: Epochs between checkpoints; the last epoch always ends with one.
+        every_steps: Steps of the run between further checkpoints, for long epochs; None for none.
         keep_best: Checkpoints kept by the validation metric, besides the latest.
         metric: Name of the metric; None takes the task's own: top1, map or miou.
         mode: Whether its highest or its lowest value is the best.
     """
 
     every_epochs: int = 1
+    every_steps: int | None = None
     keep_best: int = 5
     metric: str | None = None
     mode: Literal["max", "min"] = "max"
@@ -92,6 +92,10 @@ class CheckpointConfig:
         if self.every_epochs < 1:
             raise ConfigurationError(
                 f"checkpoint.every_epochs must be at least 1; got {self.every_epochs}"
+            )
+        if self.every_steps is not None and self.every_steps < 1:
+            raise ConfigurationError(
+                f"checkpoint.every_steps must be at least 1, or None; got {self.every_steps}"
             )
         if self.keep_best < 0:
             raise ConfigurationError(
@@ -124,6 +128,7 @@ class Experiment:
         ema: The average of the weights.
         evaluation: Evaluation during the run.
         checkpoint: What is kept.
+        recovery: What happens when a loss is not finite.
     """
 
     name: str = "experiment"
@@ -145,6 +150,7 @@ class Experiment:
     ema: EMAConfig = field(default_factory=EMAConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    recovery: RecoveryConfig = field(default_factory=RecoveryConfig)
 
     def __post_init__(self) -> None:
         for name in ("epochs", "log_every"):
@@ -248,38 +254,6 @@ def to_dict(config: Any) -> dict[str, Any]:
         return [plain(item) for item in value] if isinstance(value, list | tuple) else value
 
     return plain(dataclasses.asdict(config))
-
-
-def from_dict(cls: type[T], values: dict[str, Any], where: str = "") -> T:
-    """Undoes `to_dict`.
-
-    Args:
-        cls: The dataclass.
-        values: Its fields.
-        where: Path of the fields, for messages.
-
-    Raises:
-        ConfigurationError: If a field is unknown; the nearest known one is named.
-    """
-    hints = typing.get_type_hints(cls)
-    fields = {f.name for f in dataclasses.fields(cls)}  # pyright: ignore[reportArgumentType]
-    arguments = {}
-    for name, value in values.items():
-        if name not in fields:
-            raise ConfigurationError(f"unknown field {where}{name}{nearest(name, fields)}")
-        arguments[name] = _parse(hints[name], value, f"{where}{name}.")
-    return cls(**arguments)
-
-
-def _parse(hint: Any, value: Any, where: str) -> Any:
-    if dataclasses.is_dataclass(hint) and isinstance(value, dict):
-        return from_dict(typing.cast(Any, hint), value, where)
-    if isinstance(value, list):
-        return tuple(value)
-    choices = typing.get_args(hint) if typing.get_origin(hint) is types.UnionType else (hint,)
-    if isinstance(value, int) and not isinstance(value, bool) and int not in choices:
-        return float(value) if float in choices else value
-    return value
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], where: str = "") -> list[str]:

@@ -50,3 +50,16 @@ def unknown_name(kind: str, name: str, allowed: Iterable[str]) -> ConfigurationE
     allowed = sorted(allowed)
     shown = ", ".join(allowed[:12]) + (", ..." if len(allowed) > 12 else "")
     return ConfigurationError(f"unknown {kind} {name!r}{nearest(name, allowed)}; known: {shown}")
+
+
+def shortened(text: object, limit: int = 200) -> str:
+    """Returns a text in one line of at most `limit` characters, for a message.
+
+    What libraries say about a damaged file may quote all of it.
+
+    Args:
+        text: A string, or an exception, whose message is taken.
+        limit: Characters, at least 5.
+    """
+    line = " ".join(str(text).split())
+    return line if len(line) <= limit else f"{line[: limit - 4]} ..."

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from mobilevit_jax.atomic import replacing
-from mobilevit_jax.errors import ConfigurationError, DataError, unknown_name
+from mobilevit_jax.errors import ConfigurationError, DataError, shortened, unknown_name
 from mobilevit_jax.resizing import interpolate, interpolation, on_whole_pixels, pad_to
 
 if TYPE_CHECKING:
@@ -247,14 +247,14 @@ class ImageProcessor:
             config = json.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{path}: not valid JSON ({error})") from error
         if not isinstance(config, dict):
             raise DataError(f"{path}: holds no JSON object")
         try:
             return cls.from_dict(config)
         except ConfigurationError as error:
-            raise ConfigurationError(f"{path}: {error}") from error
+            raise ConfigurationError(f"{path}: {shortened(error, 600)}") from error
 
     def _load(self, image: "ImageInput", index: int) -> np.ndarray:
         """Returns uint8 [h, w, 3] in the model's channel order."""

@@ -34,10 +34,23 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 # written.
 os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"] = str(2 * 1024**3)
 
+# Hypothesis keeps tables of its own even without a database of examples.
+os.environ.setdefault(
+    "HYPOTHESIS_STORAGE_DIRECTORY", str(_compilation_cache().parent / "hypothesis")
+)
+
+import hypothesis  # noqa: E402
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Times as many examples, drawn anew each time, where it is set: MOBILEVIT_FUZZ=50 pytest ...
+FUZZ = int(os.environ.get("MOBILEVIT_FUZZ", "1"))
+hypothesis.settings.register_profile(
+    "mobilevit", deadline=None, database=None, derandomize=FUZZ == 1, max_examples=100 * FUZZ
+)
+hypothesis.settings.load_profile("mobilevit")
 
 
 @pytest.fixture(scope="session")

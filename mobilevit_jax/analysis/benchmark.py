@@ -11,7 +11,9 @@ import jax
 from mobilevit_jax.config import Experiment
 from mobilevit_jax.errors import ConfigurationError
 from mobilevit_jax.training import parallel
-from mobilevit_jax.training.loop import Reporter, Task, begin, compile_scales
+from mobilevit_jax.training.compiling import compile_scales
+from mobilevit_jax.training.contracts import Reporter, Task
+from mobilevit_jax.training.loop import begin
 from mobilevit_jax.training.schedule import warmup_cosine
 from mobilevit_jax.training.timing import Timing
 
@@ -59,8 +61,8 @@ def measure(experiment: Experiment, task: Task, steps: int, reporter: Reporter) 
             f"--steps must be from 1 to the run's {sum(task.steps_of_epochs)}; got {steps}"
         )
     learning_rate = warmup_cosine(experiment.schedule, task.steps_of_epochs)
-    state, step = begin(experiment, task, learning_rate)
-    state = parallel.replicate(state)
+    create, step = begin(experiment, task, learning_rate)
+    state = parallel.replicate(create())
     timing = Timing()
     compile_scales(step, state, task, reporter, timing)
     reporter.say("measuring the loader")

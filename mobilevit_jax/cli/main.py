@@ -4,11 +4,13 @@ Exit status: 0 done; 2 bad usage or configuration; 3 stopped by a signal, saved,
 command again (only `train` returns it); 1 anything else, an interrupt that saved nothing included.
 """
 
+import contextlib
 import importlib
 import os
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import NoReturn
 
 import mobilevit_jax
 from mobilevit_jax.errors import ConfigurationError, MobileViTError, unknown_name
@@ -24,6 +26,19 @@ COMMANDS: dict[str, str] = {
 }
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_STOPPED = 0, 1, 2, 3
+
+
+def console() -> NoReturn:
+    """Runs the command of `sys.argv` and ends the process with its exit status."""
+    status = main()
+    compiling = sys.modules.get("mobilevit_jax.training.compiling")
+    if compiling is not None and compiling.still_compiling():
+        # A signal came while XLA was compiling, and the interpreter would wait for it.
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 def help_text() -> str:
@@ -83,11 +98,10 @@ def describe(error: BaseException) -> str:
         where = f": {os.fspath(error.filename)}" if isinstance(error.filename, str) else ""
         return f"{error.strerror}{where}"
     name = type(error).__name__
-    return (
-        f"{name}: {message} (--debug shows the traceback)"
-        if message
-        else f"{name} (--debug shows the traceback)"
-    )
+    # Notes that say what was being done; JAX's are about its tracebacks.
+    doing = [note for note in getattr(error, "__notes__", ()) if note.startswith("while ")]
+    said = " ".join([f"{name}: {message}" if message else name, *doing])
+    return f"{said} (--debug shows the traceback)"
 
 
 def _take_debug(arguments: list[str]) -> bool:

@@ -1,5 +1,6 @@
 """`mobilevit train`: an experiment file, overrides, a work directory."""
 
+import contextlib
 import dataclasses
 import os
 import shlex
@@ -12,8 +13,9 @@ import tyro
 from mobilevit_jax.cli.console import TrainProgress, count, print_table, say
 from mobilevit_jax.cli.metrics import shown
 from mobilevit_jax.cli.runtime import HostsOptions, start_jax
-from mobilevit_jax.config import Experiment, load_experiment, no_experiment_file, shrink
+from mobilevit_jax.config import Experiment, load_experiment, no_experiment_file, shrink, to_dict
 from mobilevit_jax.data.prepare import prepare
+from mobilevit_jax.data.sampler import plan_epoch
 from mobilevit_jax.errors import ConfigurationError
 from mobilevit_jax.tasks import task_of
 
@@ -43,6 +45,8 @@ class Arguments:
         file: Python file with a function experiment(), such as experiments/quickstart.py.
         workdir: Work directory.
         tiny: Shrink the experiment to seconds on a laptop, same code path.
+        deterministic: On a GPU, compute the same bits at every start, with slower operations where
+            need be; CPUs and TPUs do so anyway.
         hosts: Training by several processes.
         config: The experiment, field by field.
     """
@@ -54,7 +58,8 @@ class Arguments:
         tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: runs/<experiment's name>)"),
     ] = None
     tiny: tyro.conf.FlagCreatePairsOff[bool] = False
-    hosts: HostsOptions = HostsOptions()
+    deterministic: tyro.conf.FlagCreatePairsOff[bool] = False
+    hosts: Annotated[HostsOptions, tyro.conf.arg(name="")] = HostsOptions()
 
 
 def main(argv: list[str]) -> int:
@@ -67,9 +72,9 @@ def main(argv: list[str]) -> int:
     arguments = parse(Arguments, "mobilevit train", argv)
     experiment = arguments.config
     workdir = arguments.workdir or Path("runs") / experiment.name
-    arguments.hosts.connect()
-    start_jax()
-    return run(experiment, workdir)
+    start_jax(deterministic=arguments.deterministic)
+    with arguments.hosts.joined():
+        return run(experiment, workdir)
 
 
 def parse(arguments_class: type[T], prog: str, argv: list[str]) -> T:
@@ -107,15 +112,25 @@ def run(experiment: Experiment, directory: Path) -> int:
     """Prepares what needs no source, trains, draws the curves, prints the result."""
     import jax
 
-    from mobilevit_jax.training import loop
     from mobilevit_jax.training.initial import load_initial
 
     task = build_task(experiment)
     _check_settings(experiment, task)
+    if jax.process_count() > 1:
+        _agree(experiment, task)
     # Before anything is written or compiled, so that a mistake leaves nothing and costs seconds.
     initial = load_initial(experiment, task.model, directory, task.class_names)
-    if jax.process_index() == 0:
-        _open(directory, experiment, task)
+    with contextlib.ExitStack() as held:
+        _open(directory, experiment, task, held)
+        return _train(experiment, task, directory, initial)
+
+
+def _train(experiment: Experiment, task: "DataTask", directory: Path, initial: Any) -> int:
+    """Trains in the open work directory."""
+    import jax
+
+    from mobilevit_jax.training import loop
+
     total = sum(task.steps_of_epochs)
     say(_summary(experiment, task, directory))
     with TrainProgress(total, epochs=experiment.epochs) as progress:
@@ -176,12 +191,33 @@ def _check_settings(experiment: Experiment, task: "DataTask") -> None:
     )
 
 
-def _open(directory: Path, experiment: Experiment, task: "DataTask") -> None:
-    """Opens the work directory."""
+def _agree(experiment: Experiment, task: "DataTask") -> None:
+    """Refuses to begin unless all processes of the run have been given the same."""
+    from mobilevit_jax.training import hosts, workdir
+
+    plan = plan_epoch(experiment.seed, 0, task.examples, task.table)
+    sizes = str([batch[:2] for batch in plan])
+    data = {
+        "splits": task.fingerprints(),
+        "plan": hosts.digest(sizes, *(batch.ids for batch in plan)),
+    }
+    facts = hosts.run_facts(to_dict(experiment), task.class_names, data, workdir.versions())
+    hosts.agree("the run", facts)
+
+
+def _open(
+    directory: Path, experiment: Experiment, task: "DataTask", held: contextlib.ExitStack
+) -> None:
+    """Opens the work directory, which no other run may enter until `held` is closed."""
+    import jax
+
     from mobilevit_jax.training import workdir
+    from mobilevit_jax.training.lock import locked
 
     try:
-        workdir.open_workdir(directory, experiment, task.class_names, task.examples)
+        held.enter_context(locked(directory, warn=say))
+        if jax.process_index() == 0:
+            workdir.open_workdir(directory, experiment, task.class_names, task.examples)
     except OSError as error:
         raise ConfigurationError(
             f"the work directory {directory} cannot be made or written: {error.strerror or error}; "

@@ -23,7 +23,7 @@ from mobilevit_jax.convert.fields import (
 )
 from mobilevit_jax.convert.huggingface_config import from_huggingface, to_huggingface
 from mobilevit_jax.convert.timm_config import from_timm, timm_processor, to_timm
-from mobilevit_jax.errors import ConfigurationError, DataError
+from mobilevit_jax.errors import ConfigurationError, DataError, shortened
 from mobilevit_jax.models import KINDS, VARIANTS, BackboneModel, SSDLite, kind_of
 from mobilevit_jax.processing import ImageProcessor
 from mobilevit_jax.tasks.detection.anchors import AnchorConfig
@@ -82,7 +82,7 @@ def read_config(directory: str | Path) -> Configured:
         if "architecture" in config:
             return Configured("timm", *from_timm(config))
     except (ConfigurationError, DataError) as error:
-        raise DataError(f"{path}: {error}") from error
+        raise DataError(f"{path}: {shortened(error, 600)}") from error
     raise DataError(
         f"{path}: describes no model; expected the config.json of mobilevit_jax ('library'), of "
         "transformers ('model_type') or of timm ('architecture')"

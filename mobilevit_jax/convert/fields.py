@@ -8,6 +8,8 @@ from typing import Any
 from mobilevit_jax.errors import ConfigurationError, DataError
 from mobilevit_jax.models import Variant, create_model
 
+_MOST_BLOCKS, _WIDEST = 100, 2**16
+
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 
 
@@ -74,8 +76,8 @@ def ordered_labels(name: str, labels: Any, count: int) -> tuple[str, ...]:
     """
     if isinstance(labels, Mapping):
         labels = {str(index): label for index, label in labels.items()}
-        missing = [str(index) for index in range(count) if str(index) not in labels]
-        if missing or len(labels) != count:
+        # The count first: it may be any number, and what is compared next is as long.
+        if len(labels) != count or any(str(index) not in labels for index in range(count)):
             raise DataError(f"{name} must have one name for each index from 0 to {count - 1}")
         labels = [labels[str(index)] for index in range(count)]
     if not isinstance(labels, list | tuple) or len(labels) != count:
@@ -118,8 +120,12 @@ def check_variant(variant: Variant) -> None:
     for field in dataclasses.fields(variant):
         value = getattr(variant, field.name)
         numbers = value if isinstance(value, tuple) else (value,)
-        if field.name != "dropout" and min(numbers) < 1:
-            raise DataError(f"{field.name} must be at least 1, not {value}")
+        if field.name == "dropout":
+            continue
+        # Nobody's models are near; tracing one of a billion blocks would not end.
+        most = _MOST_BLOCKS if field.name == "depths" else _WIDEST
+        if min(numbers) < 1 or max(numbers) > most:
+            raise DataError(f"{field.name} must be from 1 to {most}, not {value}")
     if any(dim % variant.heads for dim in variant.dims):
         raise DataError(f"{variant.heads} heads do not divide token widths of {variant.dims}")
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from mobilevit_jax.atomic import replacing
 from mobilevit_jax.convert import torch_file
-from mobilevit_jax.errors import ConfigurationError, DataError
+from mobilevit_jax.errors import ConfigurationError, DataError, shortened
 
 SUFFIXES: Final = (".safetensors", ".pt", ".pth", ".bin")
 
@@ -169,11 +169,11 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise DataError(f"{path} is cut short or damaged ({error}); {_AGAIN}") from error
+        raise DataError(f"{path} is cut short or damaged ({shortened(error)}); {_AGAIN}") from error
     # NumPy has no counterpart of some types, such as those of 8 bits.
     except (AttributeError, TypeError) as error:
         raise DataError(
-            f"{path} holds a type that NumPy does not know ({error}); save it in float32"
+            f"{path} holds a type that NumPy does not know ({shortened(error)}); save it in float32"
         ) from error
 
 
@@ -245,7 +245,9 @@ def _array(tensor: Any, name: str, path: Path) -> np.ndarray:
     try:
         return tensor.numpy()
     except DataError as error:
-        raise DataError(f"{path} is damaged: tensor {name!r}: {error}; {_AGAIN}") from error
+        raise DataError(
+            f"{path} is damaged: tensor {shortened(name)!r}: {error}; {_AGAIN}"
+        ) from error
 
 
 def _without_prefixes(tensors: dict[str, Any]) -> dict[str, Any]:

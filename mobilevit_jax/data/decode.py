@@ -12,17 +12,21 @@ Pillow, with one rule for each oddity:
 * the orientation of the camera (EXIF) is applied, also by OpenCV.
 
 Both libraries decode outside the GIL, so that threads help, and both are thread-safe. A file that
-was cut short is an error, although most decoders would fill the missing part with grey.
+was cut short is an error, although most decoders would fill the missing part with grey. So is one
+that claims more than `headers.MAX_PIXELS`, 89 million: whatever a file says of itself, decoding
+takes less than 2 GiB.
 """
 
 import io
 import os
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import cv2
 import numpy as np
 
+from mobilevit_jax.data import headers
 from mobilevit_jax.errors import ConfigurationError, DataError
 
 if TYPE_CHECKING:
@@ -30,16 +34,17 @@ if TYPE_CHECKING:
 
 ChannelOrder = Literal["bgr", "rgb"]
 
-_JPEG = b"\xff\xd8\xff"
-_PNG = b"\x89PNG\r\n\x1a\n"
-_END_OF_JPEG = b"\xff\xd9"
-_START_OF_SCAN = 0xDA
-# SOF0 to SOF15 describe the frame; C4, C8 and CC share the range but are other segments.
-_FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+# Formats that Pillow is asked to try. It knows others that start programs (EPS runs Ghostscript).
+_PILLOW_FORMATS = (
+    *("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "MPO", "PPM", "JPEG2000", "AVIF"),
+)
 
 if "OPENCV_LOG_LEVEL" not in os.environ:
     # Whatever OpenCV would print about a bad file is raised here, once, with the file's name.
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+# So would Pillow's warnings about damaged metadata. Filters are global, and setting one for each
+# image would not be thread-safe.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def decode_image(data: bytes, *, name: str, channel_order: ChannelOrder = "bgr") -> np.ndarray:
@@ -54,22 +59,14 @@ def decode_image(data: bytes, *, name: str, channel_order: ChannelOrder = "bgr")
         uint8 [h, w, 3], contiguous and writable.
 
     Raises:
-        DataError: The bytes are empty, cut short, or not an image; the message has `name`.
+        DataError: The bytes are empty, cut short, damaged, not an image, or one of more than
+            `headers.MAX_PIXELS`; the message has `name`.
     """
     if channel_order not in ("bgr", "rgb"):
         raise ConfigurationError(f"channel_order must be 'bgr' or 'rgb', not {channel_order!r}")
     if not data:
         raise DataError(f"{name}: the file is empty")
-    if data.startswith(_JPEG):
-        components, complete = _inspect_jpeg(data)
-        suits_opencv = components in (1, 3)
-    elif data.startswith(_PNG):
-        complete = data.rfind(b"IEND") > 0
-        suits_opencv = _is_plain_png(data)
-    else:
-        complete, suits_opencv = True, False  # Pillow notices a cut in the other formats
-    if not complete:
-        raise DataError(f"{name}: the file was cut short; copy or download it again")
+    suits_opencv = _check_header(data, name)
     image = _decode_with_opencv(data) if suits_opencv else None
     if image is not None:
         return image if channel_order == "bgr" else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
@@ -90,36 +87,23 @@ def read_image(path: str | Path, *, channel_order: ChannelOrder = "bgr") -> np.n
     return decode_image(data, name=str(path), channel_order=channel_order)
 
 
-def _inspect_jpeg(data: bytes) -> tuple[int, bool]:
-    """Returns the number of components (0 if not found) and whether the image data has its end.
-
-    The segments before the scan are walked by their lengths: a thumbnail inside the EXIF segment
-    is a whole JPEG with an end of its own, which says nothing about the picture.
-    """
-    components, position, size = 0, 2, len(data)
-    while position + 4 <= size:
-        if data[position] != 0xFF:
-            break
-        marker = data[position + 1]
-        if marker == 0xFF:  # fill byte
-            position += 1
-            continue
-        if marker == _START_OF_SCAN:
-            # Entropy-coded data never contains the end marker, so the first one found is it;
-            # cameras append other things behind it.
-            ended = data.endswith(_END_OF_JPEG) or data.find(_END_OF_JPEG, position) > 0
-            return components, ended
-        if marker in _FRAME_MARKERS and position + 9 < size:
-            components = data[position + 9]
-        position += 2 + int.from_bytes(data[position + 2 : position + 4])
-    return components, False
-
-
-def _is_plain_png(data: bytes) -> bool:
-    """Whether a PNG is opaque RGB or greyscale with eight bits a channel."""
-    if len(data) < 33 or data[24] != 8 or data[25] not in (0, 2):
-        return False
-    return b"tRNS" not in data[: max(data.find(b"IDAT"), 0)]
+def _check_header(data: bytes, name: str) -> bool:
+    """Refuses what is cut short, damaged or too large; returns whether OpenCV decodes it right."""
+    complete, suits_opencv = True, False  # Pillow notices a cut in other formats
+    if data.startswith(headers.JPEG):
+        jpeg = headers.read_jpeg_header(data)
+        headers.check_size(jpeg.width, jpeg.height, name)
+        complete, suits_opencv = jpeg.complete, jpeg.components in (1, 3)
+    elif data.startswith(headers.PNG):
+        png = headers.read_png_header(data)
+        if png is None or not png.complete or not png.intact:
+            complete = False
+        else:
+            headers.check_size(png.width, png.height, name)
+            suits_opencv = png.plain and png.depth == 8 and png.color in (0, 2)
+    if not complete:
+        raise DataError(f"{name}: the file is damaged or was cut short; copy or download it again")
+    return suits_opencv
 
 
 def _decode_with_opencv(data: bytes) -> np.ndarray | None:
@@ -135,7 +119,10 @@ def _decode_with_pillow(data: bytes, name: str) -> np.ndarray:
     from PIL import Image  # most data sets never need it
 
     try:
-        with Image.open(io.BytesIO(data)) as opened:
+        Image.init()
+        formats = [kind for kind in _PILLOW_FORMATS if kind in Image.OPEN]
+        with Image.open(io.BytesIO(data), formats=formats) as opened:
+            headers.check_size(*opened.size, name)
             return pillow_to_rgb(opened, name=name)
     except DataError:
         raise

@@ -49,8 +49,8 @@ class LoaderConfig:
             use.
         memory_gib: Budget for batches in the making or waiting, in GiB on this host. It may lower
             the number of threads, but one batch at a time is always made.
-        skip_bad_images: Whether an image that cannot be decoded is replaced with another of its
-            batch, at weight 0, and counted, instead of ending the run.
+        skip_bad_images: Whether an image that cannot be read or decoded is replaced with another
+            of its batch, at weight 0, and counted, instead of ending the run.
     """
 
     threads: int | None = None
@@ -94,6 +94,7 @@ def load_batches(
     host: int = 0,
     hosts: int = 1,
     skipped: SkippedImages | None = None,
+    poll: Callable[[], None] | None = None,
 ) -> "BatchIterator":
     """Makes the batches of a plan in order, reading ahead in threads.
 
@@ -102,13 +103,15 @@ def load_batches(
         plan: From `plan_epoch` or `plan_evaluation`.
         load_example: Turns (record, record id, planned batch) into a dictionary of arrays with
             one shape and dtype for all examples of a batch. It runs in threads and must be a
-            function of its arguments alone; a `DataError` from it means a bad image.
+            function of its arguments alone; a `DataError` from it means a bad image. Any other
+            exception ends the run, with a note that says which record it was about.
         config: Threads, memory, and what to do about bad images.
         start: Step of the plan to begin with, for resuming.
         host: Number of this host; it gets rows [b / hosts * host : b / hosts * (host + 1)] of
             each batch of b.
         hosts: Number of hosts.
         skipped: Where to count bad images, such as one object for all epochs of a run.
+        poll: Called whenever a batch is asked for; what it raises ends the iteration.
 
     Returns:
         An iterator over dictionaries with this host's rows of each array that `load_example`
@@ -130,7 +133,7 @@ def load_batches(
     pixels = (len(p.ids) // hosts * (p.height * p.width * 3 + _RECORD_BYTES) for p, _ in steps)
     threads, read_ahead = choose_threads(max(pixels, default=1), config)
     skipped = SkippedImages() if skipped is None else skipped
-    return BatchIterator(maker, start, threads, read_ahead, skipped)
+    return BatchIterator(maker, start, threads, read_ahead, skipped, poll)
 
 
 def choose_threads(batch_bytes: int, config: LoaderConfig) -> tuple[int, int]:
@@ -173,10 +176,12 @@ class BatchIterator:
         threads: int,
         read_ahead: int,
         skipped: SkippedImages,
+        poll: Callable[[], None] | None = None,
     ) -> None:
         import grain  # a third of a second, which a program that only reads settings is spared
 
         self.skipped = skipped
+        self._poll = poll
         self._stop = maker.stop
         batches = grain.MapDataset.range(start, len(maker.steps)).map(maker)
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=read_ahead)
@@ -189,6 +194,8 @@ class BatchIterator:
         """Returns the next batch; raises what went wrong while making it, as it was raised."""
         if self._stop.is_set():
             raise StopIteration
+        if self._poll is not None:
+            self._poll()
         try:
             made = next(self._batches)
         except StopIteration:
@@ -198,8 +205,12 @@ class BatchIterator:
             if self._stop.is_set():  # closed by another thread while this one waited
                 raise StopIteration from None
             raise
+        if isinstance(made, _Stopped):
+            raise StopIteration
         if isinstance(made, Exception):
             self.close()
+            if isinstance(made, StopIteration):  # else the run would take it for the end
+                raise RuntimeError("making a batch raised StopIteration") from made
             raise made
         self.skipped.add(made.bad)
         return made.arrays
@@ -221,6 +232,10 @@ class BatchIterator:
     def __del__(self) -> None:
         if hasattr(self, "_batches"):
             self.close()
+
+
+class _Stopped(Exception):
+    """The iterator was closed while a batch was being made."""
 
 
 class _Made(NamedTuple):
@@ -267,12 +282,12 @@ class _BatchMaker:
         arrays: Batch = {}
         good: list[int] = []
         bad: list[tuple[int, str]] = []
-        records = self._split.records([ids[row] for row in wanted]) if wanted else []
+        records = self._read([ids[row] for row in wanted])
         for row, record in zip(wanted, records, strict=True):
             if self.stop.is_set():
-                raise StopIteration  # for a thread that still waits for this batch
+                raise _Stopped  # for a thread that still waits for this batch
             try:
-                example = self._load_example(record, ids[row], planned)
+                example = self._load(record, ids[row], planned)
             except DataError as error:
                 if not self._skip_bad_images:
                     raise
@@ -287,6 +302,38 @@ class _BatchMaker:
         arrays["weight"][good] = real[good]
         return _Made(arrays, bad)
 
+    def _read(self, ids: list[int]) -> Sequence[dict[str, Any] | DataError]:
+        """Reads records, all in one call unless one of them is bad and may be skipped."""
+        if not ids:
+            return []
+        try:
+            return self._split.records(ids)
+        except DataError:
+            if not self._skip_bad_images:
+                raise
+        return [self._read_one(record_id) for record_id in ids]
+
+    def _read_one(self, record_id: int) -> dict[str, Any] | DataError:
+        try:
+            return self._split.records([record_id])[0]
+        except DataError as error:
+            return error
+
+    def _load(
+        self, record: dict[str, Any] | DataError, record_id: int, planned: PlannedBatch
+    ) -> Mapping[str, Any]:
+        """Makes an example; an unexpected exception gets a note of what was being made."""
+        if isinstance(record, DataError):
+            raise record
+        try:
+            return self._load_example(record, record_id, planned)
+        except DataError:
+            raise
+        except Exception as error:
+            name = record.get("name", "without a name")
+            error.add_note(f"while record {record_id} ({name}) was being made into an example")
+            raise
+
     def _stand_in(self, step: int) -> Mapping[str, Any]:
         """Loads any good example at the size of a step, for a host that has none of its own."""
         planned = self.steps[step][0]
@@ -294,7 +341,7 @@ class _BatchMaker:
         first_error: DataError | None = None
         for record_id in itertools.islice(dict.fromkeys(map(int, others)), _STAND_INS):
             try:
-                return self._load_example(self._split.records([record_id])[0], record_id, planned)
+                return self._load(self._read([record_id])[0], record_id, planned)
             except DataError as error:
                 if not self._skip_bad_images:
                     raise

@@ -6,10 +6,10 @@ from typing import Any
 import cv2
 import numpy as np
 
+from mobilevit_jax.data import headers
 from mobilevit_jax.data.sources import DatasetInfo
 from mobilevit_jax.errors import DataError
 
-_PNG = b"\x89PNG\r\n\x1a\n"
 _GREY, _PALETTE = 0, 3  # colour types of PNG
 _WHAT = "a mask must be a PNG with a class index a pixel, greyscale of 8 bits or with a palette"
 
@@ -25,15 +25,18 @@ def decode_mask(data: bytes, *, name: str) -> np.ndarray:
         uint8 [h, w], contiguous and writable.
 
     Raises:
-        DataError: It is not such a PNG, or cut short; the message has `name`.
+        DataError: It is not such a PNG, cut short, damaged or too large (`headers.MAX_PIXELS`); the
+            message has `name`.
     """
     if not data:
         raise DataError(f"{name}: the file is empty")
-    if not data.startswith(_PNG) or len(data) < 33:
+    header = headers.read_png_header(data) if data.startswith(headers.PNG) else None
+    if header is None:
         raise DataError(f"{name}: not a PNG; {_WHAT}")
-    if data.rfind(b"IEND") < 0:
-        raise DataError(f"{name}: the file was cut short; copy or download it again")
-    depth, color = data[24], data[25]
+    if not header.complete or not header.intact:
+        raise DataError(f"{name}: the file is damaged or was cut short; copy or download it again")
+    headers.check_size(header.width, header.height, name)
+    depth, color = header.depth, header.color
     mask = None
     if color == _GREY and depth == 8:
         mask = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)

@@ -64,8 +64,12 @@ def prepare(
     origin = Path(source).expanduser().absolute() if source else None
     stored = f"{name or builder_name}/{config}".rstrip("/")
     directory = root / stored / str(builder_class.VERSION)
+    prepared = f"{stored}:{builder_class.VERSION}"
+    if directory.exists():  # it is renamed when it is whole; where it lies may be read-only
+        _check_same(builder_class, directory, origin)
+        return dataset_info(prepared, root)
     with _writing_to(root), _locked(root, stored):
-        if directory.exists():
+        if directory.exists():  # another process has made it meanwhile
             _check_same(builder_class, directory, origin)
         else:
             _remove_leftovers(directory.parent)
@@ -79,7 +83,7 @@ def prepare(
             )
             _check_space(builder, root)
             _write(builder)
-    return dataset_info(f"{stored}:{builder_class.VERSION}", root)
+    return dataset_info(prepared, root)
 
 
 def _check_arguments(

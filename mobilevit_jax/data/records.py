@@ -35,9 +35,14 @@ class RecordParser:
         """Returns the features of a record, nested as the data set's are.
 
         A "name" is added if the data set has one under another name.
+
+        Raises:
+            ValueError: If it has no image; damaged records raise other exceptions, too.
         """
         values = self._parse_flat(record) if self._flat else self._parse_any(record)
-        if self._name_feature is not None and "name" not in values:
+        if "image" not in values:
+            raise ValueError("it has no image")
+        if self._name_feature in values and "name" not in values:
             values["name"] = values[self._name_feature]
         if "name" in values:
             values["name"] = _as_text(values["name"])

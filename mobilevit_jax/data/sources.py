@@ -17,7 +17,7 @@ from mobilevit_jax.data.builders import BUILDERS
 from mobilevit_jax.data.coco_names import COCO_CATEGORIES, class_names_coco
 from mobilevit_jax.data.imagenet_names import class_names_imagenet, imagenet_classes
 from mobilevit_jax.data.records import RecordParser
-from mobilevit_jax.errors import ConfigurationError, DataError, nearest, unknown_name
+from mobilevit_jax.errors import ConfigurationError, DataError, nearest, shortened, unknown_name
 
 __all__ = [
     "DatasetInfo",
@@ -95,7 +95,7 @@ class Split:
             arrays for boxes and the like, bytes for further images.
 
         Raises:
-            DataError: If the files cannot be read.
+            DataError: If a record cannot be read, which is named.
             IndexError: If an id is out of range.
         """
         places = [int(i) for i in ids]
@@ -104,18 +104,32 @@ class Split:
         if min(places) < 0 or max(places) >= len(self):
             raise IndexError(f"{self.info.name} {self.name} has records 0 to {len(self) - 1}")
         try:
-            stored = self._source.__getitems__(places)
-            records = [self._parser.parse(record) for record in stored]
+            records = self._read(places)
         except DataError:  # of one of several data sets that are joined
             raise
         except Exception as error:  # the libraries' own exceptions have no common base
-            raise DataError(
-                f"cannot read {self.info.name} {self.name} in {self.info.directory}: {error}; "
-                "if its files are damaged, remove that directory and prepare it again"
-            ) from error
+            raise self._unreadable(places, error) from error
         for place, record in zip(places, records, strict=True):
             record.setdefault("name", f"{self.info.name}/{self.name}#{place}")
         return records
+
+    def _read(self, places: list[int]) -> list[dict[str, Any]]:
+        return [self._parser.parse(record) for record in self._source.__getitems__(places)]
+
+    def _unreadable(self, places: list[int], error: Exception) -> DataError:
+        """Names the first record that cannot be read by itself."""
+        which = "its records"
+        for place in places:
+            try:
+                self._read([place])
+            except Exception as own:
+                which, error = f"record {place}", own
+                break
+        return DataError(
+            f"cannot read {self.info.name} {self.name} in {self.info.directory}: {which}: "
+            f"{shortened(error)}; if its files are damaged, remove that directory and prepare it "
+            "again"
+        )
 
 
 class Place(NamedTuple):
@@ -257,7 +271,9 @@ def _load_builder(directory: Path) -> Any:
         builder = tfds.builder_from_directory(directory)
         formats = {kind.value for kind in builder.info.available_file_formats()}
     except Exception as error:  # whatever TFDS's parsers make of a damaged file
-        raise DataError(f"cannot read the description of {directory}: {error}") from error
+        raise DataError(
+            f"cannot read the description of {directory}: {shortened(error)}"
+        ) from error
     if not formats & set(_READABLE_FORMATS):
         raise DataError(
             f"{directory} is stored as {', '.join(sorted(formats))}, which needs TensorFlow; where "

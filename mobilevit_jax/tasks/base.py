@@ -5,6 +5,7 @@ depend on which; `classification`, `detection` and `segmentation` add the rest.
 """
 
 import abc
+import hashlib
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from mobilevit_jax.config import Experiment
 
 Arrays = dict[str, np.ndarray]
+_LOOKED_AT = 16  # records of a split, by which hosts see whether they have the same
+
 LoadExample = Callable[[dict[str, Any], int, PlannedBatch], dict[str, Any]]
 
 
@@ -94,6 +97,10 @@ class DataTask(abc.ABC):
         """Returns an encoded image to try prediction on: the first of the last split named."""
         return list(self._splits.values())[-1].records([0])[0]["image"]
 
+    def fingerprints(self) -> dict[str, dict[str, Any]]:
+        """Returns the size of each split and a digest of a few records, to compare hosts by."""
+        return {role: _fingerprint(split) for role, split in self._splits.items()}
+
     def zero_batch(self, scale: Scale) -> Arrays:
         """Returns this host's rows of a batch of a scale, all zero but its weights, to compile."""
         rows = scale.batch_size // jax.process_count()
@@ -154,8 +161,21 @@ class DataTask(abc.ABC):
         """
 
     @abc.abstractmethod
-    def evaluate(self, variables: Any, split: str) -> dict[str, float]:
-        """Returns `evaluation_metrics` and "count" of weights on "validation" or "test"."""
+    def evaluate(
+        self, variables: Any, split: str, poll: Callable[[], None] | None = None
+    ) -> dict[str, float]:
+        """Returns `evaluation_metrics` and "count" of weights on "validation" or "test".
+
+        What `poll`, called before each batch, raises ends the evaluation.
+        """
+
+
+def _fingerprint(split: Split) -> dict[str, Any]:
+    digest = hashlib.sha256()
+    ids = np.linspace(0, len(split) - 1, min(len(split), _LOOKED_AT)).astype(int)
+    for record in split.records(ids):
+        digest.update(record["image"] + str(record.get("label")).encode())
+    return {"examples": len(split), "digest": digest.hexdigest()[:16]}
 
 
 def record_name(record: dict[str, Any], record_id: int) -> str:

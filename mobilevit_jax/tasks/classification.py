@@ -3,7 +3,7 @@
 import collections
 import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -109,11 +109,17 @@ class ClassificationTask(DataTask):
             experiment.augment, experiment.processor, seed=experiment.seed, epoch=epoch
         )
 
-    def evaluate(self, variables: Any, split: str) -> dict[str, float]:
+    def evaluate(
+        self, variables: Any, split: str, poll: Callable[[], None] | None = None
+    ) -> dict[str, float]:
         """Returns {"loss", "top1", "top5", "count"} of weights on "validation" or "test"."""
         experiment = self._experiment
         return self._evaluator(
-            variables, self._splits[split], experiment.evaluation.batch_size, experiment.loader
+            variables,
+            self._splits[split],
+            experiment.evaluation.batch_size,
+            experiment.loader,
+            poll=poll,
         )
 
 
@@ -131,7 +137,13 @@ class Evaluator:
         self._processor = processor
 
     def __call__(
-        self, variables: Any, split: Split, batch_size: int, loader: LoaderConfig
+        self,
+        variables: Any,
+        split: Split,
+        batch_size: int,
+        loader: LoaderConfig,
+        *,
+        poll: Callable[[], None] | None = None,
     ) -> dict[str, float]:
         """Evaluates.
 
@@ -141,6 +153,7 @@ class Evaluator:
             batch_size: Images of a batch over all devices; lowered to what the data need, and
                 rounded up to a multiple of the devices.
             loader: Threads and memory; with `skip_bad_images` they are left out of the count.
+            poll: Called before each batch; what it raises ends the evaluation.
 
         Returns:
             {"loss", "top1", "top5"} as means and "count", the number of images behind them.
@@ -155,6 +168,7 @@ class Evaluator:
             loader,
             host=jax.process_index(),
             hosts=jax.process_count(),
+            poll=poll,
         ) as batches:
             parts = (self._step(variables, batch) for batch in parallel.prefetch(batches))
             total = _add_up(parts)

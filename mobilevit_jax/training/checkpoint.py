@@ -1,29 +1,23 @@
-"""Checkpoints of a run: saved in the background, the best and the latest kept, read by anyone.
+"""Checkpoints of a run: which are kept, which is the best, and which one to go on from.
 
-Orbax lives in this file alone. A checkpoint is a directory `<step>/` with two items: `state`, the
-arrays as plain nested dicts, and `metadata`, a JSON file; Orbax reads both without this package.
-
-Every process of a run makes the same calls. Arrays go to disk as host copies of what each device
-holds identically, because Orbax refuses arrays that span only the devices of one host.
+Every process of a run makes the same calls, and what the first one finds on disk counts. Arrays
+are saved as host copies of what each device holds identically.
 """
 
 import contextlib
-import logging
 import math
-import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self
 
 import jax
-import numpy as np
-import orbax.checkpoint as ocp
 from flax import traverse_util
 
 from mobilevit_jax.errors import ConfigurationError, DataError
+from mobilevit_jax.training import agreement
 from mobilevit_jax.training.leaves import LeafPath, describe, fill, leaves, place, show, to_host
+from mobilevit_jax.training.storage import DamagedCheckpoint, Reader, Writer
 
 
 class Ranked(NamedTuple):
@@ -33,11 +27,27 @@ class Ranked(NamedTuple):
     value: float
 
 
+class Restored(NamedTuple):
+    """A checkpoint as it was saved."""
+
+    step: int
+    state: Any
+    metadata: dict[str, Any]
+
+
+class _Known(NamedTuple):
+    """What retention depends on."""
+
+    metrics: dict[str, float]
+    extra: bool
+
+
 class Checkpoints:
     """The checkpoints in one directory; use it as a context manager, or saves may be lost.
 
-    The latest checkpoint is always kept, and the `keep_best` best ones by `metric`. Checkpoints
-    saved without that metric are kept only while they are the latest.
+    A checkpoint is scheduled, which is to say that the configuration asked for it, or extra: saved
+    because the run was stopped. The newest of all, the newest scheduled one and the `keep_best`
+    best by `metric` are kept.
     """
 
     def __init__(
@@ -56,7 +66,7 @@ class Checkpoints:
             directory: Where the checkpoints are.
             metric: The name, among the metrics given to `save`, to rank by.
             mode: Whether the highest or the lowest value is the best.
-            keep_best: How many of the best to keep besides the latest; 0 or more.
+            keep_best: How many of the best to keep besides the newest; 0 or more.
 
         Raises:
             ConfigurationError: If `mode` or `keep_best` is not one of the allowed values.
@@ -66,10 +76,11 @@ class Checkpoints:
             raise ConfigurationError(f"mode is {mode!r}; it must be 'max' or 'min'")
         if keep_best < 0:
             raise ConfigurationError(f"keep_best is {keep_best}; it must be 0 or more")
-        Path(directory).mkdir(parents=True, exist_ok=True)
-        self._open(Path(directory), writable=True)
         self._metric, self._mode, self._keep_best = metric, mode, keep_best
-        self._read_values()
+        self._known: dict[int, _Known] = {}
+        self._writer = self._files = Writer(Path(directory), lambda: self._known)
+        self.directory = self._files.directory
+        self._known = self._look()
 
     @classmethod
     def reader(cls, directory: str | Path) -> Self:
@@ -81,47 +92,43 @@ class Checkpoints:
             DataError: If there is no checkpoint in the directory.
         """
         self = cls.__new__(cls)
-        self._open(Path(directory), writable=False)
-        steps = self.steps()
-        if not steps:
+        self._writer, self._files = None, Reader(Path(directory))
+        self.directory = self._files.directory
+        self._keep_best = 0
+        try:
+            self._metric, self._mode = self._ranking(directory)
+        except DataError:
             self.close()
-            raise DataError(f"no checkpoint in {directory}")
-        for step in reversed(steps):
-            with contextlib.suppress(DataError):
-                record = self._record(step)
-                self._metric, self._mode, self._keep_best = record["metric"], record["mode"], 0
-                self._read_values()
-                return self
-        self.close()
-        raise DataError(f"the checkpoints in {directory} are damaged or of another program")
+            raise
+        self._known = self._look()
+        return self
 
-    def _open(self, directory: Path, *, writable: bool) -> None:
-        self.directory = directory.absolute()
-        self._writable = writable
-        # Orbax logs what it also raises; errors are reported once, in one line, by the caller.
-        logging.getLogger("absl").addFilter(_not_from_orbax)
-        self._quiet = contextlib.ExitStack()
-        if writable:  # a save may fail at any time in the background
-            self._quiet.enter_context(_quiet_stragglers())
-        self._values: dict[int, float] = {}
-        registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
-        state, record = ocp.PyTreeCheckpointHandler(), ocp.JsonCheckpointHandler()
-        registry.add("state", ocp.args.PyTreeSave, state)
-        registry.add("state", ocp.args.PyTreeRestore, state)
-        registry.add("metadata", ocp.args.JsonSave, record)
-        registry.add("metadata", ocp.args.JsonRestore, record)
-        self._manager = ocp.CheckpointManager(
-            self.directory,
-            options=ocp.CheckpointManagerOptions(
-                create=False,
-                cleanup_tmp_directories=writable,
-                preservation_policy=_LatestAndBest(self._kept),
-                # Values to rank by are in our own item, so that one damaged file does not
-                # hide the other checkpoints.
-                lightweight_initialize=True,
-            ),
-            handler_registry=registry,
-        )
+    def _ranking(self, directory: str | Path) -> tuple[str, Literal["max", "min"]]:
+        steps, found = self._files.steps(), None
+        for step in steps:
+            with contextlib.suppress(DataError):
+                record = self._files.record(step)
+                found = record["metric"], record["mode"]
+        steps, found = agreement.from_first_host((steps, found))
+        if not steps:
+            raise DataError(f"no checkpoint in {directory}")
+        if found is None:
+            raise DataError(f"the checkpoints in {directory} are damaged or of another program")
+        return tuple(found)
+
+    def _look(self) -> dict[int, _Known]:
+        """Reads what there is; of a damaged checkpoint, no more than that it is there."""
+        found = []
+        for step in self._files.steps():
+            try:
+                record = self._files.record(step)
+                found.append((step, record["metrics"], record.get("extra", False)))
+            except DataError:
+                found.append((step, {}, False))
+        return {
+            step: _Known(metrics, extra)
+            for step, metrics, extra in agreement.from_first_host(found)
+        }
 
     def __enter__(self) -> Self:
         return self
@@ -145,12 +152,7 @@ class Checkpoints:
         Raises:
             DataError: If a save in the background failed.
         """
-        with self._quiet:
-            try:
-                self.wait()
-            finally:
-                self._manager.close()
-                logging.getLogger("absl").removeFilter(_not_from_orbax)
+        self._files.close()
 
     def save(
         self,
@@ -159,6 +161,8 @@ class Checkpoints:
         *,
         metadata: Mapping[str, Any],
         metrics: Mapping[str, float] | None = None,
+        extra: bool = False,
+        replace: bool = False,
     ) -> None:
         """Starts saving a checkpoint; returns as soon as the arrays are copied.
 
@@ -167,33 +171,60 @@ class Checkpoints:
             state: A pytree of arrays, such as a flax dataclass. None and empty parts are left out.
             metadata: What JSON can hold, given back by `metadata`.
             metrics: What the state scored, if it was measured.
+            extra: Whether it is saved because the run was stopped, and not by the configuration.
+            replace: Whether this state may be saved already, to say anew what it is. Its arrays
+                are not written again, so that it is complete at any moment.
 
         Raises:
             DataError: If this save, or an earlier one in the background, failed, or if there is a
-                checkpoint of this step.
+                checkpoint of this step that is not to be replaced, or is of another state. Those
+                that were complete before are still there.
         """
-        if not self._writable:
+        writer = self._writing()
+        record = self._record(metadata, metrics, extra)
+        arrays = to_host(leaves(state))
+        self.wait()
+        there = step in self._known
+        if there and not replace:
+            raise DataError(f"{self.directory} already has a checkpoint of step {step}")
+        self._known[step] = _Known(record["metrics"], extra)
+        if there:
+            self._amend(writer, step, arrays, record)
+            return
+        kept = self._kept()
+        self._known = {step: known for step, known in self._known.items() if step in kept}
+        writer.save(step, arrays, record)
+
+    def _amend(
+        self, writer: Writer, step: int, arrays: Mapping[LeafPath, Any], record: Mapping[str, Any]
+    ) -> None:
+        """Writes in the first process; what is kept follows at the next save."""
+        error: DataError | None = None
+        if jax.process_index() == 0:
+            try:
+                writer.amend(step, arrays, record)
+            except DataError as caught:
+                error = caught
+        if agreement.highest(error is not None):
+            raise error or DataError(f"the first process could not write to {self.directory}")
+
+    def _writing(self) -> Writer:
+        if self._writer is None:
             raise ValueError(f"{self.directory} was opened with Checkpoints.reader")
+        return self._writer
+
+    def _record(
+        self, metadata: Mapping[str, Any], metrics: Mapping[str, float] | None, extra: bool
+    ) -> dict[str, Any]:
         numbers = {name: float(value) for name, value in (metrics or {}).items()}
-        record = {
+        return {
             "metric": self._metric,
             "mode": self._mode,
             # JSON has no NaN; a value that is not finite is no value to rank by either.
             "metrics": {name: x for name, x in numbers.items() if math.isfinite(x)},
             "metadata": dict(metadata),
+            "extra": extra,
         }
-        items = ocp.args.Composite(
-            state=ocp.args.PyTreeSave(traverse_util.unflatten_dict(to_host(leaves(state)))),
-            metadata=ocp.args.JsonSave(record),
-        )
-        self.wait()
-        if step in self.steps():
-            raise DataError(f"{self.directory} already has a checkpoint of step {step}")
-        self._remember(step, record)
-        try:
-            self._manager.save(step, args=items, force=True)
-        except Exception as error:
-            raise self._not_written(error) from error
 
     def wait(self) -> None:
         """Blocks until everything is on disk.
@@ -201,14 +232,12 @@ class Checkpoints:
         Raises:
             DataError: If a save in the background failed.
         """
-        try:
-            self._manager.wait_until_finished()
-        except Exception as error:
-            raise self._not_written(error) from error
+        if self._writer is not None:
+            self._writer.wait()
 
-    def steps(self) -> list[int]:
-        """Returns the steps of all checkpoints, lowest first."""
-        return sorted(self._manager.all_steps())
+    def steps(self, *, scheduled: bool = False) -> list[int]:
+        """Returns the steps of the checkpoints, lowest first, but for those found damaged."""
+        return sorted(s for s, known in self._known.items() if not (scheduled and known.extra))
 
     def latest(self) -> int | None:
         """Returns the step of the newest checkpoint, or None if there is none."""
@@ -216,21 +245,28 @@ class Checkpoints:
 
     def best(self) -> list[Ranked]:
         """Returns the checkpoints that have the metric, best first; of equals, the newest first."""
-        ranked = [Ranked(step, self._values[step]) for step in self.steps() if step in self._values]
+        ranked = [
+            Ranked(step, known.metrics[self._metric])
+            for step, known in self._known.items()
+            if self._metric in known.metrics
+        ]
         sign = -1 if self._mode == "max" else 1
         return sorted(ranked, key=lambda item: (sign * item.value, -item.step))
 
     def metadata(self, step: int) -> dict[str, Any]:
         """Returns what `save` was given as metadata."""
-        return self._record(step)["metadata"]
+        self._check_known(step)
+        return self._files.record(step)["metadata"]
 
     def metrics(self, step: int) -> dict[str, float]:
         """Returns the finite numbers that `save` was given as metrics."""
-        return self._record(step)["metrics"]
+        self._check_known(step)
+        return self._files.record(step)["metrics"]
 
     def structure(self, step: int) -> dict[str, Any]:
         """Returns what a checkpoint holds: nested dicts of `jax.ShapeDtypeStruct`."""
-        return traverse_util.unflatten_dict(self._stored(step))
+        self._check_known(step)
+        return traverse_util.unflatten_dict(self._files.structure(step))
 
     def restore(self, step: int, abstract: Any, *, partial: bool = False) -> Any:
         """Reads a checkpoint into the form of another pytree.
@@ -249,26 +285,93 @@ class Checkpoints:
             DataError: If there is no such checkpoint, if it is damaged, or if it holds other
                 arrays than `abstract`.
         """
+        self._check_known(step)
         wanted = leaves(abstract)
-        self._compare(step, wanted, self._stored(step), partial)
-        item = traverse_util.unflatten_dict({path: describe(x) for path, x in wanted.items()})
-        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
-        read = ocp.args.PyTreeRestore(item=item, restore_args=as_numpy, partial_restore=partial)
-        with self._reading(step):
-            restored = self._manager.restore(step, args=ocp.args.Composite(state=read))
-        values = leaves(restored["state"])
-        placed = {path: place(values[path], like) for path, like in wanted.items()}
-        return fill(abstract, placed)
+        self._compare(step, wanted, self._files.structure(step), partial)
+        like = {path: describe(leaf) for path, leaf in wanted.items()}
+        values = self._files.arrays(step, like)
+        return fill(abstract, {path: place(values[path], leaf) for path, leaf in wanted.items()})
+
+    def restore_newest(
+        self, abstract: Any, *, scheduled: bool = False, warn: Callable[[str], None]
+    ) -> Restored | None:
+        """Reads the newest checkpoint that can be read; a damaged one is passed over.
+
+        It is passed over by all processes if one of them cannot read it, and forgotten: its step
+        may be saved again, and its files are removed with the next save.
+
+        Args:
+            abstract: As for `restore`.
+            scheduled: Whether to look at scheduled checkpoints alone.
+            warn: Told in one line of each checkpoint that was passed over.
+
+        Returns:
+            The checkpoint, or None if there is none.
+
+        Raises:
+            DataError: If there are some and none can be read, or if the newest one that can holds
+                other arrays than `abstract`.
+        """
+        damaged: dict[int, str] = {}
+        for step in reversed(self.steps(scheduled=scheduled)):
+            restored, reason = self._try(step, abstract)
+            if restored is None:
+                damaged[step] = reason
+                continue
+            for other, why in damaged.items():
+                warn(
+                    f"checkpoint {other} in {self.directory} is damaged ({why}); going on from "
+                    f"that of step {step}"
+                )
+                del self._known[other]
+            return restored
+        if damaged:
+            newest, why = next(iter(damaged.items()))
+            raise DataError(
+                f"no checkpoint in {self.directory} can be read ({newest}: {why}); put back a "
+                "copy, or remove the directory to start anew"
+            )
+        return None
+
+    def _try(self, step: int, abstract: Any) -> tuple[Restored | None, str]:
+        """Restores a checkpoint, or tells what is wrong with it in this or another process."""
+        error: DataError | None = None
+        restored = None
+        try:
+            restored = Restored(step, self.restore(step, abstract), self.metadata(step))
+        except DataError as caught:
+            error = caught
+        damaged = isinstance(error, DamagedCheckpoint)
+        worst = agreement.highest(0 if error is None else 1 if damaged else 2)
+        if worst == 2:  # it is whole, and of another model
+            raise error or DataError(f"another process could not use checkpoint {step}")
+        if worst == 1:
+            return None, error.reason if damaged else "another process could not read it"
+        return restored, ""
+
+    def reached_preemption(self, step: int) -> bool:
+        """Whether all processes stop after this step because one of their machines will go.
+
+        The notice is JAX's: SIGTERM, where `jax.distributed` runs and nothing else handles that
+        signal. Every process asks at every step, from the same one on.
+        """
+        return self._writing().reached_preemption(step)
 
     def _kept(self) -> set[int]:
         best = [ranked.step for ranked in self.best()[: self._keep_best]]
-        return {*self.steps()[-1:], *best}
+        return {*self.steps()[-1:], *self.steps(scheduled=True)[-1:], *best}
+
+    def _check_known(self, step: int) -> None:
+        self.wait()
+        if step not in self._known:
+            known = ", ".join(map(str, self.steps())) or "none"
+            raise DataError(f"no checkpoint of step {step} in {self.directory}; there are: {known}")
 
     def _compare(
         self,
         step: int,
         wanted: Mapping[LeafPath, Any],
-        stored: Mapping[LeafPath, jax.ShapeDtypeStruct],
+        stored: Mapping[LeafPath, Any],
         partial: bool,
     ) -> None:
         paths = wanted.keys() if partial else wanted.keys() | stored.keys()
@@ -286,97 +389,3 @@ class Checkpoints:
                 + (f" (and {others} more)" if others else "")
                 + "; was it saved with another model or optimizer?"
             )
-
-    def _stored(self, step: int) -> dict[LeafPath, jax.ShapeDtypeStruct]:
-        with self._reading(step):
-            tree = self._manager.item_metadata(step)["state"].tree
-            return {path: describe(x) for path, x in leaves(tree).items()}
-
-    def _record(self, step: int) -> dict[str, Any]:
-        items = ocp.args.Composite(metadata=ocp.args.JsonRestore())
-        with self._reading(step):
-            record = self._manager.restore(step, args=items)["metadata"]
-            if not {"metric", "mode", "metrics", "metadata"} <= set(record):
-                raise ValueError("it was not written by this package")
-        return record
-
-    def _read_values(self) -> None:
-        for step in self.steps():
-            try:
-                self._remember(step, self._record(step))
-            except DataError:
-                continue  # Whoever reads this checkpoint is told; the others are still good.
-
-    def _remember(self, step: int, record: Mapping[str, Any]) -> None:
-        if self._metric in record["metrics"]:
-            self._values[step] = record["metrics"][self._metric]
-
-    @contextlib.contextmanager
-    def _reading(self, step: int) -> Iterator[None]:
-        self.wait()
-        if step not in self.steps():
-            known = ", ".join(map(str, self.steps())) or "none"
-            raise DataError(f"no checkpoint of step {step} in {self.directory}; there are: {known}")
-        try:
-            with _quiet_stragglers():
-                yield
-        except Exception as error:
-            raise DataError(
-                f"checkpoint {step} in {self.directory} cannot be read ({_first_line(error)}); "
-                f"remove {self.directory / str(step)} to use an earlier one"
-            ) from error
-
-    def _not_written(self, error: Exception) -> DataError:
-        return DataError(
-            f"could not write a checkpoint to {self.directory} ({_first_line(error)}); "
-            "is there space left, and may it be written?"
-        )
-
-
-class _LatestAndBest(ocp.checkpoint_managers.PreservationPolicy):
-    """Keeps the latest and the best of `Checkpoints`; Orbax's own BestN keeps unranked ones too."""
-
-    def __init__(self, kept: Callable[[], set[int]]) -> None:
-        self._kept = kept
-
-    def should_preserve(
-        self,
-        checkpoints: Sequence[ocp.checkpoint_managers.PolicyCheckpointInfo],
-        *,
-        context: ocp.checkpoint_managers.PreservationContext,
-    ) -> Sequence[bool]:
-        kept = self._kept()
-        return [checkpoint.step in kept for checkpoint in checkpoints]
-
-
-def _not_from_orbax(record: logging.LogRecord) -> bool:
-    return "orbax" not in record.pathname
-
-
-@contextlib.contextmanager
-def _quiet_stragglers() -> Iterator[None]:
-    """Keeps reads or writes that outlive a failed one from printing tracebacks.
-
-    Orbax handles all arrays at once and closes its event loop at the first failure; the others
-    then report to a closed loop from threads of their own, shortly after.
-    """
-    hook = sys.unraisablehook
-
-    def quiet(unraisable: Any) -> None:
-        if "Event loop is closed" not in str(unraisable.exc_value):
-            hook(unraisable)
-
-    sys.unraisablehook = quiet
-    try:
-        yield
-    except Exception:
-        time.sleep(0.2)
-        raise
-    finally:
-        sys.unraisablehook = hook
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    line = lines[0] if lines else type(error).__name__
-    return line if len(line) <= 120 else line[:117] + "..."

@@ -5,111 +5,32 @@ import dataclasses
 import functools
 import itertools
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import flax.linen as nn
 import jax
 import numpy as np
 
 from mobilevit_jax.config import Experiment
-from mobilevit_jax.data.sampler import Scale
 from mobilevit_jax.errors import TrainingError
-from mobilevit_jax.training import parallel, workdir
+from mobilevit_jax.training import hosts, parallel, workdir
 from mobilevit_jax.training.checkpoint import Checkpoints
+from mobilevit_jax.training.compiling import compile_scales
+from mobilevit_jax.training.contracts import Reporter, Task, TrainStep
 from mobilevit_jax.training.initial import InitialWeights, load_initial, start_from
 from mobilevit_jax.training.optimizer import create_optimizer
 from mobilevit_jax.training.records import MetricsLog, read_metrics
+from mobilevit_jax.training.recovery import skip_to
 from mobilevit_jax.training.schedule import Schedule, warmup_cosine
-from mobilevit_jax.training.signals import StopRequest
+from mobilevit_jax.training.signals import Stopped, StopRequest
 from mobilevit_jax.training.state import NEVER, TrainState, create_state, empty_meter
-from mobilevit_jax.training.step import Objective, make_train_step
+from mobilevit_jax.training.step import make_train_step
 from mobilevit_jax.training.timing import RowClock, Timing
-
-TrainStep = Callable[[TrainState, Mapping[str, Any]], tuple[TrainState, dict[str, jax.Array]]]
-
 
 # A signal may reach hosts at different steps, and they must stop after the same one.
 _STEPS_BETWEEN_QUESTIONS = 8
-
-
-class Task(Protocol):
-    """What the loop needs of a task; `tasks.classification.ClassificationTask` is one."""
-
-    @property
-    def model(self) -> nn.Module:
-        """The model."""
-        ...
-
-    @property
-    def objective(self) -> Objective:
-        """Loss and metrics."""
-        ...
-
-    @property
-    def main_metric(self) -> str:
-        """The metric that ranks checkpoints unless the experiment names another."""
-        ...
-
-    @property
-    def table(self) -> tuple[Scale, ...]:
-        """The scales of the run."""
-        ...
-
-    @property
-    def steps_of_epochs(self) -> list[int]:
-        """Steps of each epoch."""
-        ...
-
-    @property
-    def evaluation_splits(self) -> tuple[str, ...]:
-        """Those of "validation" and "test" that there are."""
-        ...
-
-    def zero_batch(self, scale: Scale) -> dict[str, np.ndarray]:
-        """Returns this host's rows of a batch, to compile a scale with."""
-        ...
-
-    def training_batches(self, first_step: int) -> Iterator[dict[str, np.ndarray]]:
-        """Yields this host's rows from a step of the run to its end."""
-        ...
-
-    def evaluate(self, variables: Any, split: str) -> dict[str, float]:
-        """Measures weights on "validation" or "test"."""
-        ...
-
-    def timed_parts(self) -> dict[str, Callable[[], Any]]:
-        """Returns what else the benchmark times, by name."""
-        ...
-
-
-class Reporter(Protocol):
-    """Where progress is shown."""
-
-    def say(self, message: str) -> None:
-        """Shows one line."""
-        ...
-
-    def begin(self, first_step: int) -> None:
-        """Starts the clock, at the step that the run goes on from."""
-        ...
-
-    def update(
-        self,
-        step: int,
-        *,
-        epoch: int,
-        loss: float | None = None,
-        images_per_second: float | None = None,
-    ) -> None:
-        """Moves the progress to `step` of the run."""
-        ...
-
-    def log(self, row: Mapping[str, object]) -> None:
-        """Shows a row of metrics."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -134,15 +55,22 @@ class _Run:
     experiment: Experiment
     task: Task
     learning_rate: Schedule
+    first_state: Callable[[], TrainState]
     checkpoints: Checkpoints
     log: MetricsLog
     reporter: Reporter
     timing: Timing
+    stop: StopRequest
+    times_skipped: dict[int, int] = field(default_factory=dict)
 
-    @property
+    @functools.cached_property
     def boundaries(self) -> list[int]:
         """Number of steps done at the end of each epoch."""
         return list(itertools.accumulate(self.task.steps_of_epochs))
+
+    def epoch_of(self, done: int) -> int:
+        """The epoch, from 1, of the last of so many steps."""
+        return int(np.searchsorted(self.boundaries, done)) + 1
 
 
 def train(
@@ -169,9 +97,13 @@ def train(
     """
     learning_rate = warmup_cosine(experiment.schedule, task.steps_of_epochs)
     initial = initial or load_initial(experiment, task.model, directory)
-    state, step = begin(experiment, task, learning_rate)
+    create, step = begin(experiment, task, learning_rate)
+
+    def first_state() -> TrainState:
+        return create() if initial is None else start_from(create(), initial)
+
     keep = experiment.checkpoint
-    timing = Timing()
+    timing, finished = Timing(), False
     with (
         StopRequest() as stop,
         Checkpoints(
@@ -181,24 +113,55 @@ def train(
             keep_best=keep.keep_best,
         ) as checkpoints,
     ):
-        latest = checkpoints.latest()
-        if latest is not None:
-            state = checkpoints.restore(latest, state)
-            reporter.say(f"resuming from step {latest} in {directory}")
+        state = first_state()
+        found = checkpoints.restore_newest(state, warn=reporter.say)
+        if found is not None:
+            state = found.state
+            reporter.say(f"resuming from step {found.step} in {directory}")
         elif initial is not None:
-            state = start_from(state, initial)
             for note in initial.notes:
                 reporter.say(note)
+        weights = hosts.digest(*jax.tree.leaves(state.params))
+        hosts.agree("where to begin", {"step": int(state.step), "weights": weights})
         state = parallel.replicate(state)
-        first = latest or 0
-        with MetricsLog(directory, resume_step=latest, active=parallel.is_first_host()) as log:
-            run = _Run(experiment, task, learning_rate, checkpoints, log, reporter, timing)
-            if first < run.boundaries[-1]:
-                compile_scales(step, state, task, reporter, timing)
-            state, finished = _loop(run, step, state, first, stop)
-            if finished:
-                _final_evaluation(run, state, _rows(directory))
+        first, pending = (found.step, found.metadata.get("pending", False)) if found else (0, False)
+        with MetricsLog(
+            directory,
+            resume_step=found.step if found else None,
+            pending=pending,
+            active=parallel.is_first_host(),
+        ) as log:
+            run = _Run(
+                *(experiment, task, learning_rate, first_state),
+                *(checkpoints, log, reporter, timing, stop),
+            )
+            with contextlib.suppress(Stopped):
+                finished = _go_on(run, step, state, first, pending, directory)
     return Outcome(finished, _rows(directory), timing)
+
+
+def _go_on(
+    run: _Run, step: TrainStep, state: TrainState, first: int, pending: bool, directory: Path
+) -> bool:
+    """Does what is left of a run; returns whether it got to the end.
+
+    Raises:
+        Stopped: If a signal came while there was nothing new to save.
+    """
+    try:
+        if pending:
+            _end_epoch(run, state, first, run.epoch_of(first), replace=True)
+        if first < run.boundaries[-1]:
+            compile_scales(step, state, run.task, run.reporter, run.timing, run.stop)
+        state, finished = _loop(run, step, state, first)
+        if finished:
+            _final_evaluation(run, state, _rows(directory))
+        return finished
+    except Stopped:
+        latest = run.checkpoints.latest()
+        where = "before the first step" if latest is None else f"after step {latest}, saved before"
+        run.reporter.say(f"stopped by a signal {where}")
+        raise
 
 
 def _rows(directory: Path) -> list[dict[str, Any]]:
@@ -208,12 +171,12 @@ def _rows(directory: Path) -> list[dict[str, Any]]:
 
 def begin(
     experiment: Experiment, task: Task, learning_rate: Schedule
-) -> tuple[TrainState, TrainStep]:
-    """Returns the state of step 0, not placed on devices yet, and the step over all devices."""
+) -> tuple[Callable[[], TrainState], TrainStep]:
+    """Returns what makes the state of step 0, not placed on devices, and the step over them."""
     optimizer = create_optimizer(
         experiment.optimizer, learning_rate, freeze_backbone=experiment.model.freeze_backbone
     )
-    initial = functools.partial(
+    create = functools.partial(
         create_state,
         task.model,
         optimizer,
@@ -221,8 +184,6 @@ def begin(
         task.objective.metrics,
         experiment.seed,
     )
-    # Compiled once and run once: optimising the code would take three times as long.
-    state = jax.jit(initial, compiler_options={"xla_backend_optimization_level": 0})()
     step = parallel.pmap_train(
         make_train_step(
             task.model,
@@ -233,41 +194,19 @@ def begin(
             accumulation=experiment.optimizer.accumulation,
         )
     )
-    return state, step
+    # Compiled once and run once: optimising the code would take three times as long.
+    return jax.jit(create, compiler_options={"xla_backend_optimization_level": 0}), step
 
 
-def compile_scales(
-    step: TrainStep, state: TrainState, task: Task, reporter: Reporter, timing: Timing
-) -> None:
-    """Compiles the step of every scale ahead of the loop, by one call on zeros each.
-
-    A call rather than `lower().compile()`: pmap would not use what that gives. The state is
-    copied, since the step donates it.
-    """
-    total = time.perf_counter()
-    for number, scale in enumerate(task.table, 1):
-        name = f"{scale.height}x{scale.width}"
-        reporter.say(f"compiling {name}, batch {scale.batch_size} ({number}/{len(task.table)})")
-        start = time.perf_counter()
-        batch = parallel.shard(task.zero_batch(scale))
-        _, metrics = step(parallel.replicate(state), batch)
-        jax.block_until_ready(metrics)
-        timing.compile_seconds[name] = time.perf_counter() - start
-    seconds = "  ".join(f"{name} {value:.1f} s" for name, value in timing.compile_seconds.items())
-    reporter.say(f"compiled in {time.perf_counter() - total:.1f} s: {seconds}")
-
-
-def _loop(
-    run: _Run, step: TrainStep, state: TrainState, first: int, stop: StopRequest
-) -> tuple[TrainState, bool]:
+def _loop(run: _Run, step: TrainStep, state: TrainState, first: int) -> tuple[TrainState, bool]:
     """Runs from step `first` to the end; returns the state and whether it got there."""
-    boundaries, timing = run.boundaries, run.timing
+    boundaries, every_steps = run.boundaries, run.experiment.checkpoint.every_steps
     run.reporter.begin(first)
-    row = RowClock(timing)
+    row = RowClock(run.timing)
     before: jax.Array | None = None
     with contextlib.closing(parallel.prefetch(run.task.training_batches(first))) as batches:
         for done in range(first + 1, boundaries[-1] + 1):
-            epoch = int(np.searchsorted(boundaries, done)) + 1
+            epoch = run.epoch_of(done)
             since = time.perf_counter()
             batch = next(batches)
             if before is None or parallel.is_ready(before):  # else the devices were still busy
@@ -280,51 +219,67 @@ def _loop(
                 run.reporter.update(done, epoch=epoch, loss=loss, images_per_second=speed)
             before = metrics["loss"]
             ends_epoch = done == boundaries[epoch - 1]
+            is_due = every_steps is not None and done % every_steps == 0
+            if ends_epoch or is_due or done % run.experiment.log_every == 0:
+                state = _checked(run, state, done)
             if ends_epoch or done % run.experiment.log_every == 0:
                 state = _write_train_row(run, state, done, epoch, row)
             if ends_epoch:
-                _end_epoch(run, state, done, epoch)
+                try:
+                    _end_epoch(run, state, done, epoch)
+                except Stopped:
+                    _stop(run, state, done, epoch, pending=True)
+                    return state, False
                 row.restart()
-            if done < boundaries[-1] and _agreed(stop, done):
+            elif is_due:
+                run.checkpoints.save(done, state, metadata={"epoch": epoch})
+            if done < boundaries[-1] and (
+                run.checkpoints.reached_preemption(done) or _agreed(run, done)
+            ):
                 row.read()
-                _stop(run, state, done, epoch)
+                _stop(run, _checked(run, state, done), done, epoch)
                 return state, False
     return state, True
 
 
-def _agreed(stop: StopRequest, done: int) -> bool:
+def _agreed(run: _Run, done: int) -> bool:
     """Whether to stop after this step: several hosts ask one another now and then."""
     if jax.process_count() == 1:
-        return stop.requested
-    return done % _STEPS_BETWEEN_QUESTIONS == 0 and parallel.on_any_host(stop.requested)
+        return run.stop.requested
+    return done % _STEPS_BETWEEN_QUESTIONS == 0 and parallel.on_any_host(run.stop.requested)
 
 
 def _write_train_row(
     run: _Run, state: TrainState, done: int, epoch: int, row: RowClock
 ) -> TrainState:
     """Writes the averages since the last row; returns the state with its meter at zero."""
-    sums = _checked_meter(run, state)
-    clock = row.read()
-    metrics = {name: sums[name] / max(sums["count"], 1) for name in run.task.objective.metrics}
+    sums = {name: float(value) for name, value in state.meter.items()}
+    steps, skipped = int(sums["steps"]), int(sums["skipped_steps"])
+    count = max(sums["count"], 1) if steps else np.nan  # all of them skipped: no average
     numbers = {
-        **metrics,
-        "gradient_norm": sums["gradient_norm"] / max(sums["steps"], 1),
+        **{name: sums[name] / count for name in run.task.objective.metrics},
+        "gradient_norm": sums["gradient_norm"] / steps if steps else np.nan,
+        **({"skipped_steps": skipped} if skipped else {}),
         "learning_rate": float(run.learning_rate(done - 1)),
-        **clock,
+        **row.read(),
     }
     _write(run, done, epoch, "train", numbers)
     meter = parallel.replicate(empty_meter(run.task.objective.metrics))
     return dataclasses.replace(state, meter=meter)
 
 
-def _checked_meter(run: _Run, state: TrainState) -> dict[str, float]:
-    """Returns the meter's sums.
+def _checked(run: _Run, state: TrainState, done: int) -> TrainState:
+    """Returns the state if every loss and gradient in its meter was finite, else an earlier one.
 
     Raises:
-        TrainingError: If a loss or a gradient was not finite.
+        TrainingError: If one was not, and the experiment does not ask to skip it.
     """
-    sums = {name: float(value) for name, value in state.meter.items()}
-    if sums["bad_step"] < NEVER:
+    bad = int(state.meter["bad_step"])
+    if bad == NEVER:
+        return state
+    problem = f"the loss or gradient of step {bad} (from 0) is not finite"
+    recovery = run.experiment.recovery
+    if recovery.non_finite == "stop":
         latest = run.checkpoints.latest()
         good = (
             f"the last good checkpoint is {run.checkpoints.directory / str(latest)}"
@@ -332,14 +287,36 @@ def _checked_meter(run: _Run, state: TrainState) -> dict[str, float]:
             else "no checkpoint was saved before"
         )
         raise TrainingError(
-            f"the loss or gradient of step {int(sums['bad_step'])} (from 0) is not finite; {good}; "
-            "try a lower schedule.peak, optimizer.clip_norm or float32, in another --workdir"
+            f"{problem}; {good}; try a lower schedule.peak, optimizer.clip_norm or float32, in "
+            "another --workdir, or --recovery.non-finite skip"
         )
-    return sums
+    found = run.checkpoints.restore_newest(state, scheduled=True, warn=run.reporter.say)
+    start = found.step if found else 0
+    run.times_skipped[start] = run.times_skipped.get(start, 0) + 1
+    if run.times_skipped[start] > recovery.attempts:
+        raise TrainingError(
+            f"{problem}, and so it was {recovery.attempts} times since step {start}; try a lower "
+            "schedule.peak or optimizer.clip_norm, in another --workdir"
+        )
+    run.reporter.say(f"{problem}: back to step {start}, the batches up to step {done} are skipped")
+    return parallel.replicate(skip_to(found.state if found else run.first_state(), done))
 
 
-def _end_epoch(run: _Run, state: TrainState, done: int, epoch: int) -> None:
-    """Evaluates and saves, if it is this epoch's turn."""
+def _end_epoch(
+    run: _Run, state: TrainState, done: int, epoch: int, *, replace: bool = False
+) -> None:
+    """Evaluates and saves, if it is this epoch's turn.
+
+    Args:
+        run: The run.
+        state: The state.
+        done: Steps done.
+        epoch: The epoch that ends.
+        replace: Whether the state was saved when a signal came before its evaluation was done.
+
+    Raises:
+        Stopped: If a signal came during the evaluation.
+    """
     last = epoch == run.experiment.epochs
     metrics = None
     if "validation" in run.task.evaluation_splits and (
@@ -347,15 +324,23 @@ def _end_epoch(run: _Run, state: TrainState, done: int, epoch: int) -> None:
     ):
         metrics = _evaluate(run, state, done, epoch, "validation")
     if last or epoch % run.experiment.checkpoint.every_epochs == 0:
-        run.checkpoints.save(done, state, metadata={"epoch": epoch}, metrics=metrics)
+        run.checkpoints.save(
+            done, state, metadata={"epoch": epoch}, metrics=metrics, replace=replace
+        )
 
 
 def _evaluate(run: _Run, state: TrainState, done: int, epoch: int, split: str) -> dict[str, float]:
     """Writes the row of a split: of the averaged weights if there are any, else the raw ones."""
     start = time.perf_counter()
-    metrics = run.task.evaluate(state.ema or state.variables, split)
+    batches = itertools.count(1)
+
+    def poll() -> None:
+        if _agreed(run, next(batches)):
+            raise Stopped
+
+    metrics = run.task.evaluate(state.ema or state.variables, split, poll)
     if run.experiment.evaluation.raw_weights and state.ema:
-        raw = run.task.evaluate(state.variables, split)
+        raw = run.task.evaluate(state.variables, split, poll)
         metrics |= {f"raw_{name}": value for name, value in raw.items() if name != "count"}
     seconds = {"evaluation_seconds": time.perf_counter() - start}
     _write(run, done, epoch, split, metrics | seconds)
@@ -376,10 +361,18 @@ def _final_evaluation(run: _Run, state: TrainState, rows: list[dict[str, Any]]) 
         _evaluate(run, state, done, run.experiment.epochs, "test")
 
 
-def _stop(run: _Run, state: TrainState, done: int, epoch: int) -> None:
-    """Saves because a signal came; the meter is part of the state, so no row is lost."""
-    _checked_meter(run, state)
+def _stop(run: _Run, state: TrainState, done: int, epoch: int, *, pending: bool = False) -> None:
+    """Saves because a signal came; the meter is part of the state, so no row is lost.
+
+    Args:
+        run: The run.
+        state: The state.
+        done: Steps done.
+        epoch: Their epoch.
+        pending: Whether the evaluation after this step is still to come.
+    """
     if done not in run.checkpoints.steps():
-        run.checkpoints.save(done, state, metadata={"epoch": epoch}, metrics=None)
+        metadata = {"epoch": epoch} | ({"pending": True} if pending else {})
+        run.checkpoints.save(done, state, metadata=metadata, extra=True)
     run.checkpoints.wait()
     run.reporter.say(f"stopped by a signal after step {done}; saved")

@@ -97,27 +97,15 @@ def prefetch(
             close()
 
 
-def join_hosts(
-    coordinator: str | None = None, processes: int | None = None, process: int | None = None
-) -> None:
-    """Makes this process one of several that train together; call it before anything else of JAX.
+def connect_devices() -> None:
+    """Opens the connections between the devices of all hosts; all must call it at the same time.
 
-    Args:
-        coordinator: Address of the first process, "host:port". With None for all three, JAX asks
-            the environment (a TPU slice, Slurm, Open MPI).
-        processes: How many there are.
-        process: Which one this is, from 0.
-
-    Raises:
-        ConfigurationError: If the environment does not tell and the arguments do not either.
+    On CPUs, Gloo gives the processes 30 s to meet when devices first talk to one another, and half
+    an hour each time after that. So they do it before anything, such as compiling, sets them apart.
     """
-    try:
-        jax.distributed.initialize(coordinator, processes, process)
-    except (ValueError, RuntimeError) as error:
-        raise ConfigurationError(
-            f"cannot join the other processes ({error}); give --hosts.coordinator ADDRESS:PORT, "
-            "--hosts.processes N and --hosts.process I on each"
-        ) from error
+    summed = jax.pmap(lambda x: jax.lax.psum(x, AXIS), axis_name=AXIS)
+    jax.block_until_ready(summed(np.zeros(jax.local_device_count(), np.float32)))
+    on_any_host(False)
 
 
 def is_first_host() -> bool:

@@ -17,6 +17,7 @@ from typing import Any, Self
 
 from mobilevit_jax.atomic import replacing
 from mobilevit_jax.errors import DataError, naming
+from mobilevit_jax.training.board import Board
 
 FILE_NAME = "metrics.jsonl"
 TENSORBOARD_NAME = "tensorboard"
@@ -36,7 +37,12 @@ class MetricsLog:
     """
 
     def __init__(
-        self, workdir: str | Path, *, resume_step: int | None = None, active: bool = True
+        self,
+        workdir: str | Path,
+        *,
+        resume_step: int | None = None,
+        pending: bool = False,
+        active: bool = True,
     ) -> None:
         """Opens the record, starting anew or going on after a step.
 
@@ -45,6 +51,7 @@ class MetricsLog:
             resume_step: The step of the checkpoint that the run goes on from: rows of later steps
                 are dropped, and so is a last line that was cut short. None starts anew and drops
                 all rows.
+            pending: Whether the evaluation at that step is still to come: a row of it is dropped.
             active: Whether this process writes; only one may.
 
         Raises:
@@ -54,6 +61,8 @@ class MetricsLog:
         self._path = Path(workdir) / FILE_NAME
         self._active = active
         kept = [] if resume_step is None else _rows_up_to(self._path, resume_step)
+        if pending:
+            kept = [r for r in kept if r["step"] != resume_step or r["split"] == "train"]
         self._seen = {(row["step"], row["split"]) for row in kept}
         if not active:
             return
@@ -159,14 +168,12 @@ def _replace(path: Path, rows: Sequence[Row]) -> None:
         file.writelines(map(_line, rows))
 
 
-def _open_tensorboard(directory: Path, resume_step: int | None) -> Any:
-    from tensorboardX import SummaryWriter  # heavy
-
+def _open_tensorboard(directory: Path, resume_step: int | None) -> Board:
     if resume_step is None:
         shutil.rmtree(directory, ignore_errors=True)
-        return SummaryWriter(str(directory))
+        return Board(directory)
     # TensorBoard hides what earlier event files hold from the purge step on.
-    return SummaryWriter(str(directory), purge_step=resume_step + 1)
+    return Board(directory, purge_step=resume_step + 1)
 
 
 def _plain(value: float) -> float | int | None:

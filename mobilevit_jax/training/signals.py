@@ -7,6 +7,10 @@ from typing import Self
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
+class Stopped(Exception):
+    """Raised where a stop was asked for and there is nothing to finish first."""
+
+
 class StopRequest:
     """Context manager; `requested` turns true when a signal has come.
 

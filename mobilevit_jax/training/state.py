@@ -45,7 +45,7 @@ class TrainState:
         opt_state: The optimizer's.
         ema: {"params", "batch_stats"} averaged, or {} if no average is kept.
         meter: Sums since the last row of the log; "bad_step" is the first step since whose loss
-            or gradient was not finite.
+            or gradient was not finite, "skipped_steps" the steps left out because of one.
     """
 
     step: jax.Array
@@ -91,7 +91,7 @@ def create_state(
 
 def empty_meter(metrics: tuple[str, ...]) -> dict[str, jax.Array]:
     """Returns sums of zero for the task's metrics and the step's own."""
-    names = (*metrics, "count", "gradient_norm", "steps")
+    names = (*metrics, "count", "gradient_norm", "steps", "skipped_steps")
     return {name: jnp.zeros((), jnp.float32) for name in names} | {
         "bad_step": jnp.asarray(NEVER, jnp.int32)
     }

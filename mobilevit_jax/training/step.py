@@ -164,7 +164,7 @@ def _advance(
 
 def _add_to_meter(state, sums, count, gradient_norm, loss):
     more = {**sums, "count": count, "gradient_norm": gradient_norm, "steps": 1.0}
-    meter = {name: state.meter[name] + value for name, value in more.items()}
+    meter = state.meter | {name: state.meter[name] + value for name, value in more.items()}
     finite = jnp.isfinite(loss) & jnp.isfinite(gradient_norm)
     bad = jnp.where(finite, state.meter["bad_step"], state.step)
     return meter | {"bad_step": jnp.minimum(bad, state.meter["bad_step"])}

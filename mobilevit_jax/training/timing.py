@@ -10,6 +10,8 @@ class Timing:
 
     Attributes:
         compile_seconds: For each scale, "64x64", its first call on zeros.
+        programs: For each scale, the programs that this call needed and the process had not yet.
+        programs_cached: Those of them that came from the persistent compilation cache.
         train_seconds: In the loop, evaluation and checkpoints excluded.
         data_wait_seconds: Waiting for a batch that came after the devices had finished their last
             step: an upper bound of the time for which data left them idle.
@@ -18,6 +20,8 @@ class Timing:
     """
 
     compile_seconds: dict[str, float] = field(default_factory=dict)
+    programs: dict[str, int] = field(default_factory=dict)
+    programs_cached: dict[str, int] = field(default_factory=dict)
     train_seconds: float = 0.0
     data_wait_seconds: float = 0.0
     images: int = 0

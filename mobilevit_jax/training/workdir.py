@@ -18,7 +18,10 @@ CHECKPOINTS = "checkpoints"
 CURVES = "learning_curves.png"
 TIMING = "timing.json"
 
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "mobilevit-jax")
+_PACKAGES = (
+    *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy"),
+    *("opencv-python-headless", "mobilevit-jax"),
+)
 # What may differ between the starts of one run: where the data are, and how they are read.
 _MACHINE = ("data.data_dir", "loader.")
 
@@ -48,7 +51,8 @@ def open_workdir(
             f"the work directory {workdir} may not be written; choose another with --workdir"
         )
     path = workdir / EXPERIMENT
-    saved = any(workdir.glob(f"{CHECKPOINTS}/*"))
+    # What a killed save leaves there has another name.
+    saved = any(path.name.isdecimal() for path in workdir.glob(f"{CHECKPOINTS}/*"))
     metrics = workdir / records.FILE_NAME
     started = saved or (metrics.exists() and metrics.stat().st_size > 0)
     if path.exists() and started:
@@ -64,7 +68,7 @@ def open_workdir(
         "experiment": to_dict(experiment),
         "class_names": list(class_names),
         "examples": examples,
-        "versions": _versions(),
+        "versions": versions(),
         "commit": _commit(),
     }
     write_json(path, record)
@@ -135,7 +139,8 @@ def _check_data(
         )
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Returns the versions of Python and of the packages that a run depends on, by name."""
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:

@@ -56,7 +56,7 @@ def encoded(array: np.ndarray, extension: str = ".png") -> bytes:
         (encoded(MASK.astype(np.uint16)), "16-bit values instead of class indices"),
         (encode_mask(MASK)[:-15], "was cut short"),
         (palette_png()[:-15], "was cut short"),
-        (palette_png()[:700] + palette_png()[-12:], "not an image that can be decoded"),
+        (palette_png()[:700] + palette_png()[-12:], "damaged or was cut short"),
     ],
 )
 def test_what_is_no_mask_is_named(data, match):

@@ -1,22 +1,13 @@
 import dataclasses
 import json
 import logging
-import signal
-import socket
-import subprocess
-import sys
-import textwrap
+import os
 import threading
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import orbax.checkpoint as ocp
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -24,41 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from mobilevit_jax.errors import ConfigurationError, DataError
 from mobilevit_jax.training.averaging import average
 from mobilevit_jax.training.checkpoint import Checkpoints
-
-
-@flax.struct.dataclass
-class State:
-    step: Any
-    params: Any
-    opt_state: Any
-    ema: Any = None
-
-
-def make_state(step: int = 0, value: float = 1.0, width: int = 3, ema: bool = False) -> State:
-    params = {
-        "stem": {"kernel": jnp.full((2, width), value, jnp.float32)},
-        "head": {"bias": jnp.full((width,), -value, jnp.bfloat16)},
-    }
-    optimizer = optax.chain(optax.clip(1.0), optax.adamw(1e-3))
-    return State(
-        step=jnp.int32(step),
-        params=params,
-        opt_state=optimizer.init(params),
-        ema=params if ema else None,
-    )
-
-
-def save(directory: Path, values: Mapping[int, float | None], **options: Any) -> None:
-    """Saves a state a step, with `top1` where it is not None."""
-    with Checkpoints(directory, metric="top1", **options) as checkpoints:
-        for step, top1 in values.items():
-            metrics = None if top1 is None else {"top1": top1, "loss": 1.0}
-            checkpoints.save(step, make_state(step, step), metadata={"step": step}, metrics=metrics)
-
-
-def assert_equal(left: Any, right: Any) -> None:
-    jax.tree.map(np.testing.assert_array_equal, left, right)
-    assert jax.tree.structure(left) == jax.tree.structure(right)
+from tests.training.saved import State, assert_equal, make_state, save
 
 
 def test_a_state_comes_back_as_it_was(tmp_path):
@@ -131,6 +88,109 @@ def test_ranking_goes_on_after_a_restart(tmp_path):
     save(tmp_path, {3: 0.2, 4: 0.3})
     with Checkpoints.reader(tmp_path) as checkpoints:
         assert checkpoints.steps() == [1, 4]
+
+
+def test_the_newest_scheduled_one_is_kept_beside_extra_ones(tmp_path):
+    def steps():
+        with Checkpoints.reader(tmp_path) as checkpoints:
+            return checkpoints.steps(), checkpoints.steps(scheduled=True)
+
+    save(tmp_path, {1: 0.9, 2: 0.1, 3: None})
+    with Checkpoints(tmp_path, metric="top1") as checkpoints:
+        checkpoints.save(4, make_state(4, 4.0), metadata={}, extra=True)
+    assert steps() == ([1, 3, 4], [1, 3])
+    with Checkpoints(tmp_path, metric="top1") as checkpoints:
+        checkpoints.save(5, make_state(5, 5.0), metadata={}, extra=True)
+    assert steps() == ([1, 3, 5], [1, 3])
+    save(tmp_path, {6: None})
+    assert steps() == ([1, 6], [1, 6])
+
+
+def test_going_on_from_the_newest(tmp_path):
+    with Checkpoints(tmp_path, metric="top1") as checkpoints:
+        assert checkpoints.restore_newest(make_state(), warn=pytest.fail) is None
+        checkpoints.save(1, make_state(1, 1.0), metadata={"epoch": 1}, extra=True)
+        assert checkpoints.restore_newest(make_state(), scheduled=True, warn=pytest.fail) is None
+        checkpoints.save(2, make_state(2, 2.0), metadata={"epoch": 2})
+        checkpoints.save(3, make_state(3, 3.0), metadata={"pending": True}, extra=True)
+        newest = checkpoints.restore_newest(make_state(), warn=pytest.fail)
+        scheduled = checkpoints.restore_newest(make_state(), scheduled=True, warn=pytest.fail)
+    assert newest is not None and scheduled is not None
+    assert (newest.step, newest.metadata) == (3, {"pending": True})
+    assert_equal(newest.state, make_state(3, 3.0))
+    assert (scheduled.step, scheduled.metadata) == (2, {"epoch": 2})
+    assert_equal(scheduled.state, make_state(2, 2.0))
+
+
+def test_a_checkpoint_is_measured_later(tmp_path):
+    """As when a signal came during its evaluation; it ends as if there had been none."""
+    state, abstract = make_state(2, 2.0), make_state()
+    save(tmp_path, {1: 0.1})
+    with Checkpoints(tmp_path, metric="top1") as checkpoints:
+        checkpoints.save(2, state, metadata={"pending": True}, extra=True)
+    arrays = sorted((tmp_path / "2" / "state").rglob("*"))
+    with Checkpoints(tmp_path, metric="top1") as checkpoints:
+        restored = checkpoints.restore_newest(abstract, warn=pytest.fail)
+        assert restored is not None
+        measured = {"top1": 0.5}
+        with pytest.raises(DataError, match="checkpoint 2 in .* is of another state"):
+            checkpoints.save(2, make_state(2, 3.0), metadata={}, metrics=measured, replace=True)
+        checkpoints.save(2, restored.state, metadata={"epoch": 1}, metrics=measured, replace=True)
+        assert checkpoints.best() == [(2, 0.5), (1, 0.1)]
+        assert checkpoints.steps(scheduled=True) == [1, 2]
+    with Checkpoints.reader(tmp_path) as checkpoints:
+        assert checkpoints.metadata(2) == {"epoch": 1}
+        assert checkpoints.metrics(2) == measured
+        assert checkpoints.steps(scheduled=True) == [1, 2]
+        assert_equal(checkpoints.restore(2, abstract), state)
+    assert sorted((tmp_path / "2" / "state").rglob("*")) == arrays
+    save(tmp_path, {3: 0.2})
+    with Checkpoints.reader(tmp_path) as checkpoints:
+        assert checkpoints.steps() == [2, 3]
+
+
+def test_what_is_not_there_is_not_replaced_but_saved(tmp_path):
+    with Checkpoints(tmp_path, metric="top1") as checkpoints:
+        checkpoints.save(1, make_state(1, 1.0), metadata={}, replace=True)
+        assert_equal(checkpoints.restore(1, make_state()), make_state(1, 1.0))
+
+
+def test_an_old_checkpoint_is_scheduled_and_unchecked(tmp_path):
+    """Before there were extra ones and checksums."""
+    save(tmp_path, {5: 0.5})
+    path = tmp_path / "5" / "metadata" / "metadata"
+    record = json.loads(path.read_text())
+    assert record.pop("extra") is False and len(record.pop("checksums")) > 3
+    path.write_text(json.dumps(record))
+    with Checkpoints(tmp_path, metric="top1") as checkpoints:
+        assert checkpoints.steps(scheduled=True) == [5]
+        newest = checkpoints.restore_newest(make_state(), scheduled=True, warn=pytest.fail)
+        assert newest is not None and newest.metadata == {"step": 5}
+        assert_equal(newest.state, make_state(5, 5.0))
+
+
+def test_all_is_on_disk_before_a_checkpoint_gets_its_name(tmp_path, monkeypatch):
+    """Or a power cut would leave a damaged one, and older ones removed."""
+    synced = set()
+    fsync = os.fsync
+
+    def record(file):
+        synced.add(Path(os.readlink(f"/proc/self/fd/{file}")))
+        fsync(file)
+
+    monkeypatch.setattr(os, "fsync", record)
+    save(tmp_path, {5: 0.5})
+    # Of what Orbax adds after it, nothing is needed to read a checkpoint.
+    there = {path.relative_to(tmp_path / "5") for path in (tmp_path / "5").rglob("*")}
+    there.discard(Path("commit_success.txt"))
+    (unfinished,) = {path.relative_to(tmp_path).parts[0] for path in synced}
+    assert unfinished != "5" and len(there) > 5
+    assert {path.relative_to(tmp_path / unfinished) for path in synced} >= there
+
+
+def test_without_other_machines_there_is_no_notice(tmp_path):
+    with Checkpoints(tmp_path, metric="top1") as checkpoints:
+        assert checkpoints.reached_preemption(3) is False
 
 
 def test_part_of_a_checkpoint_is_read_without_the_rest(tmp_path):
@@ -212,142 +272,6 @@ def test_a_reader_does_not_save(tmp_path):
 def test_bad_options(tmp_path, options):
     with pytest.raises(ConfigurationError, match=next(iter(options))):
         Checkpoints(tmp_path, metric="top1", **options)
-
-
-@pytest.mark.parametrize("damage", ["data", "structure", "metadata", "gone"])
-def test_a_damaged_checkpoint_is_named_and_spares_the_others(tmp_path, damage):
-    save(tmp_path, {1: 0.9, 2: 0.5})
-    step = tmp_path / "2"
-    if damage == "data":
-        for path in (step / "state").rglob("d/*"):
-            path.write_bytes(path.read_bytes()[:20])
-    elif damage == "structure":
-        (step / "state" / "_METADATA").write_text('{"tree_metad')
-    elif damage == "metadata":
-        (step / "metadata" / "metadata").write_text('{"metr')
-    else:
-        (step / "state" / "manifest.ocdbt").unlink()
-    with Checkpoints(tmp_path, metric="top1") as checkpoints:
-        with pytest.raises(DataError, match=r"checkpoint 2 in .* cannot be read .*; remove .*/2 "):
-            if damage == "metadata":
-                checkpoints.metadata(2)
-            checkpoints.restore(2, make_state())
-        assert_equal(checkpoints.restore(1, make_state()), make_state(1, 1.0))
-        assert checkpoints.best()[0] == (1, 0.9)
-    with Checkpoints.reader(tmp_path) as checkpoints:
-        assert checkpoints.best()[0] == (1, 0.9)
-
-
-CHILD = """
-    import os, signal, sys, threading
-    import numpy as np
-    from mobilevit_jax.training.checkpoint import Checkpoints
-
-    def die(*_):
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    with Checkpoints(sys.argv[1], metric="top1") as checkpoints:
-        checkpoints.save(1, {"x": np.arange(4.0)}, metadata={}, metrics={"top1": 0.5})
-        checkpoints.wait()
-        # The commit is a rename at the very end: die instead of it.
-        os.rename = os.replace = die
-        import pathlib
-        pathlib.Path.rename = pathlib.Path.replace = die
-        import etils.epath
-        etils.epath.Path("/").__class__.rename = die
-        checkpoints.save(2, {"x": np.arange(4.0)}, metadata={}, metrics={"top1": 0.9})
-"""
-
-
-def run_child(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True)
-
-
-def test_killed_while_saving_leaves_the_earlier_checkpoint(tmp_path):
-    result = run_child(CHILD, tmp_path)
-    assert result.returncode == -signal.SIGKILL, result.stderr
-    assert len(list(tmp_path.iterdir())) == 2  # the half-written one is there,
-    with Checkpoints.reader(tmp_path) as checkpoints:
-        assert checkpoints.steps() == [1]  # ignored,
-    assert len(list(tmp_path.iterdir())) == 2
-    with Checkpoints(tmp_path, metric="top1") as checkpoints:
-        assert checkpoints.latest() == 1
-        checkpoints.save(2, {"x": np.ones(4)}, metadata={}, metrics={"top1": 0.9})
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["2"]  # and cleared away.
-
-
-FULL_DISK = """
-    import resource, signal, sys
-    import numpy as np
-    from mobilevit_jax.errors import DataError
-    from mobilevit_jax.training.checkpoint import Checkpoints
-
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    noise = np.random.default_rng(0).random(100_000)
-    try:
-        with Checkpoints(sys.argv[1], metric="top1") as checkpoints:
-            checkpoints.save(1, {"x": noise[:10]}, metadata={})
-            checkpoints.wait()
-            resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
-            checkpoints.save(2, {"x": noise}, metadata={})
-    except DataError as error:
-        print(error)
-"""
-
-
-def test_a_disk_that_takes_no_more_is_one_clear_error(tmp_path):
-    """A limit on the size of files stands in for the full disk."""
-    result = run_child(FULL_DISK, tmp_path)
-    assert (result.returncode, result.stderr) == (0, "")
-    assert result.stdout.startswith(f"could not write a checkpoint to {tmp_path} (")
-    assert "is there space left" in result.stdout and result.stdout.count("\n") == 1
-    with Checkpoints.reader(tmp_path) as checkpoints:
-        assert checkpoints.steps() == [1]
-
-
-TWO_HOSTS = """
-    import sys
-    import jax, jax.numpy as jnp, numpy as np
-    from mobilevit_jax.training.averaging import average
-    from mobilevit_jax.training.checkpoint import Checkpoints
-
-    directory, port, process = sys.argv[1], sys.argv[2], int(sys.argv[3])
-    jax.distributed.initialize(f"localhost:{port}", 2, process)
-
-    def step(state, x):
-        return jax.tree.map(lambda leaf: leaf + jax.lax.psum(x, "batch").astype(leaf.dtype), state)
-
-    step = jax.pmap(step, "batch", in_axes=(None, 0), out_axes=None)
-    state = {"x": np.zeros(3, np.float32), "n": np.int32(0)}
-    with Checkpoints(directory, metric="top1") as checkpoints:
-        for count in (1, 2):
-            state = step(state, jnp.ones(jax.local_device_count()))
-            checkpoints.save(count, state, metadata={}, metrics={"top1": count / 2})
-        back = checkpoints.restore(2, state)
-        more = step(back, jnp.ones(jax.local_device_count()))
-    with Checkpoints.reader(directory) as checkpoints:
-        mean = average(checkpoints, [2], {"x": state["x"]})
-    devices = jax.device_count()
-    assert devices == 2 * jax.local_device_count()
-    np.testing.assert_array_equal(back["x"], np.full(3, 2.0 * devices))
-    np.testing.assert_array_equal(more["n"], 3 * devices)
-    np.testing.assert_array_equal(mean["x"], back["x"])
-    print("done")
-"""
-
-
-def test_two_hosts_save_and_restore_together(tmp_path):
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    with ThreadPoolExecutor(2) as pool:
-        results = pool.map(lambda process: run_child(TWO_HOSTS, tmp_path, port, process), range(2))
-    for result in results:
-        assert result.returncode == 0, result.stderr
-        assert result.stdout.endswith("done\n")
-    with Checkpoints.reader(tmp_path) as checkpoints:
-        assert checkpoints.steps() == [2]
 
 
 def test_a_directory_that_cannot_be_made(tmp_path):

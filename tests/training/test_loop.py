@@ -48,13 +48,18 @@ class Reporter:
         self.rows.append(dict(row))
 
 
-def run(experiment: Experiment, directory: Path, stop_at: int | None = None):
+def run(
+    experiment: Experiment,
+    directory: Path,
+    stop_at: int | None = None,
+    reporter: Reporter | None = None,
+):
     """Trains as the command line does, with a small network in place of MobileViT."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ModelConfig, "build", build_small_net)
         task = ClassificationTask(experiment)
         workdir.open_workdir(directory, experiment, task.class_names)
-        reporter = Reporter(stop_at)
+        reporter = reporter or Reporter(stop_at)
         return loop.train(experiment, task, directory, reporter), reporter
 
 

@@ -52,6 +52,11 @@ def test_replicate_copies_what_a_step_then_donates():
     np.testing.assert_array_equal(original["w"], np.arange(1000.0))
 
 
+def test_devices_of_one_host_are_connected_already():
+    parallel.connect_devices()
+    assert parallel.on_any_host(True) and not parallel.on_any_host(False)
+
+
 def test_evaluation_sums_over_devices():
     def step(variables, batch):
         return {"sum": lax.psum(variables * jnp.sum(batch["x"]), parallel.AXIS)}

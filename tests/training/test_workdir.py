@@ -65,6 +65,13 @@ def test_a_directory_in_which_nothing_was_saved_is_taken_over(tmp_path):
     assert read_experiment(tmp_path)[0].optimizer.weight_decay == 0.1
 
 
+def test_a_checkpoint_half_written_is_none(tmp_path):
+    open_workdir(tmp_path, Experiment(), NAMES)
+    (tmp_path / "checkpoints" / "8.orbax-checkpoint-tmp").mkdir(parents=True)
+    open_workdir(tmp_path, changed(optimizer={"weight_decay": 0.1}), NAMES)
+    assert read_experiment(tmp_path)[0].optimizer.weight_decay == 0.1
+
+
 def test_rows_without_a_checkpoint_are_not_taken_over(tmp_path):
     open_workdir(tmp_path, Experiment(), NAMES)
     (tmp_path / "metrics.jsonl").write_text("{}\n")

@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,6 +80,7 @@ class DetectionEvaluator:
         loader: LoaderConfig,
         *,
         results: Path | None = None,
+        poll: Callable[[], None] | None = None,
     ) -> dict[str, float]:
         """Evaluates.
 
@@ -92,6 +93,7 @@ class DetectionEvaluator:
                 rounded up to a multiple of the devices.
             loader: Threads and memory; with `skip_bad_images` they are left out of the count.
             results: JSON file to write the detections to, in COCO's format for results.
+            poll: Called before each batch; what it raises ends the evaluation.
 
         Returns:
             `average_precision.METRICS` as fractions, without those of sizes that no object has,
@@ -102,7 +104,7 @@ class DetectionEvaluator:
             DataError: If an image cannot be decoded, or there is no object at all.
         """
         check_classes(self._model.num_classes, split.info)
-        found = list(self._detect(variables, split, batch_size, loader))
+        found = list(self._detect(variables, split, batch_size, loader, poll))
         numbers = split.info.category_ids or tuple(range(1, len(split.info.class_names) + 1))
         truth = self._truth_of(split, [image.index for image in found])
         annotations = _annotations(found, truth, numbers)
@@ -122,7 +124,12 @@ class DetectionEvaluator:
         return coco_metrics(image_ids, numbers, annotations, answers) | {"count": len(found)}
 
     def _detect(
-        self, variables: Any, split: Split, batch_size: int, loader: LoaderConfig
+        self,
+        variables: Any,
+        split: Split,
+        batch_size: int,
+        loader: LoaderConfig,
+        poll: Callable[[], None] | None,
     ) -> Iterator[Found]:
         """Yields what was found in each image, reading one batch while the next is computed."""
         devices = jax.device_count()
@@ -135,6 +142,7 @@ class DetectionEvaluator:
             loader,
             host=jax.process_index(),
             hosts=jax.process_count(),
+            poll=poll,
         ) as batches:
             outputs = (self._step(variables, batch) for batch in parallel.prefetch(batches))
             for before, _ in itertools.pairwise(itertools.chain(outputs, [None])):

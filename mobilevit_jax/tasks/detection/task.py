@@ -170,11 +170,17 @@ class DetectionTask(DataTask):
         experiment = self._experiment
         return timed_parts(self.model, experiment.detection, *experiment.processor.crop_size)
 
-    def evaluate(self, variables: Any, split: str) -> dict[str, float]:
+    def evaluate(
+        self, variables: Any, split: str, poll: Callable[[], None] | None = None
+    ) -> dict[str, float]:
         """Returns COCO's average precisions and "count" on "validation" or "test"."""
         experiment = self._experiment
         return self._evaluator(
-            variables, self._splits[split], experiment.evaluation.batch_size, experiment.loader
+            variables,
+            self._splits[split],
+            experiment.evaluation.batch_size,
+            experiment.loader,
+            poll=poll,
         )
 
 

@@ -128,10 +128,16 @@ class SegmentationEvaluator:
         self._class_names = tuple(class_names)
 
     def __call__(
-        self, variables: Any, split: Split, batch_size: int, loader: LoaderConfig
+        self,
+        variables: Any,
+        split: Split,
+        batch_size: int,
+        loader: LoaderConfig,
+        *,
+        poll: Callable[[], None] | None = None,
     ) -> dict[str, float]:
         """Returns {"miou", "pixel_accuracy", "count"}; takes the arguments of `measure`."""
-        self.found = found = self.measure(variables, split, batch_size, loader)
+        self.found = found = self.measure(variables, split, batch_size, loader, poll=poll)
         return {
             "miou": found.miou,
             "pixel_accuracy": found.pixel_accuracy,
@@ -144,7 +150,13 @@ class SegmentationEvaluator:
         return self.found.per_class if self.found else {}
 
     def measure(
-        self, variables: Any, split: Split, batch_size: int, loader: LoaderConfig
+        self,
+        variables: Any,
+        split: Split,
+        batch_size: int,
+        loader: LoaderConfig,
+        *,
+        poll: Callable[[], None] | None = None,
     ) -> Confusion:
         """Evaluates.
 
@@ -156,14 +168,15 @@ class SegmentationEvaluator:
                 come one by one, on one device (of each host, if there are several).
             loader: Threads and memory; with `skip_bad_images`, images or masks that cannot be
                 decoded are left out of the count.
+            poll: Called before each batch, or image; what it raises ends the evaluation.
 
         Raises:
             DataError: If an image or a mask cannot be used, or no pixel has a class.
         """
         if self._config.protocol == "fixed":
-            batches = self._in_batches(variables, split, batch_size, loader)
+            batches = self._in_batches(variables, split, batch_size, loader, poll)
         else:
-            batches = self._one_by_one(variables, split, loader)
+            batches = self._one_by_one(variables, split, loader, poll)
         size = len(self._class_names)
         matrix, count = np.zeros((size, size), np.int64), 0
         compare = _comparison(split, size, skip_bad=loader.skip_bad_images)
@@ -178,7 +191,12 @@ class SegmentationEvaluator:
         return Confusion(matrix, self._class_names, count)
 
     def _in_batches(
-        self, variables: Any, split: Split, batch_size: int, loader: LoaderConfig
+        self,
+        variables: Any,
+        split: Split,
+        batch_size: int,
+        loader: LoaderConfig,
+        poll: Callable[[], None] | None,
     ) -> Iterator[list[_Row]]:
         """Yields the answers of each batch, while the devices work on the next."""
         processor = whole_images(self._processor)
@@ -191,6 +209,7 @@ class SegmentationEvaluator:
             loader,
             host=jax.process_index(),
             hosts=jax.process_count(),
+            poll=poll,
         ) as batches:
             running = (self._step(variables, batch) for batch in parallel.prefetch(batches))
             for now, _ in itertools.pairwise(itertools.chain(running, [None])):
@@ -205,11 +224,17 @@ class SegmentationEvaluator:
                 ]
 
     def _one_by_one(
-        self, variables: Any, split: Split, loader: LoaderConfig
+        self,
+        variables: Any,
+        split: Split,
+        loader: LoaderConfig,
+        poll: Callable[[], None] | None,
     ) -> Iterator[list[_Row]]:
         """Yields the answer of each image, its aspect ratio kept."""
         variables = jax.device_put(variables, jax.local_devices()[0])
         for index in range(len(split)):
+            if poll is not None:
+                poll()
             record = split.records([index])[0]
             try:
                 image = _decode(record, self._processor)

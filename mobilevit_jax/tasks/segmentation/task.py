@@ -1,6 +1,7 @@
 """Segmentation: how a record becomes an example, its loss, its metrics; see `tasks.base`."""
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -149,11 +150,17 @@ class SegmentationTask(DataTask):
             epoch=epoch,
         )
 
-    def evaluate(self, variables: Any, split: str) -> dict[str, float]:
+    def evaluate(
+        self, variables: Any, split: str, poll: Callable[[], None] | None = None
+    ) -> dict[str, float]:
         """Returns {"miou", "pixel_accuracy", "count"} on "validation" or "test"."""
         experiment = self._experiment
         return self._evaluator(
-            variables, self._splits[split], experiment.evaluation.batch_size, experiment.loader
+            variables,
+            self._splits[split],
+            experiment.evaluation.batch_size,
+            experiment.loader,
+            poll=poll,
         )
 
 

@@ -196,10 +196,10 @@ class TestTask:
         model = dataclasses.replace(experiment.model, aux_head=aux_head)
         experiment = dataclasses.replace(experiment, model=model)
         task = create_task(experiment)
-        state, step = begin(
+        create, step = begin(
             experiment, task, warmup_cosine(experiment.schedule, task.steps_of_epochs)
         )
-        state = parallel.replicate(state)
+        state = parallel.replicate(create())
         losses = []
         for batch in parallel.prefetch(task.training_batches(0)):
             state, metrics = step(state, batch)
@@ -212,9 +212,10 @@ class TestTask:
     def test_the_loss_is_the_mean_over_labelled_pixels_of_all_devices(self, data_dir):
         experiment = experiment_of(data_dir)
         task = create_task(experiment)
-        state, step = begin(
+        create, step = begin(
             experiment, task, warmup_cosine(experiment.schedule, task.steps_of_epochs)
         )
+        state = create()
         batch = dict(next(iter(task.training_batches(0))))
         batch["mask"] = batch["mask"].copy()
         batch["mask"][:3] = 255  # one device has fewer labelled pixels than the others

@@ -1,0 +1,288 @@
+"""The pickle inside a PyTorch file, read without reaching any function that it names.
+
+A pickle may name any function and have it called while it is read. Names are looked up here in a
+table that holds stand-ins for what rebuilds a tensor and nothing else. What a pickle can get hold
+of cannot be changed by it, and neither time nor memory can be spent without bound.
+"""
+
+import functools
+import io
+import pickle
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final, NoReturn, Protocol
+
+import ml_dtypes
+import numpy as np
+
+from mobilevit_jax.errors import DataError, shortened
+
+_KEY_TYPES: Final = (str, bytes, int, float, bool)
+
+_DTYPES: Final[dict[str, np.dtype]] = {
+    **{
+        name: np.dtype(name)
+        for name in (
+            *("bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64"),
+            *("float16", "float32", "float64", "complex64", "complex128"),
+        )
+    },
+    **{
+        name: np.dtype(getattr(ml_dtypes, name))
+        for name in (
+            *("bfloat16", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz"),
+        )
+    },
+}
+_STORAGES: Final = {
+    "BoolStorage": "bool",
+    "ByteStorage": "uint8",
+    "CharStorage": "int8",
+    "ShortStorage": "int16",
+    "IntStorage": "int32",
+    "LongStorage": "int64",
+    "HalfStorage": "float16",
+    "BFloat16Storage": "bfloat16",
+    "FloatStorage": "float32",
+    "DoubleStorage": "float64",
+    "ComplexFloatStorage": "complex64",
+    "ComplexDoubleStorage": "complex128",
+}
+
+# A tensor that was expanded (strides of 0) may have more elements than its storage, up to these.
+_EXPANDED_ELEMENTS: Final = 2**24
+
+
+class RefusedError(pickle.UnpicklingError):
+    """The pickle asks for something that weights do not need; the message says for what."""
+
+
+class Sealed:
+    """Base of what a pickle can get hold of: it may not change the state of any of it."""
+
+    __slots__ = ()
+
+    def __setstate__(self, state: object) -> NoReturn:
+        raise RefusedError(f"it sets the state of a {type(self).__name__.strip('_').lower()}")
+
+
+class Record(Protocol):
+    """The bytes of one storage."""
+
+    def read(self, dtype: np.dtype) -> np.ndarray:
+        """Returns the bytes, uint8 [n], of elements of a type in the order of this machine."""
+        ...
+
+
+class _Storage(Sealed):
+    """A record seen as elements of one type; `dtype` is None where the tensor says it."""
+
+    __slots__ = ("dtype", "record")
+
+    def __init__(self, record: Record, dtype: np.dtype | None):
+        self.record, self.dtype = record, dtype
+
+
+class _DType(Sealed):
+    """Stands for a `torch.dtype`, or for a class of storages of that type."""
+
+    __slots__ = ("dtype",)
+
+    def __init__(self, dtype: np.dtype | None):
+        self.dtype = dtype
+
+
+class _Allowed(Sealed):
+    """Stands for a function or class that a pickle may call."""
+
+    __slots__ = ("_call",)
+
+    def __init__(self, call: Callable[..., Any]):
+        self._call = call
+
+    def __call__(self, *args: Any) -> Any:
+        return self._call(*args)
+
+
+def _check_keys(keys: Iterable[Any]) -> None:
+    """Makes sure that keys of a dictionary, or what is in a set, are simple.
+
+    Tuples of tuples of the same tuples, some dozens deep, would take years to hash.
+    """
+    for key in keys:
+        parts = key if type(key) is tuple and len(key) <= 64 else (key,)
+        if not all(part is None or type(part) in _KEY_TYPES for part in parts):
+            raise RefusedError(f"a {type(key).__name__} is the key of a dictionary or in a set")
+
+
+class _Dict(dict):
+    """Stands for an OrderedDict; what a state dict keeps besides its entries is left out."""
+
+    __slots__ = ()
+
+    def __init__(self, entries: Any = ()):
+        pairs = [tuple(pair) for pair in getattr(entries, "items", lambda: entries)()]
+        _check_keys(key for key, _ in pairs)
+        super().__init__(pairs)
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+class Tensor(Sealed):
+    """A tensor of a file, whose elements are read when they are asked for.
+
+    Attributes:
+        shape: Its shape.
+        dtype: NumPy's counterpart of its type.
+    """
+
+    __slots__ = ("_offset", "_storage", "_strides", "dtype", "shape")
+
+    def __init__(self, storage: Any, offset: Any, shape: Any, strides: Any, dtype: Any = None):
+        if not isinstance(storage, _Storage):
+            raise RefusedError("a tensor lies in something that is no storage")
+        if isinstance(dtype, _DType):
+            dtype = dtype.dtype
+        self.dtype: np.dtype = dtype or storage.dtype or _no_dtype()
+        self.shape, self._strides = _sizes(shape), _sizes(strides)
+        (self._offset,) = _sizes((offset,))
+        if len(self.shape) != len(self._strides):
+            raise RefusedError("a tensor has another number of strides than of dimensions")
+        self._storage = storage
+
+    def numpy(self) -> np.ndarray:
+        """Returns the elements as a read-only view of their storage.
+
+        Raises:
+            DataError: If the storage is missing, damaged, or too short for the tensor.
+        """
+        if 0 in self.shape:
+            return np.empty(self.shape, self.dtype)
+        data, size = self._storage.record.read(self.dtype), self.dtype.itemsize
+        last = sum((n - 1) * s for n, s in zip(self.shape, self._strides, strict=True))
+        if (self._offset + last + 1) * size > data.size:
+            raise DataError("it reaches beyond its storage")
+        strides = [s * size for s in self._strides]
+        try:
+            array = np.ndarray(self.shape, self.dtype, data, self._offset * size, strides)
+        except (ValueError, OverflowError) as error:
+            raise DataError(f"it has an impossible shape ({shortened(error)})") from error
+        if array.size > max(data.size // size, _EXPANDED_ELEMENTS):
+            raise DataError(f"its shape {self.shape} is far larger than its storage")
+        return array
+
+
+def _no_dtype() -> NoReturn:
+    raise RefusedError("a tensor has no type")
+
+
+def _sizes(values: Any) -> tuple[int, ...]:
+    """Returns sizes, strides or an offset, once it is sure that they are none but whole numbers."""
+    if not isinstance(values, tuple | list) or len(values) > 64:
+        raise RefusedError("a tensor has a shape that is none")
+    if not all(type(value) is int and 0 <= value < 2**63 for value in values):
+        raise RefusedError("a tensor has a size or stride that is none")
+    return tuple(values)
+
+
+def _rebuild_tensor(storage, offset, shape, strides, grad=None, hooks=None, metadata=None):
+    if metadata:
+        raise RefusedError("a tensor is conjugated or negated lazily")
+    return Tensor(storage, offset, shape, strides)
+
+
+def _rebuild_tensor_of_type(storage, offset, shape, strides, grad, hooks, dtype, metadata=None):
+    if metadata:
+        raise RefusedError("a tensor is conjugated or negated lazily")
+    return Tensor(storage, offset, shape, strides, dtype)
+
+
+def _rebuild_parameter(data: Any, *unused: Any) -> Any:
+    return data
+
+
+def _set(items: Any = ()) -> frozenset[Any]:
+    items = list(items)
+    _check_keys(items)
+    return frozenset(items)
+
+
+def _table() -> Mapping[tuple[str, str], object]:
+    """Returns all that a pickle may name: {(module, name): stand-in}."""
+    table: dict[tuple[str, str], object] = {
+        ("collections", "OrderedDict"): _Allowed(_Dict),
+        # Of the state of a learning rate schedule, in the checkpoints of a training.
+        ("collections", "Counter"): _Allowed(_Dict),
+        ("torch", "Size"): _Allowed(tuple),
+        ("torch", "device"): _Allowed(lambda *_: None),
+        ("torch._utils", "_rebuild_tensor"): _Allowed(_rebuild_tensor),
+        ("torch._utils", "_rebuild_tensor_v2"): _Allowed(_rebuild_tensor),
+        ("torch._utils", "_rebuild_tensor_v3"): _Allowed(_rebuild_tensor_of_type),
+        ("torch._utils", "_rebuild_parameter"): _Allowed(_rebuild_parameter),
+        ("torch._utils", "_rebuild_parameter_with_state"): _Allowed(_rebuild_parameter),
+        ("torch", "UntypedStorage"): _DType(None),
+        ("torch.storage", "UntypedStorage"): _DType(None),
+    }
+    for name, dtype in _DTYPES.items():
+        table["torch", name] = _DType(dtype)
+    for name, dtype in _STORAGES.items():
+        table["torch", name] = _DType(_DTYPES[dtype])
+    # The same pickles are read by Python 2 and 3, which name this module differently.
+    for module in ("builtins", "__builtin__"):
+        table[module, "set"] = _Allowed(_set)
+        table[module, "complex"] = _Allowed(complex)
+    return table
+
+
+_TABLE: Final = _table()
+
+
+_HASHING: Final = (
+    *(pickle.SETITEM, pickle.SETITEMS, pickle.DICT),
+    *(pickle.ADDITEMS, pickle.FROZENSET),
+)
+
+
+def _look_first(unpickler: Any, opcode: int) -> None:
+    """Runs an opcode that hashes what is on the stack, after a look at it."""
+    stack = unpickler.stack
+    if opcode == pickle.SETITEM[0]:
+        _check_keys(stack[-2:-1])
+    elif opcode in (pickle.ADDITEMS[0], pickle.FROZENSET[0]):
+        _check_keys(stack)  # what stands above the mark
+    else:
+        _check_keys(stack[::2])
+    pickle._Unpickler.dispatch[opcode](unpickler)
+
+
+class Unpickler(pickle._Unpickler):
+    """Reads `data.pkl`, with the table above in the place of Python's modules.
+
+    The one that is written in Python: that in C sets aside as much memory for its memo as an
+    opcode asks for, up to 64 GiB, and lets nobody look at the keys of dictionaries.
+    """
+
+    dispatch = {
+        **pickle._Unpickler.dispatch,
+        **{opcode[0]: functools.partial(_look_first, opcode=opcode[0]) for opcode in _HASHING},
+    }
+
+    def __init__(self, data: bytes, record: Callable[[str], Record]):
+        super().__init__(io.BytesIO(data))
+        self._record = record
+        self._records: dict[str, Record] = {}
+
+    def find_class(self, module: str, name: str, /) -> Any:
+        """Returns the stand-in for a name; there is no other way to get hold of anything."""
+        if (module, name) not in _TABLE:
+            raise RefusedError(f"it asks for {f'{module}.{name}'[:80]!r}")
+        return _TABLE[module, name]
+
+    def persistent_load(self, pid: Any, /) -> _Storage:
+        """Returns a storage, which pickles of PyTorch refer to as ("storage", type, key, ...)."""
+        match pid:
+            case ("storage", _DType() as kind, str(key), _, int()):
+                if key not in self._records:
+                    self._records[key] = self._record(key)
+                return _Storage(self._records[key], kind.dtype)
+        raise RefusedError("it refers to something that is no storage")

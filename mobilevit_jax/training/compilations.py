@@ -1,0 +1,44 @@
+"""Counts the programs that JAX compiles, and those that its persistent cache had."""
+
+from types import TracebackType
+from typing import Self
+
+import jax
+
+# JAX records the first for every program, whether it was compiled or read.
+_READY = "/jax/core/compile/backend_compile_duration"
+_READ = "/jax/compilation_cache/cache_hits"
+
+
+class Compilations:
+    """Context manager that counts, in all threads, while it is open.
+
+    Attributes:
+        programs: Programs that were compiled or read from the persistent cache; those that this
+            process had already are not counted.
+        cached: Those of them that were read.
+    """
+
+    def __init__(self) -> None:
+        """Counts nothing yet."""
+        self.programs = self.cached = 0
+
+    def __enter__(self) -> Self:
+        jax.monitoring.register_event_duration_secs_listener(self._ready)
+        jax.monitoring.register_event_listener(self._read)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        jax.monitoring.unregister_event_duration_listener(self._ready)
+        jax.monitoring.unregister_event_listener(self._read)
+
+    def _ready(self, event: str, duration: float, **_: str | int) -> None:
+        self.programs += event == _READY
+
+    def _read(self, event: str, **_: str | int) -> None:
+        self.cached += event == _READ

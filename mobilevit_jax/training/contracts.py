@@ -1,0 +1,93 @@
+"""What the training loop needs of the rooms around it: a task, and somewhere to show progress."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from mobilevit_jax.data.sampler import Scale
+from mobilevit_jax.training.state import TrainState
+from mobilevit_jax.training.step import Objective
+
+TrainStep = Callable[[TrainState, Mapping[str, Any]], tuple[TrainState, dict[str, jax.Array]]]
+
+
+class Task(Protocol):
+    """What the loop needs of a task; `tasks.classification.ClassificationTask` is one."""
+
+    @property
+    def model(self) -> nn.Module:
+        """The model."""
+        ...
+
+    @property
+    def objective(self) -> Objective:
+        """Loss and metrics."""
+        ...
+
+    @property
+    def main_metric(self) -> str:
+        """The metric that ranks checkpoints unless the experiment names another."""
+        ...
+
+    @property
+    def table(self) -> tuple[Scale, ...]:
+        """The scales of the run."""
+        ...
+
+    @property
+    def steps_of_epochs(self) -> list[int]:
+        """Steps of each epoch."""
+        ...
+
+    @property
+    def evaluation_splits(self) -> tuple[str, ...]:
+        """Those of "validation" and "test" that there are."""
+        ...
+
+    def zero_batch(self, scale: Scale) -> dict[str, np.ndarray]:
+        """Returns this host's rows of a batch, to compile a scale with."""
+        ...
+
+    def training_batches(self, first_step: int) -> Iterator[dict[str, np.ndarray]]:
+        """Yields this host's rows from a step of the run to its end."""
+        ...
+
+    def evaluate(
+        self, variables: Any, split: str, poll: Callable[[], None] | None = None
+    ) -> dict[str, float]:
+        """Measures weights on "validation" or "test"; what `poll` raises ends it early."""
+        ...
+
+    def timed_parts(self) -> dict[str, Callable[[], Any]]:
+        """Returns what else the benchmark times, by name."""
+        ...
+
+
+class Reporter(Protocol):
+    """Where progress is shown."""
+
+    def say(self, message: str) -> None:
+        """Shows one line."""
+        ...
+
+    def begin(self, first_step: int) -> None:
+        """Starts the clock, at the step that the run goes on from."""
+        ...
+
+    def update(
+        self,
+        step: int,
+        *,
+        epoch: int,
+        loss: float | None = None,
+        images_per_second: float | None = None,
+    ) -> None:
+        """Moves the progress to `step` of the run."""
+        ...
+
+    def log(self, row: Mapping[str, object]) -> None:
+        """Shows a row of metrics."""
+        ...

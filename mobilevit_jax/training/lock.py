@@ -1,0 +1,94 @@
+"""One run at a time in a work directory."""
+
+import contextlib
+import errno
+import os
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import filelock
+
+from mobilevit_jax.errors import ConfigurationError
+from mobilevit_jax.training import agreement, parallel
+
+FILE_NAME = ".lock"
+
+# From file systems without locks: Lustre mounted without them, NFS without its lock service.
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+
+
+@contextlib.contextmanager
+def locked(workdir: Path, *, warn: Callable[[str], None]) -> Iterator[None]:
+    """Keeps other runs out of a work directory, which is made if need be, until the block ends.
+
+    The lock is the operating system's and ends with the process, however that ends; the file
+    `.lock` stays and means nothing by itself. On a shared file system it holds between machines
+    too, where that has locks. Of a run of several processes the first one holds it, and the
+    others learn whether it could.
+
+    Args:
+        workdir: The work directory.
+        warn: Told in one line if the file system has no locks, so that nothing is kept out.
+
+    Raises:
+        ConfigurationError: If another run holds it, or the directory may not be written.
+        OSError: If it cannot be made.
+    """
+    refusal: Exception | None = None
+    with contextlib.ExitStack() as held:
+        if parallel.is_first_host():
+            try:
+                held.enter_context(_lock(workdir, warn))
+            except (ConfigurationError, OSError) as error:
+                refusal = error
+        refused_there = agreement.highest(refusal is not None)
+        if refusal is not None:
+            raise refusal
+        if refused_there:
+            raise ConfigurationError(
+                f"the first process could not lock {workdir}; its error says why"
+            )
+        yield
+
+
+@contextlib.contextmanager
+def _lock(workdir: Path, warn: Callable[[str], None]) -> Iterator[None]:
+    workdir.mkdir(parents=True, exist_ok=True)
+    path = workdir / FILE_NAME
+    holder = _holder(path)  # now, because older versions of filelock empty the file when they ask
+    # Its own fallback is a mere file, which a crash leaves behind.
+    lock = filelock.FileLock(path, timeout=0, fallback_to_soft=False)
+    try:
+        lock.acquire()
+    except filelock.Timeout as error:
+        raise ConfigurationError(
+            f"another run is at work in {workdir}{_holder(path) or holder}; wait for it, stop it, "
+            "or choose another --workdir"
+        ) from error
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise ConfigurationError(
+                f"the work directory {workdir} may not be written; choose another with --workdir"
+            ) from error
+        if error.errno not in _NO_LOCKS:
+            raise
+        warn(
+            f"the file system of {workdir} has no locks ({error.strerror}): nothing keeps a second "
+            "run out of it"
+        )
+        yield
+        return
+    try:
+        with contextlib.suppress(OSError):  # a full disk, say; it is for a message only
+            path.write_text(f" (process {os.getpid()} on {socket.gethostname()})", encoding="utf-8")
+        yield
+    finally:
+        lock.release()
+
+
+def _holder(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return ""

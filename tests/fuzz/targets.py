@@ -1,0 +1,242 @@
+"""What is read in the fuzz tests: whole files to begin with, and the function that reads one."""
+
+import io
+import json
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from random import Random
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tests.fuzz.mutations import damage, damage_json
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+Reader = Callable[[Path], Any]
+
+
+class Target(NamedTuple):
+    """A kind of file.
+
+    Attributes:
+        prepare: Writes whole files into a directory; returns the reader and the files.
+        damage: Changes the bytes of one.
+    """
+
+    prepare: Callable[[Path], tuple[Reader, list[Path]]]
+    damage: Callable[[bytes, Random, Sequence[bytes]], bytes]
+
+
+def picture() -> np.ndarray:
+    """Returns uint8 [20, 28, 3] that compresses a little."""
+    y, x = np.mgrid[0:20, 0:28]
+    return np.stack([y * 9, x * 8, (x * y) % 256], -1).astype(np.uint8)
+
+
+def encoded_images() -> dict[str, bytes]:
+    """Returns small files of every format and variant that images come in."""
+    from PIL import Image
+
+    rgb = Image.fromarray(picture())
+    rgba = rgb.copy()
+    rgba.putalpha(Image.fromarray(picture()[:, :, 0]))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    frames: dict[str, Any] = {"save_all": True, "append_images": [rgb.rotate(90), rgb.rotate(180)]}
+    kinds: dict[str, tuple[Any, str, dict[str, Any]]] = {
+        "plain.jpg": (rgb, "JPEG", {"exif": exif}),
+        "progressive.jpg": (rgb, "JPEG", {"progressive": True, "restart_marker_rows": 1}),
+        "grey.jpg": (rgb.convert("L"), "JPEG", {}),
+        "cmyk.jpg": (rgb.convert("CMYK"), "JPEG", {}),
+        "several.mpo": (rgb, "MPO", frames),
+        "plain.png": (rgb, "PNG", {"exif": exif}),
+        "grey.png": (rgb.convert("L"), "PNG", {}),
+        "wide.png": (Image.fromarray(picture()[:, :, 0].astype(np.uint16) * 200), "PNG", {}),
+        "palette.png": (rgb.quantize(20), "PNG", {"transparency": 3}),
+        "alpha.png": (rgba, "PNG", {}),
+        "animated.png": (rgb, "PNG", frames),
+        "lossy.webp": (rgb, "WEBP", {}),
+        "lossless.webp": (rgba, "WEBP", {"lossless": True, "exif": exif}),
+        "animated.webp": (rgb, "WEBP", frames),
+        "plain.bmp": (rgb, "BMP", {}),
+        "palette.bmp": (rgb.quantize(20), "BMP", {}),
+        "plain.gif": (rgb.quantize(20), "GIF", {}),
+        "animated.gif": (rgb, "GIF", frames),
+        "plain.tiff": (rgb, "TIFF", {"exif": exif}),
+        "lzw.tiff": (rgb, "TIFF", {"compression": "tiff_lzw"}),
+        "deflate.tiff": (rgba, "TIFF", {"compression": "tiff_adobe_deflate"}),
+    }
+    files = {}
+    for name, (image, file_format, options) in kinds.items():
+        buffer = io.BytesIO()
+        image.save(buffer, file_format, **options)
+        files[name] = buffer.getvalue()
+    return files
+
+
+def _written(directory: Path, files: dict[str, bytes]) -> list[Path]:
+    paths = []
+    for name, data in files.items():
+        paths.append(directory / name)
+        paths[-1].parent.mkdir(parents=True, exist_ok=True)
+        paths[-1].write_bytes(data)
+    return paths
+
+
+def _images(directory: Path) -> tuple[Reader, list[Path]]:
+    from mobilevit_jax.data.decode import read_image
+
+    def read(path: Path) -> None:
+        image = read_image(path)
+        assert image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 and image.size
+
+    return read, _written(directory, encoded_images())
+
+
+def _masks(directory: Path) -> tuple[Reader, list[Path]]:
+    from mobilevit_jax.data.masks import decode_mask
+
+    def read(path: Path) -> None:
+        mask = decode_mask(path.read_bytes(), name=str(path))
+        assert mask.dtype == np.uint8 and mask.ndim == 2 and mask.size
+
+    kinds = ("grey.png", "palette.png")
+    return read, _written(directory, {name: encoded_images()[name] for name in kinds})
+
+
+def _weights(directory: Path) -> tuple[Reader, list[Path]]:
+    from safetensors.numpy import save
+
+    from mobilevit_jax.convert.files import read_state_dict
+    from tests.convert.torch_zip import write_torch
+
+    tensors = {"a.weight": np.ones((3, 4), np.float32), "a.bias": np.zeros(3, np.float16)}
+    paths = _written(directory, {"plain.safetensors": save(tensors)})
+    for name in ("plain.pt", "checkpoint.pt"):
+        paths.append(directory / name)
+        nested = {"state_dict": tensors, "state_dict_ema": tensors, "epoch": 3, "seen": [1, (2,)]}
+        write_torch(paths[-1], tensors if name == "plain.pt" else nested)
+    return read_state_dict, paths
+
+
+def _pickles(directory: Path) -> tuple[Reader, list[Path]]:
+    """What is inside a zip file of PyTorch's, whose checksums would find most damage."""
+    from mobilevit_jax.convert.files import read_state_dict
+
+    _, (_, *archives) = _weights(directory / "whole")
+    files, storages = {}, {}
+    for path in archives:
+        with zipfile.ZipFile(path) as archive:
+            files[f"{path.stem}.pkl"] = archive.read("archive/data.pkl")
+            storages |= {n: archive.read(n) for n in archive.namelist() if "/data/" in n}
+    around = directory / "around.pt"
+
+    def read(path: Path) -> None:
+        with zipfile.ZipFile(around, "w") as archive:
+            archive.writestr("archive/data.pkl", path.read_bytes())
+            for name, data in storages.items():
+                archive.writestr(name, data)
+        read_state_dict(around)
+
+    return read, _written(directory, files)
+
+
+def _safetensors_headers(directory: Path) -> tuple[Reader, list[Path]]:
+    """The JSON in front of the tensors, its length being right."""
+    from mobilevit_jax.convert.files import read_state_dict
+
+    shapes = {"F32": [2, 2], "U8": [16], "F64": [1, 2], "F16": [2, 4], "BF16": [8], "BOOL": [4, 4]}
+    files = {}
+    for kind, shape in shapes.items():
+        tensor = {"dtype": kind, "shape": shape, "data_offsets": [0, 16]}
+        header = {"conv.weight": tensor, "__metadata__": {"format": "pt"}}
+        files[f"{kind}.json"] = json.dumps(header).encode()
+    around = directory / "around.safetensors"
+
+    def read(path: Path) -> None:
+        data = path.read_bytes()
+        around.write_bytes(struct.pack("<Q", len(data)) + data + bytes(16))
+        read_state_dict(around)
+
+    return read, _written(directory, files)
+
+
+def _json_files(directory: Path) -> tuple[Reader, list[Path]]:
+    from mobilevit_jax.config import Experiment, from_dict, to_dict
+    from mobilevit_jax.convert.config import read_config, to_huggingface, to_native, to_timm
+    from mobilevit_jax.models import create_model
+    from mobilevit_jax.processing import ImageProcessor
+
+    small = create_model("mobilevit_xxs", num_classes=3)
+    detector, segmenter = (
+        create_model(f"{head}_mobilevit_xxs", num_classes=4) for head in ("ssdlite", "deeplabv3")
+    )
+    names = ["cat", "dog", "owl"]
+    forms = {
+        "native": to_native(small, names),
+        "detector": to_native(detector, names),
+        "segmenter": to_native(segmenter),
+        "huggingface": to_huggingface(small, names),
+        "huggingface_segmenter": to_huggingface(segmenter),
+        "timm": to_timm(small, names, ImageProcessor()),
+    }
+    files = {f"{name}/config.json": json.dumps(form).encode() for name, form in forms.items()}
+    processor = json.dumps(ImageProcessor().to_dict()).encode()
+    files["processor/preprocessor_config.json"] = processor
+    files["experiment.json"] = json.dumps(to_dict(Experiment())).encode()
+
+    def read(path: Path) -> None:
+        if path.name == "config.json":
+            read_config(path.parent)
+        elif path.name == "experiment.json":
+            experiment = _experiment(path)
+            assert from_dict(Experiment, to_dict(experiment)) == experiment
+        else:
+            ImageProcessor.load(path)
+
+    def _experiment(path: Path) -> Experiment:
+        try:
+            values = json.loads(path.read_bytes())
+        except (ValueError, RecursionError):
+            return Experiment()
+        if not isinstance(values, dict):
+            return Experiment()
+        return from_dict(Experiment, values)
+
+    return read, _written(directory, files)
+
+
+def _damage_image(data: bytes, rng: Random, others: Sequence[bytes]) -> bytes:
+    """Damages an image; the checksums of most PNGs are made right again, so that more is read."""
+    changed = damage(data, rng, others)
+    if changed.startswith(PNG) and rng.random() < 0.8:
+        return _with_checksums(changed)
+    return changed
+
+
+def _with_checksums(data: bytes) -> bytes:
+    changed, position = bytearray(data), len(PNG)
+    while position + 12 <= len(data):
+        end = position + 12 + int.from_bytes(data[position : position + 4])
+        if end <= len(data):
+            changed[end - 4 : end] = zlib.crc32(data[position + 4 : end - 4]).to_bytes(4)
+        position = end
+    return bytes(changed)
+
+
+def _damage_json(data: bytes, rng: Random, others: Sequence[bytes]) -> bytes:
+    return damage_json(json.loads(data), rng)
+
+
+TARGETS = {
+    "images": Target(_images, _damage_image),
+    "masks": Target(_masks, _damage_image),
+    "weights": Target(_weights, damage),
+    "pickles": Target(_pickles, damage),
+    "safetensors": Target(_safetensors_headers, _damage_json),
+    "json": Target(_json_files, _damage_json),
+}
