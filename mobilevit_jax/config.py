@@ -156,8 +156,8 @@ class Experiment:
         for name in ("epochs", "log_every"):
             if getattr(self, name) < 1:
                 raise ConfigurationError(f"{name} must be at least 1; got {getattr(self, name)}")
-        if self.seed < 0:
-            raise ConfigurationError(f"seed must be 0 or more; got {self.seed}")
+        if not 0 <= self.seed < 2**63:  # JAX takes no larger one
+            raise ConfigurationError(f"seed must be 0 or more and below 2**63; got {self.seed}")
         if self.evaluation.raw_weights and not self.ema.decay:
             raise ConfigurationError(
                 "evaluation.raw_weights needs an average to stand beside; set ema.decay above 0, "

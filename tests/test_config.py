@@ -158,7 +158,7 @@ class TestLoadExperiment:
     [
         (lambda: Experiment(epochs=0), "epochs must be at least 1"),
         (lambda: Experiment(log_every=0), "log_every must be at least 1"),
-        (lambda: Experiment(seed=-1), "seed must be 0 or more; got -1"),
+        (lambda: Experiment(seed=-1), "seed must be 0 or more and below 2\\*\\*63; got -1"),
         (lambda: EvaluationConfig(every_epochs=0), "evaluation.every_epochs"),
         (lambda: EvaluationConfig(batch_size=0), "evaluation.batch_size"),
         (lambda: CheckpointConfig(every_epochs=0), "checkpoint.every_epochs must be at least 1"),

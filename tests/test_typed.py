@@ -149,3 +149,10 @@ def test_lists_within_lists_become_tuples():
     assert experiment.model.anchor_ratios == ((2.0, 3.0),) * 5 + ((2.0,),)
     assert from_dict(Experiment, to_dict(experiment)) == experiment
     hash(experiment)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63, 10**30])
+def test_a_seed_that_jax_does_not_take(seed):
+    with pytest.raises(ConfigurationError, match=r"seed must be 0 or more and below 2\*\*63"):
+        from_dict(Experiment, {"seed": seed})
+    assert from_dict(Experiment, {"seed": 2**63 - 1}).seed == 2**63 - 1

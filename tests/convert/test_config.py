@@ -165,7 +165,7 @@ class TestNative:
             ),
             (
                 native(variant=dataclasses.asdict(VARIANTS["s"]) | {"exp_channels": 0}),
-                "exp_channels must be at least 1",
+                "exp_channels must be from 1 to 65536",
             ),
             (native() | {"id2label": {"0": "a"}}, "id2label must have one name for each index"),
         ],

@@ -222,7 +222,7 @@ def test_files_that_are_missing_or_damaged(tmp_path, data_dir):
     (source / "train2017" / "000000000011.jpg").unlink()
     fails(source, data_dir, "lacks 1 of the 3 images.*such as 000000000011.jpg.*--skip-bad-images")
     (source / "train2017" / "000000000011.jpg").write_bytes(encoded(1)[:-40])
-    fails(source, data_dir, "000000000011.jpg: the file was cut short")
+    fails(source, data_dir, "000000000011.jpg: the file is damaged or was cut short")
     (source / "train2017" / "000000000011.jpg").write_bytes(encoded(1, 30, 40))
     fails(source, data_dir, "000000000011.jpg is 30x40.*EXIF.*annotations are for 40x30")
     (source / "train2017" / "000000000012.jpg").unlink()

@@ -97,9 +97,11 @@ def test_augmented_images_of_any_size(size, target, key, scale, ratio, flip):
     image = np.random.default_rng(0).integers(40, 200, (*size, 3), np.uint8)
     before = image.copy()
     config = AugmentConfig((scale[0], scale[1]), (ratio[0], ratio[1]), flip)
-    found = augment(image, example_rng(*key), *target, config)
+    found = augment(image, example_rng(*key), target[0], target[1], config)
     assert found.shape == (*target, 3) and found.dtype == np.uint8 and found.flags.c_contiguous
     # Interpolation makes no value that is not between two of the image's.
     assert found.min() >= image.min() and found.max() <= image.max()
     np.testing.assert_array_equal(image, before)
-    np.testing.assert_array_equal(found, augment(image, example_rng(*key), *target, config))
+    np.testing.assert_array_equal(
+        found, augment(image, example_rng(*key), target[0], target[1], config)
+    )
