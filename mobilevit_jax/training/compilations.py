@@ -37,8 +37,8 @@ class Compilations:
         jax.monitoring.unregister_event_duration_listener(self._ready)
         jax.monitoring.unregister_event_listener(self._read)
 
-    def _ready(self, event: str, duration: float, **_: str | int) -> None:
+    def _ready(self, event: str, duration_secs: float, **kwargs: str | int) -> None:
         self.programs += event == _READY
 
-    def _read(self, event: str, **_: str | int) -> None:
+    def _read(self, event: str, **kwargs: str | int) -> None:
         self.cached += event == _READ
