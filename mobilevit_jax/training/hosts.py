@@ -88,7 +88,10 @@ def joined(place: Place | None = None, *, lost_after: int = LOST_AFTER) -> Itera
         yield
         return
     parallel.connect_devices()
-    watch = threading.Thread(target=_watch, name="mobilevit_jax-hosts", daemon=True)
+    # The client is fetched here: two threads must not import Orbax at once.
+    watch = threading.Thread(
+        target=_watch, args=(_client(),), name="mobilevit_jax-hosts", daemon=True
+    )
     watch.start()
     try:
         yield
@@ -255,9 +258,8 @@ def _hear(key: str, process: int) -> str:
         ) from error
 
 
-def _watch() -> None:
+def _watch(client: Any) -> None:
     """Ends this process when another one tells that it has failed."""
-    client = _client()
     while True:
         try:
             text = client.blocking_key_value_get(_ROOM + _FAILED, _PATIENCE_SECONDS * 1000)

@@ -272,4 +272,5 @@ def test_memory_grows_by_the_detections_not_by_the_images():
 
     evaluator(variables, split_of(16), 16, LOADER)  # compiles
     more = peak(240) - peak(80)
-    assert more < 160 * 20_000  # what pycocotools keeps; a picture has 110,592 bytes
+    # What pycocotools keeps, 20 to 25 kB by its version; a picture has 110,592 bytes.
+    assert more < 160 * 50_000
