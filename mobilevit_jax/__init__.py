@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mobilevit_jax import convert
     from mobilevit_jax.models import create_model, list_models
+    from mobilevit_jax.models.fuse import fuse_batch_norm
     from mobilevit_jax.predictors import load_predictor
     from mobilevit_jax.pretrained import from_pretrained, load_weights
     from mobilevit_jax.processing import ImageProcessor
@@ -22,6 +23,7 @@ __all__ = [
     "convert",
     "create_model",
     "from_pretrained",
+    "fuse_batch_norm",
     "list_models",
     "load_predictor",
     "load_weights",
@@ -34,6 +36,7 @@ _HOMES = {
     "convert": "mobilevit_jax.convert",
     "create_model": "mobilevit_jax.models",
     "from_pretrained": "mobilevit_jax.pretrained",
+    "fuse_batch_norm": "mobilevit_jax.models.fuse",
     "list_models": "mobilevit_jax.models",
     "load_predictor": "mobilevit_jax.predictors",
     "load_weights": "mobilevit_jax.pretrained",

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from mobilevit_jax.models.layers import Dense, Dtype
+from mobilevit_jax.ops import attention, attention_map
 
 
 def layer_norm(name: str, dtype: Dtype) -> nn.LayerNorm:
@@ -34,14 +35,17 @@ class MultiHeadAttention(nn.Module):
         qkv = Dense(3 * dim, dtype=self.dtype, name="qkv")(x)
         # Columns are Q | K | V, and inside each the head is the slow axis.
         qkv = qkv.reshape(*x.shape[:-1], 3, self.heads, dim // self.heads)
-        query, key, value = (qkv[..., i, :, :] for i in range(3))
+        query, key, value = jnp.moveaxis(qkv, (3, 4), (0, 3))  # [b, p, heads, n, d] each
         query = query * (dim // self.heads) ** -0.5
-        scores = jnp.einsum("bpqhd,bpkhd->bphqk", query, key)
-        attention = jax.nn.softmax(scores.astype(jnp.float32), axis=-1)
-        self.sow("intermediates", "attention", attention)
-        attention = nn.Dropout(self.dropout)(attention, deterministic=not train)
-        y = jnp.einsum("bphqk,bpkhd->bpqhd", attention.astype(self.dtype), value)
-        y = y.reshape(x.shape)
+        dropped = train and self.dropout > 0
+        if dropped or self.is_mutable_collection("intermediates"):
+            weights = attention_map(query, key)
+            self.sow("intermediates", "attention", weights)
+            weights = nn.Dropout(self.dropout)(weights, deterministic=not train)
+            y = weights.astype(self.dtype) @ value
+        else:
+            y = attention(query, key, value)
+        y = jnp.swapaxes(y, 2, 3).reshape(x.shape)
         return Dense(dim, dtype=self.dtype, name="out")(y)
 
 

@@ -11,13 +11,14 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from mobilevit_jax.ops import depthwise_conv, pointwise
+from mobilevit_jax.ops import conv, depthwise_conv, pointwise
 
 Dtype = jnp.dtype | type | str
 
 # CVNets v0.1, `misc/init_utils.py`: normal with gain sqrt(2) over fan_out = c_out * k * k, and that
 # also for depthwise kernels (the fan is not divided by the groups).
 _SPATIAL_AXES_GAIN = 2.0
+BATCH_NORM_EPS = 1e-5
 dense_init = nn.initializers.normal(0.02)
 
 
@@ -63,15 +64,7 @@ class Conv(nn.Module):
         elif k == 1 and self.stride == 1:
             x = pointwise(x, kernel[0, 0])
         else:
-            pad = k // 2 * self.dilation
-            x = lax.conv_general_dilated(
-                x,
-                kernel,
-                (self.stride, self.stride),
-                ((pad, pad), (pad, pad)),
-                rhs_dilation=(self.dilation, self.dilation),
-                dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            )
+            x = conv(x, kernel, self.stride, self.dilation)
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,))
             x = x + bias.astype(self.dtype).reshape(1, 1, 1, -1)
@@ -112,14 +105,20 @@ class BatchNorm(nn.Module):
     """
 
     momentum: float = 0.9
-    eps: float = 1e-5
+    eps: float = BATCH_NORM_EPS
     unbiased: bool = True
     axis_name: str | None = None
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Normalises `x` [b, h, w, c] by the batch's statistics or by the running ones."""
+    def __call__(
+        self, x: jax.Array, train: bool = False, act: Callable[[jax.Array], jax.Array] | None = None
+    ) -> jax.Array:
+        """Normalises `x` [b, h, w, c] by the batch's statistics or by the running ones.
+
+        An activation that follows is given along: the backward pass computes both again, so that
+        nothing but `x` is kept for it.
+        """
         channels = (x.shape[-1],)
         scale = self.param("scale", nn.initializers.ones, channels)
         bias = self.param("bias", nn.initializers.zeros, channels)
@@ -135,7 +134,12 @@ class BatchNorm(nn.Module):
             mean, var = running_mean.value, running_var.value
         factor = scale * lax.rsqrt(var + self.eps)
         factor, offset = (v.reshape(1, 1, 1, -1) for v in (factor, bias - mean * factor))
-        return (x * factor + offset).astype(self.dtype)
+
+        def normalised(x: jax.Array, factor: jax.Array, offset: jax.Array) -> jax.Array:
+            y = (x * factor + offset).astype(self.dtype)
+            return y if act is None else act(y)
+
+        return (jax.checkpoint(normalised) if train else normalised)(x, factor, offset)
 
     def _statistics(self, x: jax.Array) -> tuple[jax.Array, jax.Array, int]:
         """Returns mean [c], biased variance [c] and the number of values behind each."""
@@ -151,6 +155,8 @@ class BatchNorm(nn.Module):
 
 class ConvBlock(nn.Module):
     """Convolution, batch norm and activation.
+
+    With parameters that `fuse_batch_norm` made, the convolution has a bias and no norm follows.
 
     Attributes:
         features: Output channels.
@@ -178,21 +184,35 @@ class ConvBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Maps [b, h, w, c] to [b, ceil(h / stride), ceil(w / stride), features]."""
+        """Maps [b, h, w, c] to [b, ceil(h / stride), ceil(w / stride), features].
+
+        Raises:
+            ValueError: If the norm is fused, and it is to be trained.
+        """
+        fused = not (self.is_initializing() or self.has_variable("params", "norm"))
+        if fused and train:
+            raise ValueError("batch norms that are fused into convolutions cannot be trained")
         x = Conv(
             self.features,
             self.kernel_size,
             self.stride,
             self.dilation,
             self.depthwise,
+            use_bias=fused,
             dtype=self.dtype,
             kernel_init=self.kernel_init,
             name="conv",
         )(x)
-        x = BatchNorm(
-            unbiased=self.bn_unbiased, axis_name=self.bn_axis_name, dtype=self.dtype, name="norm"
-        )(x, train)
-        return x if self.act is None else self.act(x)
+        if not fused:
+            x = BatchNorm(
+                unbiased=self.bn_unbiased,
+                axis_name=self.bn_axis_name,
+                dtype=self.dtype,
+                name="norm",
+            )(x, train, self.act)
+        elif self.act is not None:
+            x = self.act(x)
+        return x
 
 
 class InvertedResidual(nn.Module):

@@ -7,37 +7,12 @@ computation is lowered for its platform, so an exported program holds the right 
 """
 
 import functools
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-Form = Literal["auto", "shifted", "convolution"]
-
-_form: Form = "auto"
-
-
-class use_form:
-    """Context manager that forces one form of `depthwise_conv` for everything traced inside it.
-
-    Args:
-        form: "shifted", "convolution" or "auto" (by platform, the default outside of it).
-    """
-
-    def __init__(self, form: Form) -> None:
-        if form not in ("auto", "shifted", "convolution"):
-            raise ValueError(f"unknown form {form!r}; use 'auto', 'shifted' or 'convolution'")
-        self.form: Form = form
-        self.previous: Form = _form
-
-    def __enter__(self) -> None:
-        global _form
-        self.previous, _form = _form, self.form
-
-    def __exit__(self, *exception: object) -> None:
-        global _form
-        _form = self.previous
+from mobilevit_jax.ops.forms import by_platform, current_form
 
 
 def depthwise_conv(
@@ -54,16 +29,17 @@ def depthwise_conv(
     Returns:
         [b, ceil(h / stride), ceil(w / stride), c], in the type of `x`.
     """
-    return _depthwise(x, kernel, stride, dilation, _form)
+    return _depthwise(x, kernel, stride, dilation, current_form())
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def _depthwise(x, kernel, stride, dilation, form):
-    return _by_platform(
+    return by_platform(
         form,
         lambda x, kernel: _shifted(x, kernel, stride, dilation),
         lambda x, kernel: _convolution(x, kernel, stride, dilation),
-        (x, kernel),
+        x,
+        kernel,
     )
 
 
@@ -81,16 +57,10 @@ def _backward(stride, dilation, form, residuals, gradient):
     def convolution(x, kernel, gradient):
         return jax.vjp(lambda x, k: _convolution(x, k, stride, dilation), x, kernel)[1](gradient)
 
-    return _by_platform(form, shifted, convolution, (*residuals, gradient))
+    return by_platform(form, shifted, convolution, *residuals, gradient)
 
 
 _depthwise.defvjp(_forward, _backward)
-
-
-def _by_platform(form, shifted, convolution, operands):
-    if form == "auto":
-        return lax.platform_dependent(*operands, cpu=shifted, default=convolution)
-    return (shifted if form == "shifted" else convolution)(*operands)
 
 
 def _convolution(x, kernel, stride, dilation):
@@ -128,13 +98,40 @@ def _shifted(x, kernel, stride, dilation):
 
 
 def _shifted_input_gradient(x, kernel, gradient, stride, dilation):
-    height, width = x.shape[1:3]
-    if stride > 1:  # zeros between the gradients, as many as the stride left out
-        rows = height - ((gradient.shape[1] - 1) * stride + 1)
-        columns = width - ((gradient.shape[2] - 1) * stride + 1)
-        spread = ((0, 0, 0), (0, rows, stride - 1), (0, columns, stride - 1), (0, 0, 0))
-        gradient = lax.pad(gradient, jnp.zeros((), gradient.dtype), spread)
-    return _shifted(gradient, kernel[::-1, ::-1], 1, dilation)
+    """Adds up what each output pixel sends back through each tap.
+
+    Rows and columns are taken by their place within a stride, since each place has its own taps;
+    the outputs in between need not be filled up with zeros.
+    """
+    size, places = kernel.shape[0], range(stride)
+    pad = size // 2 * dilation
+    height, width = gradient.shape[1:3]
+    padded = jnp.pad(gradient, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+
+    def through(place):  # the taps that reach this place, and how far away the outputs are
+        taps = ((tap, place + pad - tap * dilation) for tap in range(size))
+        return [(tap, pad + way // stride) for tap, way in taps if way % stride == 0]
+
+    def at(row_place, column_place):
+        views = (
+            padded[:, top : top + height, left : left + width]
+            * kernel[row : row + 1, column : column + 1]
+            for row, top in through(row_place)
+            for column, left in through(column_place)
+        )
+        return sum(views, jnp.zeros_like(gradient))
+
+    rows = [_interleave([at(row, column) for column in places], 2) for row in places]
+    return _interleave(rows, 1)[:, : x.shape[1], : x.shape[2]]
+
+
+def _interleave(parts, axis):
+    """Takes turns among arrays of one shape along an axis."""
+    if len(parts) == 1:
+        return parts[0]
+    shape = list(parts[0].shape)
+    shape[axis] *= len(parts)
+    return jnp.stack(parts, axis + 1).reshape(shape)
 
 
 def _scanned_kernel_gradient(x, kernel, gradient, stride, dilation):

@@ -1,0 +1,334 @@
+"""Times our models against PyTorch's, doing the same work in the same run.
+
+    pip install torch==2.13.0 && pip install -e '.[parity]'
+    python benchmarks/against_pytorch.py --output benchmarks/results/cpu.json
+
+Every contender has a process of its own, which builds its model and compiles it; then they take
+turns, one working while the others sleep, for several rounds. A ratio is the other's time over ours
+in the same round, and the median over the rounds is reported: above 1, ours is faster. All are held
+to the same cores. The contenders: transformers' MobileViT eager, eager with channels-last tensors,
+`torch.compile`, and that with channels-last; for SSDLite, which transformers does not have, torch
+modules of equal shapes on transformers' backbone.
+
+Results are written after each work; the same command again goes on with what is missing.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import importlib.metadata
+import importlib.util
+import itertools
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from contenders import CONTENDERS, FUSED, OURS, Work, entrants, prepare
+
+SIZES = ("xxs", "xs", "s")
+PACKAGES = ("mobilevit_jax", "jax", "jaxlib", "flax", "torch", "transformers")
+PART = {"forward": ("1", "8"), "train": ("16",), "first": ("16",)}
+
+
+def work_of(options: argparse.Namespace) -> list[Work]:
+    """Returns what is to be timed, the quick things first."""
+    found = []
+    for dtype, kind in itertools.product(options.dtypes, options.kinds):
+        batches = options.batches or [int(batch) for batch in PART[kind]]
+        found += [
+            Work(kind, f"mobilevit_{size}", batch, options.size, dtype)
+            for size, batch in itertools.product(options.models, batches)
+        ]
+        if kind == "forward" and options.downstream:
+            found += [
+                Work(kind, "ssdlite_mobilevit_s", 1, 320, dtype),
+                Work(kind, "deeplabv3_mobilevit_s", 1, 512, dtype),
+            ]
+    return found
+
+
+class Worker:
+    """A process that does one work by one contender, whenever it is told to."""
+
+    def __init__(self, contender: str, work: Work, cores: list[int]) -> None:
+        """Starts it, and waits until it has done the work once."""
+        task = json.dumps(
+            {"contender": contender, "work": dataclasses.asdict(work), "cores": cores}
+        )
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": str(len(cores)),
+            "TOKENIZERS_PARALLELISM": "false",
+        }
+        self._scratch = tempfile.TemporaryDirectory()
+        # Nothing compiled before may help: first steps are timed too.
+        environment["TORCHINDUCTOR_CACHE_DIR"] = self._scratch.name
+        environment.pop("JAX_COMPILATION_CACHE_DIR", None)
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, "--worker", task],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+            text=True,
+        )
+        try:
+            self.first = self._answer()
+        except BaseException:
+            self.close()
+            raise
+
+    def turn(self, seconds: float) -> dict[str, Any]:
+        """Has the work done again and again; returns {"seconds": median, "peak_bytes"}."""
+        print(seconds, file=self._process.stdin, flush=True)
+        return self._answer()
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._process.kill()
+        self._process.wait()
+        self._scratch.cleanup()
+
+    def _answer(self) -> dict[str, Any]:
+        for line in self._process.stdout or ():
+            if line.startswith("> "):
+                return json.loads(line[2:])
+        raise SystemExit(
+            f"a process of the comparison has ended, status {self._process.wait()}; its own "
+            "output above says why"
+        )
+
+
+def worker(task: dict[str, Any]) -> None:
+    """What the process does."""
+    os.sched_setaffinity(0, task["cores"])
+    work = Work(**task["work"])
+    _import(task["contender"], len(task["cores"]))
+    before = _resident_bytes("VmRSS")
+    start = time.perf_counter()
+    call = prepare(task["contender"], work)
+    call()
+    _tell({"seconds": time.perf_counter() - start})
+    for _ in range(2):  # torch.compile goes on at the second call
+        call()
+    for line in sys.stdin:
+        _tell({"seconds": _median(call, float(line)), "peak_bytes": _peak_bytes(call, before)})
+
+
+def _import(contender: str, threads: int) -> None:
+    """Loads the libraries, whose time and memory are not the work's."""
+    if contender in (OURS, FUSED):
+        from mobilevit_jax.cli.allocator import keep_freed_memory
+
+        keep_freed_memory()  # as all our commands do
+        import jax
+
+        import mobilevit_jax.tasks.classification  # noqa: F401
+
+        jax.devices()
+        return
+    import torch
+    import torch_models  # noqa: F401
+
+    torch.set_num_threads(threads)
+
+
+def _median(call: Any, seconds: float) -> float:
+    taken: list[float] = []
+    end = time.perf_counter() + seconds
+    while not taken or time.perf_counter() < end:
+        start = time.perf_counter()
+        call()
+        taken.append(time.perf_counter() - start)
+    return statistics.median(taken)
+
+
+def _peak_bytes(call: Any, before: int) -> int:
+    """Returns the most memory that is held during a call, without what the libraries hold."""
+    if "torch" in sys.modules and sys.modules["torch"].cuda.is_available():
+        cuda = sys.modules["torch"].cuda
+        cuda.reset_peak_memory_stats()
+        call()
+        return cuda.max_memory_allocated()
+    if "jax" in sys.modules:
+        statistics_ = sys.modules["jax"].local_devices()[0].memory_stats()
+        if statistics_:
+            return statistics_["peak_bytes_in_use"]
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+    call()
+    return _resident_bytes("VmHWM") - before
+
+
+def _resident_bytes(field: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) * 1024
+    raise LookupError(field)
+
+
+def _tell(answer: dict[str, Any]) -> None:
+    print("> " + json.dumps(answer), flush=True)
+
+
+def compare(work: Work, options: argparse.Namespace) -> dict[str, Any]:
+    """Times all contenders of a work; returns its row of the results."""
+    names = [name for name in entrants(work) if name in options.contenders]
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    peak: dict[str, int] = {}
+    with _workers(work, names, options.cores) as workers:
+        first = {name: one.first["seconds"] for name, one in workers.items()}
+        for _ in range(0 if work.kind == "first" else options.rounds):
+            for name, one in workers.items():
+                answer = one.turn(options.seconds)
+                seconds[name].append(answer["seconds"])
+                peak[name] = max(peak.get(name, 0), answer["peak_bytes"])
+    if work.kind == "first":
+        seconds = {name: [value] for name, value in first.items()}
+    return {
+        "work": dataclasses.asdict(work),
+        "seconds": seconds,
+        "first_seconds": first,
+        "peak_bytes": peak,
+    }
+
+
+@contextlib.contextmanager
+def _workers(work: Work, names: list[str], cores: list[int]) -> Iterator[dict[str, Worker]]:
+    with contextlib.ExitStack() as stack:
+        started = {}
+        for name in names:
+            started[name] = Worker(name, work, cores)
+            stack.callback(started[name].close)
+        yield started
+
+
+def ratio(row: dict[str, Any], other: str, ours: str = OURS) -> float:
+    """Returns the median over the rounds of the other's time over ours."""
+    pairs = zip(row["seconds"][other], row["seconds"][ours], strict=True)
+    return statistics.median(theirs / own for theirs, own in pairs)
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Returns the results as a Markdown table."""
+    names = [name for name in CONTENDERS if any(name in row["seconds"] for row in rows)]
+    others = [name for name in names if name not in (OURS, FUSED)]
+    lines = [
+        ["work", *(f"{name}, ms" for name in names), *(f"{name} / ours" for name in others)],
+        ["---"] * (1 + len(names) + len(others)),
+    ]
+    for row in rows:
+        own = {name: statistics.median(values) for name, values in row["seconds"].items()}
+        times = [f"{own[name] * 1e3:.1f}" if name in own else "" for name in names]
+        ratios = [f"{ratio(row, name):.2f}" if name in own else "" for name in others]
+        lines.append([str(Work(**row["work"])), *times, *ratios])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def memory_table(rows: list[dict[str, Any]]) -> str:
+    """Returns peak memory as a Markdown table."""
+    rows = [row for row in rows if row["peak_bytes"]]
+    names = [name for name in CONTENDERS if any(name in row["peak_bytes"] for row in rows)]
+    lines = [["work", *(f"{name}, MB" for name in names)], ["---"] * (1 + len(names))]
+    for row in rows:
+        peak = row["peak_bytes"]
+        cells = [f"{peak[name] / 1e6:.0f}" if name in peak else "" for name in names]
+        lines.append([str(Work(**row["work"])), *cells])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of what is compared, as far as it is installed."""
+    found = {}
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def surroundings(cores: list[int]) -> dict[str, Any]:
+    """Returns what the numbers depend on: machine, versions."""
+    model = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):
+        text = Path("/proc/cpuinfo").read_text()
+        model = text.split("model name", 1)[1].split("\n", 1)[0].lstrip("\t :")
+    return {
+        "machine": f"{model}, {len(cores)} cores used",
+        "python": platform.python_version(),
+        "versions": versions(),
+        "date": time.strftime("%Y-%m-%d"),
+        "command": " ".join(["python", *sys.argv]),
+    }
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--kinds", nargs="+", choices=tuple(PART), default=list(PART))
+    parser.add_argument("--models", nargs="+", choices=SIZES, default=list(SIZES))
+    parser.add_argument("--batches", nargs="+", type=int, help="default: 1 8, training 16")
+    parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--dtypes", nargs="+", choices=("float32", "bfloat16"), default=["float32"])
+    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
+    parser.add_argument(
+        "--no-downstream", dest="downstream", action="store_false", help="leave SSDLite, DeepLabv3"
+    )
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=2.0, help="a turn, at least one call")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--output", type=Path, help="JSON; goes on from what it holds")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    options = parser.parse_args(argv)
+    available = sorted(os.sched_getaffinity(0))
+    if not 1 <= options.threads <= len(available):
+        parser.error(f"--threads must be from 1 to {len(available)}, the cores there are")
+    if min(options.rounds, options.size, *(options.batches or [1])) < 1 or options.seconds < 0:
+        parser.error("--rounds, --size and --batches must be at least 1, --seconds not below 0")
+    if OURS not in options.contenders:
+        parser.error(f"--contenders must have {OURS!r}, which the others are compared with")
+    options.cores = available[: options.threads]
+    return options
+
+
+def main() -> None:
+    """Runs the comparison."""
+    options = parse()
+    if options.worker:
+        worker(json.loads(options.worker))
+        return
+    missing = [name for name in ("torch", "transformers") if not importlib.util.find_spec(name)]
+    if missing and set(options.contenders) - {OURS, FUSED}:
+        raise SystemExit(
+            f"{' and '.join(missing)} cannot be imported; install the extra: "
+            "pip install torch==2.13.0 && pip install -e '.[parity]'"
+        )
+    from mobilevit_jax.atomic import replacing
+
+    results: dict[str, Any] = {"rows": []}
+    if options.output and options.output.exists():
+        results = json.loads(options.output.read_text())
+    results.update(surroundings(options.cores))
+    done = [row["work"] for row in results["rows"]]
+    for work in work_of(options):
+        if dataclasses.asdict(work) in done:
+            continue
+        print(f"{work} ...", file=sys.stderr, flush=True)
+        results["rows"].append(compare(work, options))
+        print(table(results["rows"][-1:]), file=sys.stderr, flush=True)
+        if options.output:
+            with replacing(options.output) as unfinished:
+                unfinished.write_text(json.dumps(results, indent=1) + "\n")
+    print(table(results["rows"]) + "\n\n" + memory_table(results["rows"]))
+
+
+if __name__ == "__main__":
+    main()

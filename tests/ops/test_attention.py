@@ -1,0 +1,74 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mobilevit_jax.ops import attention, attention_map, use_form
+
+
+def normal(*shape, seed=0, dtype=np.float32):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), dtype)
+
+
+def tokens(*shape, dtype=np.float32):
+    return tuple(normal(*shape, seed=seed, dtype=dtype) for seed in range(3))
+
+
+def value_and_gradients(function, operands):
+    def run(*operands):
+        y, pull = jax.vjp(function, *operands)
+        return y, *pull(normal(*y.shape, seed=9, dtype=y.dtype))
+
+    return jax.jit(run)(*operands)
+
+
+@pytest.mark.parametrize("form", ["cpu", "accelerator", "auto"])
+@pytest.mark.parametrize("shape", [(2, 4, 3, 10, 5), (6, 8), (1, 1, 1, 1, 2)])
+def test_forms_agree_with_the_definition(form, shape):
+    operands = tokens(*shape)
+
+    def definition(query, key, value):
+        scores = jnp.einsum("...qd,...kd->...qk", query, key)
+        return jnp.einsum("...qk,...kd->...qd", jax.nn.softmax(scores, -1), value)
+
+    def ours(*operands):
+        with use_form(form):
+            return attention(*operands)
+
+    with use_form(form):
+        inference = attention(*operands)
+    expected = value_and_gradients(definition, operands)
+    np.testing.assert_allclose(inference, expected[0], rtol=1e-5, atol=1e-5)
+    for a, b in zip(value_and_gradients(ours, operands), expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", ["cpu", "accelerator"])
+def test_large_scores_do_not_overflow(form):
+    query, key, value = tokens(2, 6, 4)
+    with use_form(form):
+        y = attention(200 * query, 200 * key, value)
+    assert jnp.isfinite(y).all()
+    best = jnp.argmax(query @ jnp.swapaxes(key, -1, -2), -1)
+    np.testing.assert_allclose(y, jnp.take_along_axis(value, best[..., None], 1), atol=1e-5)
+
+
+@pytest.mark.parametrize("form", ["cpu", "accelerator"])
+def test_bfloat16_stays(form):
+    operands = tokens(2, 6, 4, dtype=jnp.bfloat16)
+
+    def ours(*operands):
+        with use_form(form):
+            return attention(*operands)
+
+    exact = value_and_gradients(ours, [x.astype(jnp.float32) for x in operands])
+    for a, b in zip(value_and_gradients(ours, operands), exact, strict=True):
+        assert a.dtype == jnp.bfloat16
+        np.testing.assert_allclose(a.astype(jnp.float32), b, rtol=0.1, atol=0.05)
+
+
+def test_the_map_sums_to_one():
+    query, key, _ = tokens(2, 6, 4, dtype=jnp.bfloat16)
+    weights = attention_map(query, key)
+    assert weights.dtype == jnp.float32 and weights.shape == (2, 6, 6)
+    np.testing.assert_allclose(weights.sum(-1), 1, atol=1e-6)
