@@ -116,6 +116,10 @@ def worker(task: dict[str, Any]) -> None:
     call = prepare(task["contender"], work)
     call()
     _tell({"seconds": time.perf_counter() - start})
+    if "jax" in sys.modules:
+        from mobilevit_jax.allocator import return_freed_memory
+
+        return_freed_memory()  # as the trainer does after compiling
     for _ in range(2):  # torch.compile goes on at the second call
         call()
     for line in sys.stdin:
@@ -125,7 +129,7 @@ def worker(task: dict[str, Any]) -> None:
 def _import(contender: str, threads: int) -> None:
     """Loads the libraries, whose time and memory are not the work's."""
     if contender in (OURS, FUSED):
-        from mobilevit_jax.cli.allocator import keep_freed_memory
+        from mobilevit_jax.allocator import keep_freed_memory
 
         keep_freed_memory()  # as all our commands do
         import jax

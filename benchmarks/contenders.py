@@ -102,7 +102,8 @@ def _ours(work: Work) -> Call:
     model = create_model(
         work.model, num_classes=_CLASSES, bn_axis_name=parallel.AXIS, dtype=work.dtype
     )
-    optimizer = create_optimizer(OptimizerConfig(weight_decay=_DECAY), lambda step: jnp.float32(1e-3))
+    config = OptimizerConfig(weight_decay=_DECAY)
+    optimizer = create_optimizer(config, lambda step: jnp.float32(1e-3))
     objective, average = ClassificationObjective(_SMOOTHING), EMAConfig(_AVERAGE)
     create = functools.partial(create_state, model, optimizer, average, objective.metrics, 0)
     # As the trainer does: it runs once.

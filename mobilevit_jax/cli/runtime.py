@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from mobilevit_jax.cli.allocator import keep_freed_memory
+from mobilevit_jax.allocator import keep_freed_memory
 from mobilevit_jax.errors import ConfigurationError
 
 

@@ -5,6 +5,7 @@ import time
 
 import jax
 
+from mobilevit_jax.allocator import return_freed_memory
 from mobilevit_jax.training import parallel
 from mobilevit_jax.training.compilations import Compilations
 from mobilevit_jax.training.contracts import Reporter, Task, TrainStep
@@ -49,6 +50,7 @@ def compile_scales(
         batch = parallel.shard(task.zero_batch(scale))
         with Compilations() as counted:
             _call(step, state, batch, stop)
+        return_freed_memory()
         timing.compile_seconds[name] = time.perf_counter() - start
         timing.programs[name] = counted.programs
         timing.programs_cached[name] = counted.cached

@@ -13,6 +13,8 @@ import sys
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 _NEVER_TRIM, _NO_MMAP, _ONE_ARENA = -1, 0, 1
 
+_kept = False
+
 _ENVIRONMENT = (
     "GLIBC_TUNABLES",
     "MALLOC_ARENA_MAX",
@@ -25,8 +27,9 @@ _ENVIRONMENT = (
 def keep_freed_memory() -> bool:
     """Makes freed memory stay with the process, for its next allocation.
 
-    The memory that the process holds does not fall below its peak any more. One arena serves all
-    threads, since the others cannot hold large blocks. Call it before other threads are started.
+    The memory that the process holds then falls by `return_freed_memory` alone. One arena serves
+    all threads, since the others cannot hold large blocks. Call it before other threads are
+    started.
 
     Returns:
         Whether it was done: not without glibc, and not where one of the environment variables
@@ -43,4 +46,16 @@ def keep_freed_memory() -> bool:
         (_MMAP_MAX, _NO_MMAP),
         (_TRIM_THRESHOLD, _NEVER_TRIM),
     )
-    return all([mallopt(parameter, value) == 1 for parameter, value in settings])
+    global _kept
+    _kept = all([mallopt(parameter, value) == 1 for parameter, value in settings])
+    return _kept
+
+
+def return_freed_memory() -> None:
+    """Gives back to the system what is free, if `keep_freed_memory` has kept it.
+
+    For the moment after a compilation, which needs more memory than it leaves in use, and in other
+    pieces than a step.
+    """
+    if _kept:
+        ctypes.CDLL(None).malloc_trim(0)

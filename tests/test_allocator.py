@@ -8,7 +8,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="a setting of gl
 
 _SCRIPT = """
 import ctypes, resource
-from mobilevit_jax.cli.allocator import keep_freed_memory
+from mobilevit_jax.allocator import keep_freed_memory
 
 print(keep_freed_memory())
 library = ctypes.CDLL(None)
@@ -60,3 +60,44 @@ def test_the_users_own_settings_stay():
     done, faults, faults_of_larger = _run(MALLOC_MMAP_THRESHOLD_="131072")
     assert done == "False"
     assert faults > 60_000 and faults_of_larger > 2000
+
+
+_RETURNING = """
+import ctypes, sys
+from pathlib import Path
+from mobilevit_jax.allocator import keep_freed_memory, return_freed_memory
+
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+library = ctypes.CDLL(None)
+library.malloc.restype = ctypes.c_void_p
+library.malloc.argtypes = [ctypes.c_size_t]
+library.free.argtypes = [ctypes.c_void_p]
+block = library.malloc(256 << 20)
+above = library.malloc(1000)
+ctypes.memset(block, 1, 256 << 20)
+library.free(block)
+
+def resident():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmRSS")).split()[1]) // 1024
+
+print(resident())
+return_freed_memory()
+print(resident())
+"""
+
+
+@pytest.mark.parametrize("how", ["keep", "leave"])
+def test_kept_memory_is_returned_on_request(how):
+    names = ("GLIBC_TUNABLES", "MALLOC_")
+    answer = subprocess.run(
+        [sys.executable, "-c", _RETURNING, how],
+        env={k: v for k, v in os.environ.items() if not k.startswith(names)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    before, after = map(int, answer.stdout.split())
+    assert after < 100
+    assert (before > 256) == (how == "keep")
