@@ -19,7 +19,8 @@ from mobilevit_jax.errors import ConfigurationError
 from mobilevit_jax.models.config import ModelConfig
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
-FILES = sorted(path for path in EXPERIMENTS.rglob("*.py"))
+# The studies in ablations/ hold several experiments each.
+FILES = sorted(path for path in EXPERIMENTS.rglob("*.py") if path.parent.name != "ablations")
 
 
 def read(path):

@@ -47,13 +47,38 @@ if "OPENCV_LOG_LEVEL" not in os.environ:
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
-def decode_image(data: bytes, *, name: str, channel_order: ChannelOrder = "bgr") -> np.ndarray:
+# JPEG is made of blocks of 8x8, which can be decoded into fewer pixels each.
+_REDUCED = {
+    1: cv2.IMREAD_COLOR,
+    2: cv2.IMREAD_REDUCED_COLOR_2,
+    4: cv2.IMREAD_REDUCED_COLOR_4,
+    8: cv2.IMREAD_REDUCED_COLOR_8,
+}
+REDUCTIONS = tuple(_REDUCED)
+_SIDEWAYS = (5, 6, 7, 8)  # EXIF's orientations
+# Upsampled colours of a row are mixed with those of the next row of them.
+_ROWS_BELOW = 16
+
+
+def decode_image(
+    data: bytes,
+    *,
+    name: str,
+    channel_order: ChannelOrder = "bgr",
+    reduction: int = 1,
+    rows: int | None = None,
+) -> np.ndarray:
     """Decodes an image file held in memory.
 
     Args:
         data: The whole file.
         name: What to call the image in an error, such as its path.
         channel_order: Order of the three channels; the published weights expect "bgr".
+        reduction: One of `REDUCTIONS`. Above 1, a JPEG is decoded straight into so many times
+            fewer rows and columns, rounded up, which is faster and smooths; other formats, and the
+            JPEGs that Pillow decodes, keep their size.
+        rows: How many rows of the whole image are wanted, if not all. What is below may be missing
+            in the result, where that saves time; the rows above are the same.
 
     Returns:
         uint8 [h, w, 3], contiguous and writable.
@@ -66,8 +91,16 @@ def decode_image(data: bytes, *, name: str, channel_order: ChannelOrder = "bgr")
         raise ConfigurationError(f"channel_order must be 'bgr' or 'rgb', not {channel_order!r}")
     if not data:
         raise DataError(f"{name}: the file is empty")
+    if reduction not in REDUCTIONS:
+        raise ConfigurationError(f"reduction must be one of {REDUCTIONS}, not {reduction}")
     suits_opencv = _check_header(data, name)
-    image = _decode_with_opencv(data) if suits_opencv else None
+    is_jpeg = data.startswith(headers.JPEG)
+    flag, image = _REDUCED[reduction if is_jpeg else 1], None
+    upper = _upper_part(data, rows) if is_jpeg and suits_opencv and rows else None
+    if upper is not None:
+        image = _decode_with_opencv(upper, flag)
+    if image is None and suits_opencv:
+        image = _decode_with_opencv(data, flag)
     if image is not None:
         return image if channel_order == "bgr" else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
     image = _decode_with_pillow(data, name)
@@ -85,6 +118,38 @@ def read_image(path: str | Path, *, channel_order: ChannelOrder = "bgr") -> np.n
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
     return decode_image(data, name=str(path), channel_order=channel_order)
+
+
+def jpeg_size(data: bytes) -> tuple[int, int] | None:
+    """Returns height and width of a JPEG as it will be decoded, or None of what is none.
+
+    What a damaged EXIF segment says of the orientation the decoder may read otherwise.
+    """
+    if not data.startswith(headers.JPEG):
+        return None
+    jpeg = headers.read_jpeg_header(data)
+    if not jpeg.complete or jpeg.components not in (1, 3):
+        return None
+    if jpeg.orientation in _SIDEWAYS:
+        return jpeg.width, jpeg.height
+    return jpeg.height, jpeg.width
+
+
+def _upper_part(data: bytes, rows: int) -> bytearray | None:
+    """Returns a JPEG that says it has few more than so many rows, or None if that saves nothing.
+
+    The decoder stops after the last of them. Without an end it does not notice that bytes are left,
+    about which it would complain on standard error.
+    """
+    jpeg = headers.read_jpeg_header(data)
+    rows += _ROWS_BELOW
+    if not jpeg.height_at or jpeg.orientation != 1 or rows > jpeg.height - _ROWS_BELOW:
+        return None
+    if data.find(headers.END_OF_JPEG, jpeg.height_at) != len(data) - len(headers.END_OF_JPEG):
+        return None  # another picture behind the first, such as a camera's preview
+    upper = bytearray(data[: -len(headers.END_OF_JPEG)])
+    upper[jpeg.height_at : jpeg.height_at + 2] = rows.to_bytes(2)
+    return upper
 
 
 def _check_header(data: bytes, name: str) -> bool:
@@ -106,10 +171,10 @@ def _check_header(data: bytes, name: str) -> bool:
     return suits_opencv
 
 
-def _decode_with_opencv(data: bytes) -> np.ndarray | None:
+def _decode_with_opencv(data: bytes | bytearray, flag: int) -> np.ndarray | None:
     """Returns uint8 [h, w, 3] in BGR, or None if OpenCV cannot or will not decode the bytes."""
     try:
-        return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        return cv2.imdecode(np.frombuffer(data, np.uint8), flag)
     except cv2.error:
         return None  # for example more pixels than OpenCV allows; Pillow gives the reason
 

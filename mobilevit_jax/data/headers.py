@@ -16,10 +16,13 @@ MAX_PIXELS = 2**30 // 12
 
 JPEG = b"\xff\xd8\xff"
 PNG = b"\x89PNG\r\n\x1a\n"
-_END_OF_JPEG = b"\xff\xd9"
+END_OF_JPEG = b"\xff\xd9"
 _START_OF_SCAN = 0xDA
 # SOF0 to SOF15 describe the frame; C4, C8 and CC share the range but are other segments.
 _FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_SEQUENTIAL = (0xC0, 0xC1)  # with Huffman codes
+_RESTARTS, _EXIF = 0xDD, 0xE1
+_ORIENTATION = 0x0112  # EXIF's tag
 _CHUNK_FRAME = 12  # bytes of a PNG chunk's length, type and checksum
 
 
@@ -31,12 +34,18 @@ class JPEGHeader(NamedTuple):
         height: In pixels.
         components: 1 is grey, 3 YCbCr, 4 CMYK; 0 if no frame was found.
         complete: Whether the image data has its end.
+        orientation: EXIF's, from 1, which is upright; 5 to 8 lie on a side.
+        height_at: Offset of the height, two bytes, if a smaller one leaves out rows at the end and
+            nothing else: the frame is sequential, in one scan without restarts, and ends the file;
+            else 0.
     """
 
     width: int
     height: int
     components: int
     complete: bool
+    orientation: int = 1
+    height_at: int = 0
 
 
 class PNGHeader(NamedTuple):
@@ -67,7 +76,8 @@ def read_jpeg_header(data: bytes) -> JPEGHeader:
     A thumbnail inside the EXIF segment is a whole JPEG with an end of its own, which says nothing
     about the picture.
     """
-    width = height = components = 0
+    width = height = components = height_at = 0
+    orientation, restarts = 1, False
     position, size = 2, len(data)
     while position + 4 <= size:
         if data[position] != 0xFF:
@@ -79,14 +89,33 @@ def read_jpeg_header(data: bytes) -> JPEGHeader:
         if marker == _START_OF_SCAN:
             # Entropy-coded data never contains the end marker, so the first one found is it;
             # cameras append other things behind it.
-            ended = data.endswith(_END_OF_JPEG) or data.find(_END_OF_JPEG, position) > 0
-            return JPEGHeader(width, height, components, ended)
+            last = data.endswith(END_OF_JPEG)
+            ended = last or data.find(END_OF_JPEG, position) > 0
+            if restarts or not last or data[position + 4] != components:
+                height_at = 0
+            return JPEGHeader(width, height, components, ended, orientation, height_at)
+        if marker == _EXIF and data.startswith(b"Exif\0\0", position + 4):
+            end = position + 2 + int.from_bytes(data[position + 2 : position + 4])
+            orientation = _orientation(data[position + 10 : end])
+        restarts |= marker == _RESTARTS
         if marker in _FRAME_MARKERS and position + 9 < size:
+            height_at = position + 5 if marker in _SEQUENTIAL else 0
             height = int.from_bytes(data[position + 5 : position + 7])
             width = int.from_bytes(data[position + 7 : position + 9])
             components = data[position + 9]
         position += 2 + int.from_bytes(data[position + 2 : position + 4])
     return JPEGHeader(width, height, components, False)
+
+
+def _orientation(tiff: bytes) -> int:
+    """Returns the orientation that an EXIF segment tells, 1 if it does not."""
+    byteorder = "little" if tiff.startswith(b"II") else "big"
+    first = int.from_bytes(tiff[4:8], byteorder)
+    entries = int.from_bytes(tiff[first : first + 2], byteorder)
+    for place in range(first + 2, min(first + 2 + 12 * entries, len(tiff)), 12):
+        if int.from_bytes(tiff[place : place + 2], byteorder) == _ORIENTATION:
+            return int.from_bytes(tiff[place + 8 : place + 10], byteorder)
+    return 1
 
 
 def read_png_header(data: bytes) -> PNGHeader | None:

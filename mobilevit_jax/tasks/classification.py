@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mobilevit_jax.data.augment import AugmentConfig, augment, example_rng
+from mobilevit_jax.data.augment import AugmentConfig, decode_and_augment, example_rng
 from mobilevit_jax.data.decode import decode_image
 from mobilevit_jax.data.loader import LoaderConfig, load_batches
 from mobilevit_jax.data.sampler import PlannedBatch, Scale, plan_evaluation
@@ -218,11 +218,15 @@ def training_examples(
     order = processor.channel_order
 
     def load(record: dict[str, Any], record_id: int, planned: PlannedBatch) -> dict[str, Any]:
-        image = decode_image(
-            record["image"], name=record_name(record, record_id), channel_order=order
+        image = decode_and_augment(
+            record["image"],
+            example_rng(seed, epoch, record_id),
+            planned.height,
+            planned.width,
+            config,
+            name=record_name(record, record_id),
+            channel_order=order,
         )
-        rng = example_rng(seed, epoch, record_id)
-        image = augment(image, rng, planned.height, planned.width, config)
         return {"image": image, "label": _label(record, record_id)}
 
     return load

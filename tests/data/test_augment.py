@@ -1,12 +1,22 @@
+import dataclasses
+import io
 import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
-from mobilevit_jax.data.augment import AugmentConfig, augment, example_rng, random_crop
-from mobilevit_jax.errors import ConfigurationError
+from mobilevit_jax.data.augment import (
+    AugmentConfig,
+    augment,
+    decode_and_augment,
+    example_rng,
+    random_crop,
+)
+from mobilevit_jax.data.decode import decode_image
+from mobilevit_jax.errors import ConfigurationError, DataError
 
 WHOLE = AugmentConfig(crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), flip_probability=0.0)
 
@@ -117,3 +127,104 @@ def test_tiny_images(size):
 def test_invalid_settings(options, message):
     with pytest.raises(ConfigurationError, match=message):
         AugmentConfig(**options)
+
+
+def photograph(height, width, orientation=1, **options):
+    y, x = np.mgrid[0:height, 0:width] / max(height, width)
+    waves = [np.sin(9 * x + 1), np.cos(7 * y), np.sin(5 * (x + y))]
+    image = Image.fromarray((np.stack(waves, -1) * 100 + 128).astype(np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=95, exif=exif, **options)
+    return buffer.getvalue()
+
+
+class TestScaledDecoding:
+    CONFIG = AugmentConfig(scaled_decoding=True)
+
+    def both(self, data, record, size=32, config=CONFIG):
+        plain = dataclasses.replace(config, scaled_decoding=False)
+        return [
+            decode_and_augment(data, example_rng(0, 0, record), size, size, one, name="x")
+            for one in (config, plain)
+        ]
+
+    def test_without_it_the_pixels_are_those_of_the_recipe(self):
+        data = photograph(300, 410)
+        _, plain = self.both(data, 3)
+        image = decode_image(data, name="x")
+        np.testing.assert_array_equal(
+            plain, augment(image, example_rng(0, 0, 3), 32, 32, AugmentConfig())
+        )
+
+    @pytest.mark.parametrize("orientation", range(1, 9))
+    def test_the_same_crop(self, orientation):
+        data = photograph(403, 301, orientation)
+        for record in range(8):
+            scaled, plain = self.both(data, record)
+            assert scaled.shape == plain.shape and scaled.flags.c_contiguous
+            # A crop from elsewhere, or mirrored otherwise, differs by tens.
+            assert np.abs(scaled.astype(int) - plain).mean() < 12
+
+    @pytest.mark.parametrize("subsampling", [0, 1, 2])
+    def test_rows_below_the_crop_change_nothing(self, subsampling, capfd):
+        plain = AugmentConfig()
+        for height, width, options in (
+            (203, 170, {}),
+            (300, 33, {"progressive": True}),
+            (211, 97, {"restart_marker_rows": 1}),
+            (180, 5, {}),
+        ):
+            data = photograph(height, width, subsampling=subsampling, **options)
+            whole = decode_image(data, name="x")
+            for record in range(12):
+                np.testing.assert_array_equal(
+                    decode_and_augment(data, example_rng(0, 0, record), 24, 24, plain, name="x"),
+                    augment(whole, example_rng(0, 0, record), 24, 24, plain),
+                )
+        assert capfd.readouterr().err == ""
+
+    @pytest.mark.parametrize(("size", "reduction"), [(32, 8), (33, 4), (64, 4), (128, 2), (129, 1)])
+    def test_never_fewer_pixels_than_the_result(self, size, reduction, monkeypatch):
+        asked = []
+
+        def decode(data, *, reduction, **options):
+            asked.append(reduction)
+            return decode_image(data, reduction=reduction, **options)
+
+        monkeypatch.setattr("mobilevit_jax.data.augment.decode_image", decode)
+        whole = dataclasses.replace(WHOLE, scaled_decoding=True)
+        image = decode_and_augment(
+            photograph(256, 256), example_rng(0, 0, 0), size, size, whole, name="x"
+        )
+        assert asked == [reduction] and image.shape == (size, size, 3)
+
+    @pytest.mark.parametrize("mode", ["PNG", "CMYK"])
+    def test_other_files_are_as_without(self, mode):
+        buffer = io.BytesIO()
+        image = Image.fromarray(noise(200, 200))
+        image = image.convert("CMYK") if mode == "CMYK" else image
+        image.save(buffer, "PNG" if mode == "PNG" else "JPEG")
+        scaled, plain = self.both(buffer.getvalue(), 0)
+        np.testing.assert_array_equal(scaled, plain)
+
+    def test_files_that_are_cut_short_are_named(self):
+        data = photograph(200, 200)
+        for part in (data[:10], data[: len(data) // 2], b""):
+            with pytest.raises(DataError, match="^cat: "):
+                decode_and_augment(part, example_rng(0, 0, 0), 32, 32, self.CONFIG, name="cat")
+
+    def test_damaged_orientation(self):
+        data = photograph(403, 301, 6)
+        damaged = data.replace(b"\x01\x12\x00\x03", b"\x01\x12\x00\x09", 1)
+        assert damaged != data
+        for record in range(8):  # whatever the two readers make of it, a crop comes out
+            for image in self.both(damaged, record):
+                assert image.shape == (32, 32, 3)
+
+    @given(st.integers(1, 90), st.integers(1, 90), st.integers(1, 40), st.integers(0, 1000))
+    @settings(max_examples=40)
+    def test_images_of_any_size(self, height, width, size, record):
+        scaled, plain = self.both(photograph(height, width), record, size)
+        assert scaled.shape == plain.shape == (size, size, 3)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from mobilevit_jax.data.decode import decode_image, read_image
+from mobilevit_jax.data.decode import decode_image, jpeg_size, read_image
 from mobilevit_jax.errors import ConfigurationError, DataError
 
 ORIENTATION = 0x0112
@@ -218,6 +218,71 @@ def test_float_images_are_refused():
 def test_unknown_channel_order():
     with pytest.raises(ConfigurationError, match="'bgr' or 'rgb', not 'gbr'"):
         decode_image(b"x", name="x", channel_order="gbr")  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("reduction", [2, 4, 8])
+def test_reduced_jpegs(reduction):
+    data = encode(smooth_rgb(101, 203), "JPEG")
+    image = decode_image(data, name="x", channel_order="rgb", reduction=reduction)
+    assert image.shape == (-(-101 // reduction), -(-203 // reduction), 3)
+    middle = smooth_rgb(101, 203)[reduction // 2 :: reduction, reduction // 2 :: reduction]
+    h, w = (min(a, b) for a, b in zip(image.shape[:2], middle.shape[:2], strict=True))
+    assert np.abs(image[:h, :w].astype(int) - middle[:h, :w]).mean() < 6
+    grey = decode_image(encode(smooth_rgb()[:, :, 0], "JPEG"), name="x", reduction=reduction)
+    assert grey.shape == (-(-40 // reduction), -(-52 // reduction), 3)
+    png = encode(smooth_rgb(), "PNG")
+    np.testing.assert_array_equal(
+        decode_image(png, name="x", reduction=reduction), decode_image(png, name="x")
+    )
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("reduction", [1, 2, 8])
+def test_upper_rows_of_a_jpeg(mode, reduction, capfd):
+    data = encode(Image.fromarray(smooth_rgb(300, 90)).convert(mode), "JPEG")
+    whole = decode_image(data, name="x", reduction=reduction)
+    for rows in (1, 100, 267, 268, 269, 300, 999):
+        upper = decode_image(data, name="x", reduction=reduction, rows=rows)
+        wanted = min(-(-rows // reduction), len(whole))
+        assert wanted <= len(upper) <= len(whole) and (len(upper) < len(whole)) == (rows <= 268)
+        np.testing.assert_array_equal(upper[:wanted], whole[:wanted])
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("orientation", [2, 3, 6])
+def test_rows_of_what_is_turned_or_no_jpeg_are_all_there(orientation):
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    turned = encode(smooth_rgb(200, 90), "JPEG", exif=exif)
+    for data in (turned, encode(smooth_rgb(200, 90), "PNG"), encode(smooth_rgb(200, 90), "WEBP")):
+        whole = decode_image(data, name="x")
+        np.testing.assert_array_equal(decode_image(data, name="x", rows=3), whole)
+
+
+def test_rows_of_a_picture_with_another_behind_it(capfd):
+    data = encode(smooth_rgb(200, 90), "JPEG")
+    both = data + encode(smooth_rgb(16, 16), "JPEG")
+    np.testing.assert_array_equal(
+        decode_image(both, name="x", rows=3), decode_image(data, name="x")
+    )
+    assert capfd.readouterr().err == ""
+
+
+def test_unknown_reduction():
+    with pytest.raises(ConfigurationError, match=r"one of \(1, 2, 4, 8\), not 3"):
+        decode_image(b"x", name="x", reduction=3)
+
+
+def test_sizes_without_decoding():
+    for orientation in (1, 4, 5, 8):
+        exif = Image.Exif()
+        exif[ORIENTATION] = orientation
+        data = encode(smooth_rgb(), "JPEG", exif=exif)
+        assert jpeg_size(data) == decode_image(data, name="x").shape[:2]
+    assert jpeg_size(encode(smooth_rgb(), "JPEG")) == (40, 52)
+    cmyk = encode(Image.fromarray(smooth_rgb()).convert("CMYK"), "JPEG")
+    for other in (encode(smooth_rgb(), "PNG"), cmyk, data[:100], b""):
+        assert jpeg_size(other) is None
 
 
 def test_read_image(tmp_path):

@@ -136,10 +136,43 @@ class TestPNG:
 
 
 def test_jpeg_headers():
-    assert read_jpeg_header(FILES["plain.jpg"]) == (28, 20, 3, True)
+    assert read_jpeg_header(FILES["plain.jpg"])[:4] == (28, 20, 3, True)
     assert read_jpeg_header(FILES["grey.jpg"]).components == 1
     assert read_jpeg_header(FILES["cmyk.jpg"]).components == 4
-    assert read_jpeg_header(b"\xff\xd8\xff") == (0, 0, 0, False)
+    assert read_jpeg_header(b"\xff\xd8\xff") == (0, 0, 0, False, 1, 0)
+
+
+def test_where_the_height_of_a_jpeg_may_be_changed():
+    plain = FILES["plain.jpg"]
+    place = read_jpeg_header(plain).height_at
+    assert plain[place : place + 4] == (20).to_bytes(2) + (28).to_bytes(2)
+    assert read_jpeg_header(FILES["progressive.jpg"]).height_at == 0
+    assert read_jpeg_header(plain + b"trailer").height_at == 0
+    picture = Image.fromarray(np.zeros((64, 64, 3), np.uint8))
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", restart_marker_rows=1)
+    assert read_jpeg_header(buffer.getvalue()).height_at == 0
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+@pytest.mark.parametrize("byteorder", ["<", ">"])
+def test_orientations(orientation, byteorder):
+    exif = Image.Exif()
+    exif.endian = byteorder
+    exif[0x0112] = orientation
+    exif[0x010F] = "a camera"
+    buffer = io.BytesIO()
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(buffer, "JPEG", exif=exif)
+    assert read_jpeg_header(buffer.getvalue()).orientation == orientation
+
+
+@pytest.mark.parametrize("end", range(4, 40, 5))
+def test_exif_that_is_cut_short(end):
+    tiff = (b"MM\0*" + (8).to_bytes(4) + (2**16 - 1).to_bytes(2) + bytes(30))[:end]
+    length = (len(tiff) + 8).to_bytes(2)
+    data = FILES["grey.jpg"]
+    data = data[:2] + b"\xff\xe1" + length + b"Exif\0\0" + tiff + data[2:]
+    assert read_jpeg_header(data)[:5] == (28, 20, 1, True, 1)
 
 
 def test_formats_that_start_programs_are_not_read():
