@@ -1,70 +1,18 @@
-"""`mobilevit benchmark`: images/s of an experiment's loader, of its steps and of both."""
+"""`mobilevit benchmark`: of models by their names, or of an experiment's file."""
 
-import dataclasses
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated
-
-import tyro
-
-from mobilevit_jax.cli.console import TrainProgress, count, print_table, say
-from mobilevit_jax.cli.runtime import start_jax
-from mobilevit_jax.cli.train import build_task, parse
-from mobilevit_jax.config import Experiment
-from mobilevit_jax.training.workdir import write_json
-
-_STEPS = 20
-
-
-@dataclass(frozen=True)
-class Arguments:
-    """Measure the speed of an experiment's loader, of its step at each scale, and of both.
-
-    Attributes:
-        file: Python file with a function experiment().
-        config: The experiment, field by field.
-        steps: Steps of the loader's and of the whole run; by default 20, or the run's if fewer.
-        tiny: Shrink the experiment to seconds on a laptop, same code path.
-        output: Write the numbers into this JSON file.
-    """
-
-    file: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
-    config: Annotated[Experiment, tyro.conf.arg(name="")]
-    steps: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
-    tiny: tyro.conf.FlagCreatePairsOff[bool] = False
-    output: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
+import importlib
+import itertools
+import os
 
 
 def main(argv: list[str]) -> int:
     """Runs `mobilevit benchmark` and returns its exit status."""
-    arguments = parse(Arguments, "mobilevit benchmark", argv)
-    start_jax()
-    from mobilevit_jax.analysis.benchmark import measure
+    form = "experiment" if names_a_file(argv) else "models"
+    return importlib.import_module(f"mobilevit_jax.cli.benchmark_{form}").main(argv)
 
-    experiment = arguments.config
-    task = build_task(experiment)
-    steps = arguments.steps
-    if steps is None:
-        steps = min(_STEPS, sum(task.steps_of_epochs))
-    with TrainProgress(steps, epochs=experiment.epochs) as progress:
-        report = measure(experiment, task, steps, progress)
-    rows = [
-        [f"step at {name}", report.step[name], report.step_seconds[name] * 1e3, compiled]
-        for name, compiled in report.compile_seconds.items()
-    ]
-    print_table(
-        ["what", "images/s", "ms", "first call, s"],
-        [
-            ["loader alone", report.loader, "", ""],
-            *rows,
-            ["whole run", report.run, "", ""],
-            ["steps of the run, no waiting", report.expected, "", ""],
-            *([name, "", seconds * 1e3, ""] for name, seconds in report.parts_seconds.items()),
-        ],
-        title=f"{experiment.name}: {experiment.model.name}, {count(steps, 'step')}",
-    )
-    say(f"the run waits for data {report.data_wait:.1%} of its time")
-    if arguments.output:
-        write_json(arguments.output, dataclasses.asdict(report))
-        say(f"written to {arguments.output}")
-    return 0
+
+def names_a_file(argv: list[str]) -> bool:
+    """Returns whether an experiment is meant: a word ends with .py, or a path is named first."""
+    first = itertools.takewhile(lambda word: not word.startswith("-"), argv)
+    files = (word for word in argv if word.endswith(".py") and not word.startswith("-"))
+    return any(files) or any(os.sep in word for word in first)

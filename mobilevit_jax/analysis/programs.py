@@ -1,0 +1,356 @@
+"""What the benchmark of models runs: a forward pass or a training step, compiled, on drawn inputs.
+
+A forward pass needs nothing but JAX, Flax and Optax. The objectives of training stand beside their
+tasks' data, so a training step needs the whole package.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import traverse_util
+
+from mobilevit_jax.analysis import memory
+from mobilevit_jax.analysis.counts import total_macs
+from mobilevit_jax.analysis.memory import Device
+from mobilevit_jax.errors import ConfigurationError, unknown_name
+from mobilevit_jax.models import BackboneModel, create_model, kind_of
+from mobilevit_jax.models.shapes import variable_shapes
+from mobilevit_jax.training import parallel
+from mobilevit_jax.training.compilations import Compilations
+from mobilevit_jax.training.optimizer import OptimizerConfig, create_optimizer
+from mobilevit_jax.training.state import EMAConfig, TrainState, empty_meter
+from mobilevit_jax.training.step import Objective, make_train_step
+
+DTYPES = ("float32", "bfloat16")
+WORK = ("forward", "train")
+# Sides of the images that the published models were evaluated on.
+_SIZES = {"mobilevit": 256, "ssdlite_mobilevit": 320, "deeplabv3_mobilevit": 512}
+# The gradients by a layer's input and by its weights each take as many as its output.
+_FORWARD_PASSES = {"forward": 1, "train": 3}
+_LEARNING_RATE = 1e-4
+_BOXES = 8  # objects of a drawn image; COCO has 7 on average
+
+Call = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One thing to measure.
+
+    Attributes:
+        model: One of `list_models()`.
+        work: "forward", `model.apply` under `jit` on one device; or "train", the training step of
+            the model's task on all local devices, with AdamW and the average of the weights.
+        size: Height and width of the images; None takes what the model was published for: 256,
+            320 for detectors, 512 for segmentation models.
+        batch: Images of a call, over all devices.
+        dtype: Type of the computation, "float32" or "bfloat16"; parameters stay float32.
+        options: Further options of `create_model`.
+    """
+
+    model: str
+    work: str = "forward"
+    size: int | None = None
+    batch: int = 1
+    dtype: str = "float32"
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for what, name, allowed in (("work", self.work, WORK), ("dtype", self.dtype, DTYPES)):
+            if name not in allowed:
+                raise unknown_name(what, name, allowed)
+        for what, number in (("a size", self.size), ("a batch", self.batch)):
+            if number is not None and number < 1:
+                raise ConfigurationError(f"{what} must be at least 1; got {number}")
+        self.build()
+        devices = jax.local_device_count()
+        if self.work == "train" and self.batch % devices:
+            raise ConfigurationError(
+                f"a training step's batch of {self.batch} does not divide by {devices} devices; "
+                f"choose a multiple of {devices}"
+            )
+
+    def __str__(self) -> str:
+        text = f"{self.model} {self.work} {self.side}x{self.side}, batch {self.batch}, {self.dtype}"
+        more = [f"{name}={value}" for name, value in self.options.items()]
+        return ", ".join([text, *more])
+
+    def build(self) -> Any:
+        """Creates the model.
+
+        Raises:
+            ConfigurationError: As `create_model` does.
+        """
+        return create_model(self.model, **{"dtype": jnp.dtype(self.dtype), **self.options})
+
+    @property
+    def side(self) -> int:
+        """The size that stands here or is the model's own."""
+        return self.size or _SIZES[kind_of(self.build())]
+
+    @property
+    def multiply_adds(self) -> int:
+        """Of a call; those of a training step are counted as three forward passes.
+
+        Optimizer, loss, recomputed activations and an auxiliary head are not counted.
+        """
+        passes = _FORWARD_PASSES[self.work]
+        return passes * self.batch * total_macs(self.build(), self.side)
+
+
+@dataclass(frozen=True)
+class Program:
+    """A compiled piece of work.
+
+    Attributes:
+        setting: What it is.
+        devices: Where it runs.
+        start: Places drawn inputs on the devices and returns the call to be timed, whose result is
+            waited for; each call of a training step goes on from the one before.
+        lower_seconds: Tracing and lowering to XLA's input.
+        compile_seconds: XLA's compilation, or reading its result from the persistent cache.
+        from_cache: Whether it was read.
+        argument_bytes: Of all inputs on all devices, as the next three; None where XLA does not
+            tell.
+        output_bytes: Of what is not written over inputs.
+        temporary_bytes: Of what lives during the call only.
+        bytes_accessed: Read and written by XLA's fused operations, by its own cost analysis.
+    """
+
+    setting: Setting
+    devices: tuple[Device, ...]
+    start: Callable[[], Call]
+    lower_seconds: float
+    compile_seconds: float
+    from_cache: bool
+    argument_bytes: int | None
+    output_bytes: int | None
+    temporary_bytes: int | None
+    bytes_accessed: float | None
+
+    @property
+    def total_bytes(self) -> int | None:
+        """Inputs, outputs and what lives between them."""
+        parts = (self.argument_bytes, self.output_bytes, self.temporary_bytes)
+        told = [part for part in parts if part is not None]
+        return sum(told) if told else None
+
+
+def compile_program(setting: Setting) -> Program:
+    """Traces, lowers and compiles a setting; no input is made yet.
+
+    Raises:
+        ConfigurationError: If the work needs more memory than there is.
+    """
+    model = setting.build()
+    devices = tuple(jax.local_devices() if setting.work == "train" else jax.local_devices()[:1])
+    make = _training if setting.work == "train" else _forward
+    function, arguments, start = make(model, setting)
+    least = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(arguments))
+    memory.check(least, _available(devices), str(setting))  # compiling may take minutes
+    with Compilations() as counted:
+        begin = time.perf_counter()
+        lowered = function.lower(*arguments)
+        middle = time.perf_counter()
+        compiled = lowered.compile()
+        end = time.perf_counter()
+    needed, accessed = _bytes(compiled, len(devices))
+    program = Program(
+        setting,
+        devices,
+        lambda: start(compiled),
+        lower_seconds=middle - begin,
+        compile_seconds=end - middle,
+        from_cache=0 < counted.programs == counted.cached,
+        bytes_accessed=accessed,
+        **needed,
+    )
+    check_memory(program)
+    return program
+
+
+def check_memory(program: Program) -> None:
+    """Raises ConfigurationError if a program needs more memory than there is now."""
+    memory.check(program.total_bytes or 0, _available(program.devices), str(program.setting))
+
+
+def _available(devices: tuple[Device, ...]) -> int | None:
+    """Returns the bytes that all devices have together; those of CPUs share one memory."""
+    there = memory.available(devices[0])
+    shared = devices[0].platform == "cpu"
+    return there if there is None or shared else there * len(devices)
+
+
+def _bytes(compiled: Any, devices: int) -> tuple[dict[str, int | None], float | None]:
+    """Returns XLA's numbers of a program that each device has a copy of."""
+    found = compiled.memory_analysis()
+    names = ("argument_bytes", "output_bytes", "temporary_bytes")
+    needed: dict[str, int | None] = dict.fromkeys(names)
+    if found is not None:
+        sizes = (
+            found.argument_size_in_bytes,
+            found.output_size_in_bytes - found.alias_size_in_bytes,
+            found.temp_size_in_bytes,
+        )
+        needed = {name: devices * size for name, size in zip(names, sizes, strict=True)}
+    costs = compiled.cost_analysis() or {}
+    accessed = costs.get("bytes accessed")
+    return needed, None if accessed is None else devices * accessed
+
+
+def _forward(model: Any, setting: Setting) -> tuple[Any, tuple[Any, ...], Any]:
+    """Returns the function to compile, the shapes of its arguments, and what starts it."""
+    shape = (setting.batch, setting.side, setting.side, 3)
+    arguments = _abstract_variables(model), jax.ShapeDtypeStruct(shape, np.float32)
+
+    def start(compiled: Any) -> Call:
+        rng = np.random.default_rng(0)
+        images = jax.device_put(rng.random(shape, np.float32))
+        variables = jax.device_put(draw_variables(model))
+        return lambda: compiled(variables, images)
+
+    return jax.jit(lambda variables, images: model.apply(variables, images)), arguments, start
+
+
+def _training(model: Any, setting: Setting) -> tuple[Any, tuple[Any, ...], Any]:
+    """See `_forward`; the call returns the metrics and keeps the state."""
+    objective = objective_of(model)
+    optimizer = create_optimizer(OptimizerConfig(), lambda step: jnp.asarray(_LEARNING_RATE))
+    ema = EMAConfig()
+    step = parallel.pmap_train(make_train_step(model, optimizer, objective, ema, seed=0))
+    devices = jax.local_device_count()
+
+    def fresh(variables: Any) -> TrainState:
+        return _state(variables, optimizer, objective)
+
+    rows = {  # of one image, since a large batch must not be made before it is known to fit
+        name: jax.ShapeDtypeStruct(
+            (devices, setting.batch // devices, *array.shape[1:]), array.dtype
+        )
+        for name, array in draw_batch(model, setting.side, 1).items()
+    }
+    state = jax.eval_shape(fresh, _abstract_variables(model))
+
+    def start(compiled: Any) -> Call:
+        batch = parallel.shard(draw_batch(model, setting.side, setting.batch))
+        kept = [parallel.replicate(fresh(draw_variables(model)))]
+
+        def call() -> Any:
+            state, metrics = compiled(kept.pop(), batch)  # which gives the old state's memory away
+            kept.append(state)
+            return metrics
+
+        return call
+
+    return step, (state, rows), start
+
+
+def objective_of(model: Any) -> Objective:
+    """Returns the loss of a model's task with that task's default settings.
+
+    Raises:
+        ConfigurationError: If the model has no classes to be trained.
+        ImportError: If the package was installed without OpenCV, which the tasks' data need.
+    """
+    if not model.num_classes:
+        raise ConfigurationError("a model without classes (num_classes 0) has nothing to train")
+    kind = kind_of(model)
+    if kind == "ssdlite_mobilevit":
+        from mobilevit_jax.tasks.detection.task import DetectionObjective
+
+        return DetectionObjective(model)
+    if kind == "deeplabv3_mobilevit":
+        from mobilevit_jax.tasks.segmentation.task import SegmentationObjective
+
+        return SegmentationObjective()
+    from mobilevit_jax.tasks.classification import ClassificationObjective
+
+    return ClassificationObjective()
+
+
+def draw_batch(model: Any, size: int, batch: int) -> dict[str, np.ndarray]:
+    """Draws what a training step takes, as the model's task makes it of data.
+
+    Args:
+        model: The model.
+        size: Height and width of the images.
+        batch: How many.
+
+    Returns:
+        "image" uint8 [b, size, size, 3], "weight" [b]; and "label" [b], or of eight objects an
+        image "boxes" [b, 8, 4] and "labels" [b, 8], or "mask" uint8 [b, size, size].
+    """
+    rng = np.random.default_rng(0)
+    drawn: dict[str, np.ndarray] = {
+        "image": rng.integers(0, 256, (batch, size, size, 3), np.uint8),
+        "weight": np.ones(batch, np.float32),
+    }
+    kind = kind_of(model)
+    if kind == "mobilevit":
+        drawn["label"] = rng.integers(0, model.num_classes, batch, np.int32)
+    elif kind == "ssdlite_mobilevit":
+        low = rng.random((batch, _BOXES, 2), np.float32)
+        high = low + (1 - low) * rng.random((batch, _BOXES, 2), np.float32)
+        drawn["boxes"] = np.concatenate([low, high], axis=-1)
+        drawn["labels"] = rng.integers(1, model.num_classes, (batch, _BOXES), np.int32)
+    else:
+        drawn["mask"] = rng.integers(0, model.num_classes, (batch, size, size), np.uint8)
+    return drawn
+
+
+def draw_variables(model: Any, seed: int = 0) -> Any:
+    """Draws variables whose activations neither grow nor vanish, without compiling `init`.
+
+    Args:
+        model: A model.
+        seed: Of the draw.
+
+    Returns:
+        {"params", "batch_stats"} of float32 arrays.
+    """
+    rng = np.random.default_rng(seed)
+
+    def draw(path: tuple[str, ...], shape: tuple[int, ...]) -> np.ndarray:
+        if path[-1] == "kernel":
+            kernel = rng.standard_normal(shape, np.float32)
+            return kernel * np.float32(np.prod(shape[:-1]) ** -0.5)
+        return np.full(shape, float(path[-1] in ("scale", "var")), np.float32)
+
+    drawn = {path: draw(path, shape) for path, shape in _shapes(model).items()}
+    return traverse_util.unflatten_dict(drawn)
+
+
+def _abstract_variables(model: Any) -> Any:
+    shapes = _shapes(model).items()
+    return traverse_util.unflatten_dict(
+        {path: jax.ShapeDtypeStruct(shape, np.float32) for path, shape in shapes}
+    )
+
+
+def _shapes(model: Any) -> dict[tuple[str, ...], tuple[int, ...]]:
+    if isinstance(model, BackboneModel):
+        return variable_shapes(model)
+    variables: Any = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    leaves: Any = traverse_util.flatten_dict(variables)
+    return {path: leaf.shape for path, leaf in leaves.items()}
+
+
+def _state(
+    variables: Any, optimizer: optax.GradientTransformation, objective: Objective
+) -> TrainState:
+    """Returns the state of a run that starts from these variables."""
+    params, batch_stats = variables["params"], variables.get("batch_stats", {})
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats=batch_stats,
+        opt_state=optimizer.init(params),
+        ema={"params": params, "batch_stats": batch_stats},
+        meter=empty_meter(objective.metrics),
+    )

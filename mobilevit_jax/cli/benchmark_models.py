@@ -1,0 +1,324 @@
+"""`mobilevit benchmark MODEL...`: forward passes and training steps against the machine's best."""
+
+import contextlib
+import dataclasses
+import itertools
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import tyro
+
+from mobilevit_jax.cli.console import count, print_table, say
+from mobilevit_jax.cli.runtime import start_jax
+from mobilevit_jax.errors import ConfigurationError, DataError, naming
+
+if TYPE_CHECKING:
+    from mobilevit_jax.analysis.programs import Program, Setting
+    from mobilevit_jax.analysis.speed import Ceilings, Row
+
+T = TypeVar("T")
+
+_SECONDS_BETWEEN_LOOKS = 0.1
+_CACHE = "jax_enable_compilation_cache"
+# Eight narrow columns, which fit 80 characters.
+_HEADINGS = (
+    *("work, size\nx batch", "ms", "+/-", "images\n/s", "compile\ns", "peak\nMB"),
+    *("matmul", "copy"),
+)
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Measure models, or an experiment.
+
+    `mobilevit benchmark MODEL...` measures models by their names (`mobilevit models` lists them) on
+    drawn inputs: every combination of --work, --sizes, --batches and --dtypes.
+
+    `mobilevit benchmark FILE.py` measures an experiment with its data: the loader alone, the step
+    at each size, and both together; `mobilevit benchmark FILE.py --help` shows its options.
+
+    The table of the first form: median of the rounds, how far the slowest is from the fastest,
+    images/s, seconds of tracing and compiling (* if the persistent cache had the program), and the
+    most memory held, of the device, or on a CPU of the whole process; in brackets what XLA planned
+    for the program, where no peak can be told. Then two shares of what the machine did at best
+    in the same run: of the arithmetic/s of one large matrix product of the same dtype (a training
+    step counts as three forward passes), and of the bytes/s of one large copy (by XLA's count of
+    the bytes that operations touch, of which caches may serve some).
+
+    Attributes:
+        models: Names of models.
+        work: "forward", one call at a time on one device; "train", training steps of the model's
+            task with its loss, AdamW and the average of the weights, on all devices.
+        sizes: Heights and widths of the images in pixels; if not given, what each model was
+            published for: 256, 320 for detectors, 512 for segmentation.
+        batches: Images of a call.
+        dtypes: Types of the computation, "float32" or "bfloat16".
+        rounds: Rounds of calls, 0.3 seconds each or one call.
+        cold: Compile anew, whatever the persistent cache has.
+        output: Write all numbers into this JSON file, anew after each row, so that an interrupted
+            run leaves what it had.
+    """
+
+    models: Annotated[
+        tuple[str, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="MODEL...", help_behavior_hint=""),
+    ]
+    work: Annotated[tuple[str, ...], tyro.conf.arg(metavar="WORK...")] = ("forward",)
+    sizes: Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT...", help_behavior_hint="")] = ()
+    batches: Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT...")] = (1, 8)
+    dtypes: Annotated[tuple[str, ...], tyro.conf.arg(metavar="DTYPE...")] = ("float32",)
+    rounds: int = 5
+    cold: bool = False
+    output: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
+
+
+def main(argv: list[str]) -> int:
+    """Runs `mobilevit benchmark MODEL...` and returns its exit status.
+
+    Raises:
+        ConfigurationError: If an option is wrong, or something needs more memory than there is.
+        KeyboardInterrupt: If it was interrupted; what was measured has been shown and written.
+    """
+    arguments = tyro.cli(
+        Arguments, prog="mobilevit benchmark", args=argv, config=(tyro.conf.FlagCreatePairsOff,)
+    )
+    _check(arguments)
+    start_jax()
+    settings = _settings(arguments)
+    report = Report(arguments.output, len(settings))
+    try:
+        with _cold() if arguments.cold else contextlib.nullcontext():
+            _measure(settings, arguments.rounds, report)
+    finally:
+        report.show()
+    return 0
+
+
+@contextlib.contextmanager
+def _cold() -> Iterator[None]:
+    """Keeps the persistent compilation cache aside."""
+    import jax
+    from jax.experimental.compilation_cache import compilation_cache
+
+    before = getattr(jax.config, _CACHE)
+    try:
+        jax.config.update(_CACHE, False)
+        compilation_cache.reset_cache()  # JAX asks once whether there is one
+        yield
+    finally:
+        jax.config.update(_CACHE, before)
+        compilation_cache.reset_cache()
+
+
+def _check(arguments: Arguments) -> None:
+    """Raises ConfigurationError for what no setting tells, before anything is set up."""
+    if not arguments.models:
+        raise ConfigurationError("name a model, such as mobilevit_s, or an experiment (FILE.py)")
+    for name in ("work", "batches", "dtypes"):
+        if not getattr(arguments, name):
+            raise ConfigurationError(f"--{name} needs a value")
+    for name in ("sizes", "batches"):
+        for number in getattr(arguments, name):
+            if number < 1:
+                raise ConfigurationError(f"--{name} must be at least 1; got {number}")
+    if arguments.rounds < 1:
+        raise ConfigurationError(f"--rounds must be at least 1; got {arguments.rounds}")
+    if arguments.output is not None:
+        _check_output(arguments.output)
+
+
+def _check_output(path: Path) -> None:
+    """Raises DataError or OSError for a file that could not be written after all the measuring."""
+    if path.is_dir():
+        raise DataError(f"--output {path} is a directory; name a file in it")
+    with naming(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path.parent).close()
+
+
+def _settings(arguments: Arguments) -> list["Setting"]:
+    """Returns every combination, each once, in the order of the table."""
+    from mobilevit_jax.analysis.programs import Setting
+
+    combinations = itertools.product(
+        dict.fromkeys(arguments.models),
+        dict.fromkeys(arguments.dtypes),
+        dict.fromkeys(arguments.work),
+        dict.fromkeys(arguments.sizes or (None,)),
+        dict.fromkeys(arguments.batches),
+    )
+    try:
+        return [
+            Setting(model, work, size, batch, dtype)
+            for model, dtype, work, size, batch in combinations
+        ]
+    except ConfigurationError as error:
+        files = [f"{name}.py" for name in arguments.models if Path(f"{name}.py").is_file()]
+        if files:
+            hint = f"; for the experiment, name {files[0]}"
+            raise ConfigurationError(f"{error}{hint}") from error
+        raise
+
+
+def _measure(settings: Sequence["Setting"], rounds: int, report: "Report") -> None:
+    """Compiles everything, so that what does not fit is known before the start; then measures."""
+    from mobilevit_jax.analysis.programs import compile_program
+    from mobilevit_jax.analysis.speed import measure, measure_ceilings
+
+    programs: dict[int, Program] = {}
+    # What needs the most memory comes first, so that an error comes early.
+    largest = sorted(range(len(settings)), key=lambda index: _weight(settings[index]))
+    for number, index in enumerate(largest, 1):
+        say(f"compiling {settings[index]} ({number}/{len(settings)})")
+        programs[index] = _interruptible(lambda index=index: compile_program(settings[index]))
+    ceilings: dict[tuple[str, int], Ceilings] = {}
+    for index, setting in enumerate(settings):
+        program = programs.pop(index)
+        key = setting.dtype, len(program.devices)
+        if key not in ceilings:
+            say(f"measuring one large matrix product in {setting.dtype}, and one large copy")
+            ceilings[key] = measure_ceilings(setting.dtype, program.devices, rounds=rounds)
+        say(f"measuring {setting} ({index + 1}/{len(settings)})")
+        report.add(measure(program, ceilings[key], rounds=rounds), ceilings[key])
+
+
+def _weight(setting: "Setting") -> int:
+    pixels = setting.batch * setting.side**2
+    return -pixels * (10 if setting.work == "train" else 1)
+
+
+class Report:
+    """What was measured so far: a JSON file after every row, and tables at the end."""
+
+    def __init__(self, path: Path | None, planned: int) -> None:
+        """Writes nothing yet.
+
+        Args:
+            path: The JSON file, or None.
+            planned: How many rows there will be.
+        """
+        self._path = path
+        self._planned = planned
+        self._machine = _machine()
+        self._rows: list[tuple[Row, Ceilings]] = []
+        self._written = False
+
+    def add(self, row: "Row", ceilings: "Ceilings") -> None:
+        """Keeps a row, and writes the file anew."""
+        self._rows.append((row, ceilings))
+        milliseconds = 1e3 * row.seconds.median
+        say(f"    {milliseconds:,.4g} ms, {row.images_per_second:,.4g} images/s")
+        if self._path is None:
+            return
+        from mobilevit_jax.training.workdir import write_json
+
+        write_json(self._path, self._as_json())
+        self._written = True
+
+    def show(self) -> None:
+        """Prints a table for each model and dtype; nothing if there is no row."""
+        for (model, dtype), group in itertools.groupby(self._rows, key=_table_of):
+            rows = list(group)
+            best = rows[0][1]
+            title = (
+                f"{model}, {dtype}: matmul {best.operations_per_second / 1e9:,.4g} GFLOP/s, "
+                f"copy {best.bytes_per_second / 1e9:,.4g} GB/s"
+            )
+            print_table(_HEADINGS, [_cells(row) for row, _ in rows], title=title)
+        if self._rows and len(self._rows) < self._planned:
+            say(f"{count(len(self._rows), 'row')} of {self._planned} measured")
+        if self._written:
+            say(f"written to {self._path}")
+
+    def _as_json(self) -> dict[str, Any]:
+        return {
+            "machine": self._machine,
+            "complete": len(self._rows) == self._planned,
+            "rows": [
+                row.as_json() | {"ceilings": dataclasses.asdict(ceilings)}
+                for row, ceilings in self._rows
+            ],
+        }
+
+
+def _table_of(row_and_ceilings: tuple["Row", "Ceilings"]) -> tuple[str, str]:
+    setting = row_and_ceilings[0].setting
+    return setting.model, setting.dtype
+
+
+def _cells(row: "Row") -> list[object]:
+    setting = row.setting
+    told = [row.argument_bytes, row.output_bytes, row.temporary_bytes]
+    planned = None if None in told else sum(part or 0 for part in told)
+    peak = _megabytes(row.peak_bytes)
+    if row.peak_bytes is None and planned is not None:
+        peak = f"({_megabytes(planned)})"
+    compiling = f"{row.lower_seconds + row.compile_seconds:.1f}"
+    return [
+        f"{setting.work:<7} {setting.side} x{setting.batch}",
+        1e3 * row.seconds.median,
+        f"{row.seconds.spread:.0%}",
+        row.images_per_second,
+        compiling + ("*" if row.from_cache else ""),
+        peak,
+        f"{row.share_of_matmul:.1%}",
+        "-" if row.share_of_copy is None else f"{row.share_of_copy:.0%}",
+    ]
+
+
+def _megabytes(number: int | None) -> str:
+    if number is None:
+        return "-"
+    return f"{number / 1e6:,.0f}" if number >= 1e7 else f"{number / 1e6:.1f}"
+
+
+def _machine() -> dict[str, Any]:
+    """Returns what the numbers depend on besides the code."""
+    import jax
+
+    from mobilevit_jax.training.workdir import versions
+
+    device = jax.local_devices()[0]
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS has none
+        cores = os.cpu_count()
+    return {
+        "platform": device.platform,
+        "device": device.device_kind,
+        "devices": jax.local_device_count(),
+        "cores": cores,
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "versions": versions(),
+    }
+
+
+def _interruptible(work: Callable[[], T]) -> T:
+    """Runs work in a thread, since Ctrl-C would have to wait until XLA has compiled.
+
+    The thread has the name by which the process knows that it must not wait for its end.
+    """
+    from mobilevit_jax.training import compiling
+
+    results: list[T] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            results.append(work())
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run, name=compiling._THREAD, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(_SECONDS_BETWEEN_LOOKS)
+    if errors:
+        raise errors[0]
+    return results[0]
