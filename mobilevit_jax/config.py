@@ -187,21 +187,37 @@ def load_experiment(path: str | Path) -> Experiment:
     Raises:
         ConfigurationError: If there is no such file, or it does not hold an experiment.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise no_experiment_file(path)
-    try:
-        make = runpy.run_path(str(path)).get("experiment")
-        experiment = make() if callable(make) else None
-    except ConfigurationError as error:
-        raise ConfigurationError(f"{path}: {error}") from error
-    except Exception as error:  # whatever the user's code raises
-        raise ConfigurationError(f"{path}: {type(error).__name__}: {error}") from error
+    return check_experiment(path, made_by(path, "experiment").get("experiment"))
+
+
+def check_experiment(path: str | Path, experiment: Any) -> Experiment:
+    """Returns what a file's `experiment()` made, if it is one; the error names the file."""
     if not isinstance(experiment, Experiment):
         raise ConfigurationError(
             f"{path} needs a function experiment() that returns a mobilevit_jax.config.Experiment"
         )
     return experiment
+
+
+def made_by(path: str | Path, *names: str) -> dict[str, Any]:
+    """Runs a Python file and calls those of its functions of these names that there are.
+
+    Returns:
+        Their results, by name.
+
+    Raises:
+        ConfigurationError: If there is no such file, or its code raises.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise no_experiment_file(path)
+    try:
+        found = runpy.run_path(str(path))
+        return {name: found[name]() for name in names if callable(found.get(name))}
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{path}: {error}") from error
+    except Exception as error:  # whatever the user's code raises
+        raise ConfigurationError(f"{path}: {type(error).__name__}: {error}") from error
 
 
 def no_experiment_file(path: str | Path) -> ConfigurationError:
@@ -210,6 +226,10 @@ def no_experiment_file(path: str | Path) -> ConfigurationError:
     beside = [str(p) for p in folder.glob("*.py")] if folder.is_dir() else []
     hint = nearest(str(path), beside)
     return ConfigurationError(f"no experiment file {path}{hint}; name a Python file (.py)")
+
+
+# Side in pixels of the images of the `--tiny` form.
+TINY_SIZE = 64
 
 
 def shrink(experiment: Experiment) -> Experiment:
@@ -232,11 +252,11 @@ def shrink(experiment: Experiment) -> Experiment:
             validation="validation",
             test="test",
         ),
-        processor=replace(experiment.processor, size=64, crop_size=(64, 64)),
+        processor=replace(experiment.processor, size=TINY_SIZE, crop_size=(TINY_SIZE, TINY_SIZE)),
         sampler=SamplerConfig(
             batch_size=16,
-            base_size=64,
-            sizes=(32, 64) if several else (64,),
+            base_size=TINY_SIZE,
+            sizes=(32, TINY_SIZE) if several else (TINY_SIZE,),
             rule=experiment.sampler.rule,
             reference_devices=1,
         ),

@@ -50,7 +50,7 @@ def learning_curves(rows: Sequence[Row], path: str | Path, *, title: str = "") -
     panels = [panel for panel in panels if any(_points(rows, panel[0]).values())]
     if not panels:
         raise ValueError("there is nothing to draw: no row has loss, top1 or learning_rate")
-    figure = _figure(4.6 * len(panels) + 0.4, 3.7)
+    figure = new_figure(4.6 * len(panels) + 0.4, 3.7)
     for index, (_, draw) in enumerate(panels, start=1):
         axes = figure.add_subplot(1, len(panels), index)
         draw(axes, rows)
@@ -60,7 +60,7 @@ def learning_curves(rows: Sequence[Row], path: str | Path, *, title: str = "") -
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
     if title:
         figure.suptitle(title, x=0.012, ha="left", fontsize=12, fontweight="bold")
-    _write(figure, path)
+    write_figure(figure, path)
 
 
 def predictions(
@@ -90,13 +90,13 @@ def predictions(
         )
     columns = 1 if len(images) == 1 else 2
     count = math.ceil(len(images) / columns)
-    figure = _figure(6.2 * columns, 2.5 * count)
+    figure = new_figure(6.2 * columns, 2.5 * count)
     grid = figure.add_gridspec(count, 2 * columns, width_ratios=[1, 1.45] * columns)
     for index, (image, answer, title) in enumerate(zip(images, answers, titles, strict=True)):
         row, column = divmod(index, columns)
         _draw_image(figure.add_subplot(grid[row, 2 * column]), image, title)
         _draw_answer(figure.add_subplot(grid[row, 2 * column + 1]), answer)
-    _write(figure, path)
+    write_figure(figure, path)
 
 
 def _points(rows: Sequence[Row], name: str) -> dict[str, list[tuple[float, float]]]:
@@ -204,7 +204,8 @@ def shorten(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 1].rstrip(" ,") + "…"
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """Returns an empty figure of a size in inches."""
     figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     return figure
@@ -220,7 +221,7 @@ def _tidy(axes: Axes) -> None:
     axes.tick_params(colors=_TEXT_COLOUR, labelsize=9)
 
 
-def _write(figure: Figure, path: str | Path) -> None:
+def write_figure(figure: Figure, path: str | Path) -> None:
     """Writes a PNG so that the file is never half-written."""
     with replacing(Path(path)) as unfinished, warnings.catch_warnings():
         # A script that the font lacks is drawn as boxes; nothing a caller could mend.

@@ -78,7 +78,12 @@ def main(argv: list[str]) -> int:
         config=(tyro.conf.FlagCreatePairsOff,),
     )
     start_jax()
-    loaded = arguments.choice.load()
+    report(arguments, arguments.choice.load())
+    return 0
+
+
+def report(arguments: Arguments, loaded: Pretrained) -> None:
+    """Evaluates, prints the table and writes what was asked for."""
     result = evaluate(arguments, loaded)
     cells = shown(result)
     print_table(
@@ -103,7 +108,6 @@ def main(argv: list[str]) -> int:
     say(f"written to {path}")
     if arguments.plots:  # last, so that a picture that fails costs no result
         _draw(arguments, loaded)
-    return 0
 
 
 def _draw(arguments: Arguments, loaded: Pretrained) -> None:

@@ -1,7 +1,8 @@
 """The command `mobilevit`: finds the sub-command, and turns errors into one line and a status.
 
 Exit status: 0 done; 2 bad usage or configuration; 3 stopped by a signal, saved, run the same
-command again (only `train` returns it); 1 anything else, an interrupt that saved nothing included.
+command again (only `train` and `sweep` return it); 1 anything else, an interrupt that saved nothing
+included.
 """
 
 import contextlib
@@ -9,7 +10,7 @@ import importlib
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 import mobilevit_jax
@@ -17,6 +18,7 @@ from mobilevit_jax.errors import ConfigurationError, MobileViTError, unknown_nam
 
 COMMANDS: dict[str, str] = {
     "train": "train, evaluate and checkpoint the experiment of a Python file",
+    "sweep": "train all rows of a study, such as an ablation of the paper",
     "evaluate": "measure the accuracy of weights on a data set",
     "predict": "name what images show",
     "convert": "write weights for transformers, CVNets, timm or this package",
@@ -30,7 +32,11 @@ EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_STOPPED = 0, 1, 2, 3
 
 def console() -> NoReturn:
     """Runs the command of `sys.argv` and ends the process with its exit status."""
-    status = main()
+    leave(main())
+
+
+def leave(status: int) -> NoReturn:
+    """Ends the process with an exit status, whatever is still going on in it."""
     compiling = sys.modules.get("mobilevit_jax.training.compiling")
     if compiling is not None and compiling.still_compiling():
         # A signal came while XLA was compiling, and the interpreter would wait for it.
@@ -70,8 +76,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = _take_debug(arguments)
+    return guarded(lambda: _dispatch(arguments), debug=debug)
+
+
+def guarded(command: Callable[[], int], *, debug: bool = False) -> int:
+    """Runs a command and returns its exit status; an error becomes one line and a status.
+
+    Args:
+        command: Returns the status.
+        debug: Whether the traceback of an error is shown instead.
+    """
     try:
-        status = _dispatch(arguments)
+        status = command()
         sys.stdout.flush()
         return status
     except BrokenPipeError:

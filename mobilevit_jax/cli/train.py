@@ -13,10 +13,11 @@ import tyro
 from mobilevit_jax.cli.console import TrainProgress, count, print_table, say
 from mobilevit_jax.cli.metrics import shown
 from mobilevit_jax.cli.runtime import HostsOptions, start_jax
-from mobilevit_jax.config import Experiment, load_experiment, no_experiment_file, shrink, to_dict
+from mobilevit_jax.config import Experiment, no_experiment_file, shrink, to_dict
 from mobilevit_jax.data.prepare import prepare
 from mobilevit_jax.data.sampler import plan_epoch
 from mobilevit_jax.errors import ConfigurationError
+from mobilevit_jax.study import load_run
 from mobilevit_jax.tasks import task_of
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class Arguments:
 
     Attributes:
         file: Python file with a function experiment(), such as experiments/quickstart.py.
+        row: Where the file is a study, which of its rows.
         workdir: Work directory.
         tiny: Shrink the experiment to seconds on a laptop, same code path.
         deterministic: On a GPU, compute the same bits at every start, with slower operations where
@@ -53,6 +55,7 @@ class Arguments:
 
     file: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
     config: Annotated[Experiment, tyro.conf.arg(name="")]
+    row: Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")] = None
     workdir: Annotated[
         Path | None,
         tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: runs/<experiment's name>)"),
@@ -83,7 +86,8 @@ def parse(arguments_class: type[T], prog: str, argv: list[str]) -> T:
     Without a file, as in `--help`, the defaults are those of the paper's recipe.
 
     Args:
-        arguments_class: A dataclass with `file`, `config` and `tiny`, as `Arguments` has them.
+        arguments_class: A dataclass with `file`, `config`, `row` and `tiny`, as `Arguments` has
+            them.
         prog: The command, for messages.
         argv: Its arguments.
 
@@ -91,8 +95,8 @@ def parse(arguments_class: type[T], prog: str, argv: list[str]) -> T:
         ConfigurationError: If the file is no experiment, or an override is wrong.
     """
     # The overrides' defaults are in the file, so it must be found before tyro reads the rest.
-    files = [word for word in argv if word.endswith(".py") and not word.startswith("-")]
-    experiment = load_experiment(files[0]) if files else Experiment()
+    files = python_files(argv)
+    experiment = load_run(files[0], _row(argv)) if files else Experiment()
     if "--tiny" in argv:
         experiment = shrink(experiment)
     make: Any = arguments_class
@@ -106,6 +110,21 @@ def parse(arguments_class: type[T], prog: str, argv: list[str]) -> T:
     if [arguments.file] != files[:1]:
         raise no_experiment_file(arguments.file)
     return arguments
+
+
+def python_files(argv: list[str]) -> list[str]:
+    """Returns the arguments that name Python files; the first one should be the experiment's."""
+    return [word for word in argv if word.endswith(".py") and not word.startswith("-")]
+
+
+def _row(argv: list[str]) -> str | None:
+    """Returns the value of --row; tyro, which comes later, makes sure of the rest."""
+    for word, following in zip(argv, [*argv[1:], None], strict=True):
+        if word == "--row":
+            return following
+        if word.startswith("--row="):
+            return word.removeprefix("--row=")
+    return None
 
 
 def run(experiment: Experiment, directory: Path) -> int:

@@ -39,7 +39,7 @@ def locked(workdir: Path, *, warn: Callable[[str], None]) -> Iterator[None]:
     with contextlib.ExitStack() as held:
         if parallel.is_first_host():
             try:
-                held.enter_context(_lock(workdir, warn))
+                held.enter_context(hold(workdir, warn))
             except (ConfigurationError, OSError) as error:
                 refusal = error
         refused_there = agreement.highest(refusal is not None)
@@ -53,7 +53,8 @@ def locked(workdir: Path, *, warn: Callable[[str], None]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _lock(workdir: Path, warn: Callable[[str], None]) -> Iterator[None]:
+def hold(workdir: Path, warn: Callable[[str], None]) -> Iterator[None]:
+    """Does what `locked` does, for this process alone and without asking JAX for devices."""
     workdir.mkdir(parents=True, exist_ok=True)
     path = workdir / FILE_NAME
     holder = _holder(path)  # now, because older versions of filelock empty the file when they ask

@@ -51,11 +51,8 @@ def open_workdir(
             f"the work directory {workdir} may not be written; choose another with --workdir"
         )
     path = workdir / EXPERIMENT
-    # What a killed save leaves there has another name.
-    saved = any(path.name.isdecimal() for path in workdir.glob(f"{CHECKPOINTS}/*"))
-    metrics = workdir / records.FILE_NAME
-    started = saved or (metrics.exists() and metrics.stat().st_size > 0)
-    if path.exists() and started:
+    saved = bool(saved_steps(workdir))
+    if path.exists() and is_started(workdir):
         record = read_record(workdir)
         _check_same(record, experiment, workdir)
         _check_data(record, class_names, examples, workdir)
@@ -72,6 +69,30 @@ def open_workdir(
         "commit": _commit(),
     }
     write_json(path, record)
+
+
+def saved_steps(workdir: Path) -> list[int]:
+    """Returns the steps of the checkpoints, sorted, without opening them."""
+    # What a killed save leaves there has another name.
+    names = [path.name for path in workdir.glob(f"{CHECKPOINTS}/*")]
+    return sorted(int(name) for name in names if name.isdecimal())
+
+
+def is_started(workdir: Path) -> bool:
+    """Whether a run has left anything there that another experiment would destroy."""
+    metrics = workdir / records.FILE_NAME
+    return bool(saved_steps(workdir)) or (metrics.exists() and metrics.stat().st_size > 0)
+
+
+def check_same(workdir: Path, experiment: Experiment) -> None:
+    """Refuses a directory that another experiment was started in; any other will do.
+
+    Raises:
+        ConfigurationError: Lists the fields that differ.
+        DataError: If its record cannot be read.
+    """
+    if (workdir / EXPERIMENT).exists() and is_started(workdir):
+        _check_same(read_record(workdir), experiment, workdir)
 
 
 def read_record(workdir: Path) -> dict[str, Any]:

@@ -1,0 +1,326 @@
+"""`mobilevit sweep`: all rows of a study, each a run of its own, resumed where they stopped."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import tyro
+
+from mobilevit_jax.analysis import sweeps
+from mobilevit_jax.analysis.sweeps import RunRecord, Sweep, SweepRecord
+from mobilevit_jax.cli.console import count, print_table, say
+from mobilevit_jax.cli.metrics import label_of, number
+from mobilevit_jax.cli.row import Order
+from mobilevit_jax.cli.train import EXIT_DONE, EXIT_STOPPED, python_files
+from mobilevit_jax.config import Experiment, no_experiment_file, to_dict
+from mobilevit_jax.errors import ConfigurationError, MobileViTError
+from mobilevit_jax.study import Study, check_different, load_study, shrink_study
+from mobilevit_jax.training import workdir
+from mobilevit_jax.training.lock import hold
+
+EXIT_FAILED = 1
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# What runs one row; it reads an `Order`.
+_CHILD = (sys.executable, "-m", "mobilevit_jax.cli.row")
+_ERROR = "mobilevit: error: "
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Train all rows of a study, and print their numbers beside the paper's.
+
+    Each row is a run in a process and a work directory of its own. The same command again goes on
+    where it stopped: rows that are done are skipped, the others resumed. A row that fails is
+    reported, and the others go on. Fields of the experiment hold for all rows. On several hosts run
+    the rows one by one, with `mobilevit train FILE --row NAME`.
+
+    Attributes:
+        file: Python file with a function study(), such as experiments/ablations/weight_decay.py.
+        workdir: Directory of the sweep; studies in the same one share the rows of equal names.
+        rows: Only these rows, by name; all of them if not given.
+        seeds: Runs of each row, with seeds from --seed on.
+        tiny: Shrink the rows to seconds on a laptop, same code path.
+        deterministic: As in `mobilevit train`.
+        config: The experiment of every row, field by field; the defaults shown are the first row's.
+    """
+
+    file: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
+    config: Annotated[Experiment, tyro.conf.arg(name="")]
+    workdir: Annotated[
+        Path | None,
+        tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: runs/<study's name>)"),
+    ] = None
+    rows: Annotated[
+        tuple[str, ...], tyro.conf.arg(metavar="NAME...", help_behavior_hint="(default: all)")
+    ] = ()
+    seeds: Annotated[int, tyro.conf.arg(metavar="N")] = 1
+    tiny: tyro.conf.FlagCreatePairsOff[bool] = False
+    deterministic: tyro.conf.FlagCreatePairsOff[bool] = False
+
+
+def main(argv: list[str]) -> int:
+    """Runs `mobilevit sweep`; returns 0 if all is done, 1 if a row failed, 3 if stopped.
+
+    Raises:
+        ConfigurationError: If the study or an option is wrong.
+        DataError: If what an earlier sweep left cannot be read.
+    """
+    arguments, study = parse(argv)
+    directory = arguments.workdir or Path("runs") / (study.name + "-tiny" * arguments.tiny)
+    with _opened(directory):
+        record = _record(arguments, study, directory)
+        return _Sweep(directory, record, arguments.deterministic).run(_chosen(arguments, study))
+
+
+def parse(argv: list[str]) -> tuple[Arguments, Study]:
+    """Reads the study file that the arguments name, then the overrides of all rows.
+
+    Raises:
+        ConfigurationError: If the file is no study, a row is unknown, or the overrides undo what
+            the study varies.
+    """
+    files = python_files(argv)
+    study = load_study(files[0]) if files else None
+    if study is not None and "--tiny" in argv:
+        study = shrink_study(study)
+    experiments = [row.experiment for row in study.rows] if study else [Experiment()]
+    parsed = [_parse(argv, experiment) for experiment in experiments]
+    arguments = parsed[0]
+    if study is None or [arguments.file] != files[:1]:
+        raise no_experiment_file(arguments.file)
+    if arguments.seeds < 1:
+        raise ConfigurationError(f"--seeds must be at least 1; got {arguments.seeds}")
+    rows = zip(study.rows, parsed, strict=True)
+    study = replace(study, rows=tuple(replace(row, experiment=one.config) for row, one in rows))
+    check_different(study.rows)
+    return arguments, study
+
+
+def _parse(argv: list[str], experiment: Experiment) -> Arguments:
+    make: Any = Arguments
+    return tyro.cli(
+        make,
+        prog="mobilevit sweep",
+        args=argv,
+        config=(tyro.conf.AvoidSubcommands,),
+        default=make(file=tyro.MISSING, config=experiment),
+    )
+
+
+@contextlib.contextmanager
+def _opened(directory: Path) -> Iterator[None]:
+    """Makes the sweep's directory and keeps other sweeps out of it."""
+    try:
+        with hold(directory, say):
+            yield
+    except OSError as error:
+        raise ConfigurationError(
+            f"the sweep's directory {directory} cannot be made or written: "
+            f"{error.strerror or error}; choose another with --workdir"
+        ) from error
+
+
+def _chosen(arguments: Arguments, study: Study) -> list[tuple[str, int]]:
+    """Returns the runs to do as (row, seed), all rows of a seed before the next seed."""
+    names = [study.row(name).name for name in arguments.rows]
+    rows = [row for row in study.rows if not names or row.name in names]
+    return [
+        (row.name, row.experiment.seed + seed) for seed in range(arguments.seeds) for row in rows
+    ]
+
+
+def _record(arguments: Arguments, study: Study, directory: Path) -> SweepRecord:
+    """Returns the record of the sweep: the runs of the arguments and those of earlier commands.
+
+    Raises:
+        ConfigurationError: If a run was begun as another experiment.
+    """
+    path = directory / sweeps.RECORD.format(study.name)
+    earlier = sweeps.read_record(path).runs if path.exists() else ()
+    known = {(run.row, run.seed): run for run in earlier if _is_row(study, run.row)}
+    for row, seed in _chosen(arguments, study):
+        known.setdefault((row, seed), RunRecord(row, seed, f"{row}/seed{seed}"))
+    for run in known.values():
+        workdir.check_same(directory / run.directory, _experiment(study, run))
+    order = [row.name for row in study.rows]
+    runs = sorted(known.values(), key=lambda run: (order.index(run.row), run.seed))
+    return SweepRecord(study, arguments.file, arguments.tiny, tuple(runs))
+
+
+def _is_row(study: Study, name: str) -> bool:
+    return any(row.name == name for row in study.rows)
+
+
+def _experiment(study: Study, run: RunRecord) -> Experiment:
+    return replace(study.row(run.row).experiment, seed=run.seed)
+
+
+class _Sweep:
+    """Does the runs of a record one after another, in processes of their own."""
+
+    def __init__(self, directory: Path, record: SweepRecord, deterministic: bool) -> None:
+        self.directory, self.record, self.deterministic = directory, record, deterministic
+        self.stopped = False
+        self.process: subprocess.Popen[str] | None = None
+
+    def run(self, chosen: list[tuple[str, int]]) -> int:
+        """Does the chosen ones; returns the exit status."""
+        self._write()
+        failed = 0
+        with self._listening():
+            for index, (row, seed) in enumerate(chosen, 1):
+                run = self._find(row, seed)
+                title = f"[{index}/{len(chosen)}] {row}, seed {seed}"
+                if self._missing(run) == ():
+                    self._set(run, "done")
+                    say(f"{title}: done before")
+                    continue
+                if self.stopped:
+                    break
+                say(f"{title}: {self.directory / run.directory}")
+                failed += self._do(run) == "failed"
+        self._show()
+        if self.stopped:
+            say("stopped by a signal; run the same command again to go on")
+            return EXIT_STOPPED
+        for run in self.record.runs if failed else ():
+            if run.state == "failed":
+                say(f"failed: {run.row}, seed {run.seed}: {run.error}")
+        return EXIT_FAILED if failed else EXIT_DONE
+
+    def _missing(self, run: RunRecord) -> tuple[int, ...] | None:
+        """Returns the sizes to evaluate, None if there is training to do; () if all is done."""
+        directory = self.directory / run.directory
+        try:
+            there = sweeps.evaluations(directory)
+        except MobileViTError:  # the run itself will tell what is wrong
+            return None
+        if not sweeps.read_run(directory, run).finished:
+            return None
+        return tuple(s for s in self.record.study.row(run.row).sizes if s not in there)
+
+    def _do(self, run: RunRecord) -> str:
+        """Runs one; returns its state, which the record has then, too."""
+        self._set(run, "running")
+        missing = self._missing(run)
+        row = self.record.study.row(run.row)
+        order = Order(
+            _experiment(self.record.study, run),
+            str(self.directory / run.directory),
+            row.sizes if missing is None else missing,
+            self.deterministic,
+            os.getpid(),
+        )
+        status, error = self._start(order)
+        if status == EXIT_STOPPED or (self.stopped and status != EXIT_DONE):
+            self.stopped = True  # also if the run alone was told
+            return self._set(run, "stopped")
+        if status == EXIT_DONE and self._missing(run) == ():
+            return self._set(run, "done")
+        return self._set(run, "failed", error or _reason(status))
+
+    def _start(self, order: Order) -> tuple[int, str]:
+        """Runs an order in a process; returns its exit status and the error that it printed."""
+        error = ""
+        with subprocess.Popen(
+            _CHILD,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            process_group=0,  # a Ctrl-C is for the sweep, which passes it on once
+        ) as process:
+            self.process = process
+            if self.stopped:  # the signal came before there was a process
+                process.send_signal(signal.SIGTERM)
+            assert process.stdin is not None and process.stdout is not None
+            with contextlib.suppress(BrokenPipeError):  # it has ended already
+                process.stdin.write(order.as_json())
+                process.stdin.close()
+            for line in process.stdout:
+                say(line.rstrip("\n"))
+                error = line.strip().removeprefix(_ERROR) if line.startswith(_ERROR) else error
+        self.process = None
+        return process.returncode, error
+
+    @contextlib.contextmanager
+    def _listening(self) -> Iterator[None]:
+        """Passes signals on to the run, whose own answer to the first is to save and stop."""
+        before = {number: signal.signal(number, self._receive) for number in _SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        self.stopped = True
+        if self.process is not None:
+            self.process.send_signal(signal.SIGTERM)
+
+    def _find(self, row: str, seed: int) -> RunRecord:
+        return next(run for run in self.record.runs if (run.row, run.seed) == (row, seed))
+
+    def _set(self, run: RunRecord, state: sweeps.State, error: str = "") -> str:
+        """Writes a run's state into the record."""
+        changed = replace(run, state=state, error=error)
+        key = run.row, run.seed
+        runs = [changed if (old.row, old.seed) == key else old for old in self.record.runs]
+        self.record = replace(self.record, runs=tuple(runs))
+        self._write()
+        return state
+
+    def _write(self) -> None:
+        path = self.directory / sweeps.RECORD.format(self.record.study.name)
+        workdir.write_json(path, to_dict(self.record))
+
+    def _show(self) -> None:
+        """Prints the tables of the study, the paper's numbers beside ours."""
+        runs = tuple(
+            sweeps.read_run(self.directory / run.directory, run) for run in self.record.runs
+        )
+        show(Sweep(self.record, runs))
+
+
+def show(sweep: Sweep) -> None:
+    """Prints the tables of a sweep on stdout."""
+    for table in sweep.record.study.tables:
+        rows = [
+            [line.label, label_of(metric), number(metric, cell.paper), _ours(metric, cell)]
+            for line, cells in sweep.cells(table)
+            for metric, cell in zip(table.metrics, cells, strict=True)
+        ]
+        title = f"{table.title}; paper: {table.source}"
+        print_table(["row", "number", "paper", "here"], rows, title=title)
+    runs = sweep.runs
+    done = sum(run.finished for run in runs)
+    say(f"{count(done, 'run')} of {len(runs)} done")
+
+
+def _ours(metric: str, cell: sweeps.Cell) -> str:
+    """Returns the mean, the range over the seeds, and what is missing."""
+    shown = [cell.state] if cell.state else []
+    if len(cell.values) > 1:
+        low, high = (number(metric, end(cell.values)) for end in (min, max))
+        shown.insert(0, f"{low} to {high}")
+    text = ", ".join(shown)
+    if cell.mean is None:
+        return text
+    return number(metric, cell.mean) + (f" ({text})" if text else "")
+
+
+def _reason(status: int) -> str:
+    """Says how a process ended that printed no error."""
+    if status >= 0:
+        return f"exit status {status}; what it printed above may say why"
+    name = signal.Signals(-status).name
+    hint = "; was the memory used up?" if name == "SIGKILL" else ""
+    return f"ended by {name}{hint}"

@@ -1,0 +1,208 @@
+"""The ablations: their resolved configurations, the paper's numbers, a start of every row."""
+
+import json
+import pathlib
+
+import pytest
+
+from mobilevit_jax.analysis.counts import stages
+from mobilevit_jax.cli.main import main
+from mobilevit_jax.config import from_dict, to_dict
+from mobilevit_jax.data.prepare import prepare
+from mobilevit_jax.data.sampler import check_devices, scale_table, steps_in_epoch
+from mobilevit_jax.models.config import ModelConfig
+from mobilevit_jax.study import Study, check_different, load_study, shrink_study, varied
+from mobilevit_jax.training.records import read_metrics
+from tests.small import build_small_net
+
+ROOT = pathlib.Path(__file__).parents[2] / "experiments" / "ablations"
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "experiments" / "ablations"
+FILES = sorted(path.stem for path in ROOT.glob("*.py"))
+PAPERS = [name for name in FILES if name != "cifar10"]
+
+# Study -> {table: {line: the paper's numbers}}, as the paper has them.
+NUMBERS = {
+    "weight_decay": {
+        "weight decay": {"0.1": [76.5], "0.01": [78.4], "0.001": [77.6], "0.0001": [77.4]}
+    },
+    "skip_connection": {"skip connection": {"with": [78.4], "without": [77.9]}},
+    "patch_size": {
+        "patch sizes": {
+            "2, 2, 2": [78.4, 9.85],
+            "3, 3, 3": [78.5, 14.69],
+            "4, 4, 4": [77.6, 8.23],
+            "8, 4, 2": [77.3, 8.20],
+        }
+    },
+    "kernel_size": {
+        "kernel and patch size": {
+            "n = 3, h = w = 2: sees all": [78.4],
+            "n = 3, h = w = 3: sees all": [78.5],
+            "n = 3, h = w = 4: holes": [77.6],
+            "n = 5, h = w = 4: sees all": [None],
+            "n = 1, h = w = 2: holes": [None],
+        }
+    },
+    "label_smoothing_ema": {
+        "label smoothing and EMA": {"none": [78.0], "LS": [78.3], "LS + EMA": [78.4]}
+    },
+    "sampler": {
+        "samplers: cost": {"standard": [375_000, 380], "multi-scale": [232_000, 270]},
+        "samplers: accuracy": {"standard": [None] * 7, "multi-scale": [78.4] + [None] * 6},
+    },
+}
+
+
+def read(name):
+    return load_study(ROOT / f"{name}.py")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_resolved_configuration_is_the_committed_one(name):
+    # To accept a change: python -m tests.experiments.test_studies
+    resolved = to_dict(read(name))
+    assert resolved == json.loads((GOLDEN / f"{name}.json").read_text())
+
+
+def test_no_golden_is_left_over():
+    assert sorted(path.stem for path in GOLDEN.iterdir()) == FILES
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_the_papers_numbers(name):
+    study = read(name)
+    assert study.name == name
+    found = {}
+    for table in study.tables:
+        percent = [100 if metric.startswith("top1") else 1 for metric in table.metrics]
+        found[table.title] = {
+            line.label: [
+                None if value is None else pytest.approx(value * factor)
+                for value, factor in zip(line.paper, percent, strict=True)
+            ]
+            for line in table.lines
+        }
+    assert found == NUMBERS[name]
+
+
+def test_the_small_form_has_the_same_numbers():
+    papers = {table.title: table for name in PAPERS for table in read(name).tables}
+    for table in read("cifar10").tables:
+        theirs = {line.label: line.paper for line in papers[table.title].lines}
+        for line in table.lines:
+            assert line.paper[:1] == theirs[line.label][:1]
+            assert [n for n in line.paper if n] == [n for n in theirs[line.label] if n][
+                : len([n for n in line.paper if n])
+            ]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_docstring_has_claim_command_and_time(name):
+    text = (ROOT / f"{name}.py").read_text().split('"""')[1]
+    assert "Claim:" in text and f"mobilevit sweep experiments/ablations/{name}.py" in text
+    if name in PAPERS:
+        assert "TPU v3-8" in text and "8 GPUs" in text
+        assert "hours" in text and "Figure 5b" in text and "Not run" in " ".join(text.split())
+        for numbers in NUMBERS[name].values():
+            for label, values in numbers.items():
+                if label.startswith("n ="):
+                    continue
+                for value in filter(None, values):
+                    shown = f"{value / 1000:g} thousand" if value > 1e5 else f"{value:g}"
+                    assert shown in text or f"{value:.2f}" in text or f"{value:.1f}%" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("weight_decay", ["optimizer.weight_decay"]),
+        ("skip_connection", ["model.fusion"]),
+        ("patch_size", ["model.patch_sizes"]),
+        ("kernel_size", ["model.kernel_size", "model.patch_sizes"]),
+        ("label_smoothing_ema", ["loss.label_smoothing"]),
+        ("sampler", ["sampler.sizes"]),
+    ],
+)
+def test_rows_differ_in_nothing_else(name, fields):
+    assert varied(read(name)) == fields
+
+
+def test_the_recipe_is_the_same_run_everywhere_and_that_of_imagenet():
+    from mobilevit_jax.config import differences, load_experiment
+
+    recipes = [to_dict(read(name).row("recipe").experiment) for name in PAPERS]
+    assert all(recipe == recipes[0] for recipe in recipes)
+    imagenet = load_experiment(ROOT.parent / "imagenet" / "mobilevit_s.py")
+    assert differences(to_dict(imagenet), recipes[0]) == [
+        "evaluation.raw_weights: False -> True",
+        "name: 'imagenet_mobilevit_s' -> 'recipe'",
+    ]
+    shared = {}
+    for name in PAPERS:
+        for row in read(name).rows:
+            assert shared.setdefault(row.name, row.experiment) == row.experiment
+
+
+def test_the_updates_that_the_docstring_of_the_samplers_states():
+    counts = []
+    for row in read("sampler").rows:
+        table = scale_table(row.experiment.sampler)
+        counts.append(sum(steps_in_epoch(0, epoch, 1_281_167, table) for epoch in range(300)))
+    assert [round(count / 1000) for count in counts] == [376, 257]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_survives_json_and_shrinks(name):
+    study = read(name)
+    assert from_dict(Study, json.loads(json.dumps(to_dict(study)))) == study
+    check_different(study.rows)
+    tiny = shrink_study(study)
+    check_different(tiny.rows)
+    for row, small in zip(study.rows, tiny.rows, strict=True):
+        assert small.experiment.name == f"{row.name}-tiny"
+        for devices in (1, 2, 4, 8):
+            check_devices(scale_table(row.experiment.sampler), devices)
+        assert len(small.sizes) == len(row.sizes) and all(size <= 80 for size in small.sizes)
+    for table in tiny.tables:
+        for metric in table.metrics:
+            size = metric.partition("@")[2]
+            assert not size or any(int(size) in row.sizes for row in tiny.rows)
+
+
+def test_every_row_has_a_model():
+    built = {row.experiment.model for name in FILES for row in read(name).rows}
+    assert all(model.build(10, "devices") for model in built)
+    # Other tests run all the others, and published weights hold the results against PyTorch's.
+    for kernel in (1, 5):
+        (config,) = [model for model in built if model.kernel_size == kernel]
+        found = stages(config.build(1000, "devices"), 64)
+        text = (ROOT / "kernel_size.py").read_text()
+        assert f"{sum(part.parameters for part in found):,} with n = {kernel}" in text
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_row_of_the_tiny_form_runs(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(ModelConfig, "build", build_small_net)
+    prepare("shapes/tiny", data_dir=tmp_path)
+    row = next(row.name for row in read(name).rows if row.name != "recipe")
+    sizes = [] if name == "sampler" else ["--sampler.sizes", "32"]  # each takes a second to compile
+    options = [
+        *sizes,
+        "--row",
+        row,
+        "--data.data-dir",
+        str(tmp_path),
+        "--workdir",
+        str(tmp_path / "run"),
+    ]
+    assert main(["train", str(ROOT / f"{name}.py"), "--tiny", *options]) == 0
+    rows = read_metrics(tmp_path / "run")
+    assert [row["split"] for row in rows if row["split"] != "train"] == ["validation", "test"]
+    assert "raw_top1" in rows[-1]
+
+
+if __name__ == "__main__":
+    GOLDEN.mkdir(exist_ok=True)
+    for study in FILES:
+        text = json.dumps(to_dict(read(study)), indent=1)
+        (GOLDEN / f"{study}.json").write_text(text + "\n")
