@@ -47,6 +47,8 @@ PACKAGES = (
     *("torch", "tensorflow-cpu", "tensorflow"),
 )
 _WARM_SECONDS = 0.5
+# Some go on reading ahead when their turn is over, up to two batches.
+_SETTLE_SECONDS = 1.0
 
 
 def read_files(directory: Path | None, limit: int) -> list[bytes]:
@@ -130,7 +132,10 @@ def compare(options: argparse.Namespace, threads: int, results: Results) -> None
         for one in workers.values():
             one.ask(0.0)  # loads its libraries and reads a batch
         for _ in range(options.rounds - done):
-            found = {reader: one.ask(options.seconds) for reader, one in workers.items()}
+            found = {}
+            for reader, one in workers.items():
+                found[reader] = one.ask(options.seconds)
+                time.sleep(min(_SETTLE_SECONDS, options.seconds))
             speeds = {reader: [*speeds[reader], found[reader]] for reader in speeds}
             results.add(key, speeds)
     finally:

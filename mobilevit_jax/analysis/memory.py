@@ -44,6 +44,11 @@ class Peak:
     before: int | None = None
     of: str = "process"
 
+    @property
+    def held(self) -> int | None:
+        """What was held beyond what there was at the start; None where it cannot be told."""
+        return None if self.most is None or self.before is None else self.most - self.before
+
 
 @contextlib.contextmanager
 def peak(device: Device) -> Iterator[Peak]:

@@ -93,6 +93,7 @@ class Row:
             libraries included; None where neither can be told.
         peak_of: "device" or "process".
         bytes_before: The same just before its inputs were made.
+        held_bytes: The difference: what the work itself held at most, inputs included.
         multiply_adds: Of a call; see `Setting.multiply_adds`.
         operations_per_second: Twice those, divided by the median.
         share_of_matmul: Of the ceiling's operations/s.
@@ -115,6 +116,7 @@ class Row:
     peak_bytes: int | None
     peak_of: str
     bytes_before: int | None
+    held_bytes: int | None
     multiply_adds: int
     operations_per_second: float
     share_of_matmul: float
@@ -202,6 +204,7 @@ def measure(program: Program, ceilings: Ceilings, *, rounds: int = ROUNDS) -> Ro
         peak_bytes=peak.most,
         peak_of=peak.of,
         bytes_before=peak.before,
+        held_bytes=peak.held,
         multiply_adds=setting.multiply_adds,
         operations_per_second=operations,
         share_of_matmul=operations / ceilings.operations_per_second,

@@ -27,7 +27,7 @@ _SECONDS_BETWEEN_LOOKS = 0.1
 _CACHE = "jax_enable_compilation_cache"
 # Eight narrow columns, which fit 80 characters.
 _HEADINGS = (
-    *("work, size\nx batch", "ms", "+/-", "images\n/s", "compile\ns", "peak\nMB"),
+    *("work, size\nx batch", "ms", "+/-", "images\n/s", "compile\ns", "held\nMB"),
     *("matmul", "copy"),
 )
 
@@ -44,11 +44,11 @@ class Arguments:
 
     The table of the first form: median of the rounds, how far the slowest is from the fastest,
     images/s, seconds of tracing and compiling (* if the persistent cache had the program), and the
-    most memory held, of the device, or on a CPU of the whole process; in brackets what XLA planned
-    for the program, where no peak can be told. Then two shares of what the machine did at best
-    in the same run: of the arithmetic/s of one large matrix product of the same dtype (a training
-    step counts as three forward passes), and of the bytes/s of one large copy (by XLA's count of
-    the bytes that operations touch, of which caches may serve some).
+    most memory held beyond what there was before, of the device, or on a CPU of the process; in
+    brackets what XLA planned for the program, where no peak can be told. Then two shares of what
+    the machine did at best in the same run: of the arithmetic/s of one large matrix product of the
+    same dtype (a training step counts as three forward passes), and of the bytes/s of one large
+    copy (by XLA's count of the bytes that operations touch, of which caches may serve some).
 
     Attributes:
         models: Names of models.
@@ -256,9 +256,9 @@ def _cells(row: "Row") -> list[object]:
     setting = row.setting
     told = [row.argument_bytes, row.output_bytes, row.temporary_bytes]
     planned = None if None in told else sum(part or 0 for part in told)
-    peak = _megabytes(row.peak_bytes)
-    if row.peak_bytes is None and planned is not None:
-        peak = f"({_megabytes(planned)})"
+    held = _megabytes(row.held_bytes)
+    if row.held_bytes is None and planned is not None:
+        held = f"({_megabytes(planned)})"
     compiling = f"{row.lower_seconds + row.compile_seconds:.1f}"
     return [
         f"{setting.work:<7} {setting.side} x{setting.batch}",
@@ -266,7 +266,7 @@ def _cells(row: "Row") -> list[object]:
         f"{row.seconds.spread:.0%}",
         row.images_per_second,
         compiling + ("*" if row.from_cache else ""),
-        peak,
+        held,
         f"{row.share_of_matmul:.1%}",
         "-" if row.share_of_copy is None else f"{row.share_of_copy:.0%}",
     ]

@@ -46,7 +46,7 @@ class Arguments:
         workdir: Directory of the sweep; studies in the same one share the rows of equal names.
         rows: Only these rows, by name; all of them if not given.
         seeds: Runs of each row, with seeds from --seed on.
-        tiny: Shrink the rows to seconds on a laptop, same code path.
+        tiny: Shrink each row to a minute or two on a laptop, same code path.
         deterministic: As in `mobilevit train`.
         config: The experiment of every row, field by field; the defaults shown are the first row's.
     """
@@ -298,7 +298,7 @@ def show(sweep: Sweep) -> None:
             for line, cells in sweep.cells(table)
             for metric, cell in zip(table.metrics, cells, strict=True)
         ]
-        title = f"{table.title}; paper: {table.source}"
+        title = f"{table.title}; paper: {table.source}" + "; here: tiny form" * sweep.record.tiny
         print_table(["row", "number", "paper", "here"], rows, title=title)
     runs = sweep.runs
     done = sum(run.finished for run in runs)

@@ -56,6 +56,13 @@ def test_every_combination_is_shown_and_written(mobilevit, tmp_path):
         seconds = row["seconds"]["median"]
         assert float(cells[3].replace(",", "")) == pytest.approx(1e3 * seconds, rel=1e-3)
         assert float(cells[5].replace(",", "")) == pytest.approx(row["batch"] / seconds, rel=1e-3)
+        told = sum(row[f"{part}_bytes"] for part in ("argument", "output", "temporary"))
+        if row["held_bytes"] is None:
+            held = f"({benchmark_models._megabytes(told)})"
+        else:
+            assert row["held_bytes"] == row["peak_bytes"] - row["bytes_before"]
+            held = benchmark_models._megabytes(row["held_bytes"])
+        assert cells[7] == held
         ceiling = row["ceilings"]["operations_per_second"]
         share = 2 * row["multiply_adds"] / seconds / ceiling
         assert row["share_of_matmul"] == pytest.approx(share)
@@ -173,6 +180,8 @@ class TestInterruptible:
         end = threading.Event()
         main = threading.main_thread().ident
         assert main is not None
+        # A shell starts what runs in the background with the signal ignored.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
         timer = threading.Timer(0.3, lambda: signal.pthread_kill(main, signal.SIGINT))
         timer.start()
         try:
@@ -182,6 +191,7 @@ class TestInterruptible:
         finally:
             end.set()
             timer.join()
+            signal.signal(signal.SIGINT, before)
 
     def test_results_and_errors_come_through(self):
         assert benchmark_models._interruptible(lambda: 3) == 3

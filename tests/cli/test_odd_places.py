@@ -91,10 +91,10 @@ class TestDamagedRecords:
 
 
 def test_a_thread_that_fails_is_reported_in_one_line(train_tiny, tmp_path, monkeypatch):
-    def broken(*arguments):
+    def broken(*arguments, **options):
         raise ZeroDivisionError("division by zero")
 
-    monkeypatch.setattr(classification, "augment", broken)
+    monkeypatch.setattr(classification, "decode_and_augment", broken)
     ran = train_tiny(tmp_path / "run")
     assert ran.status == 1
     (line,) = [line for line in ran.err.splitlines() if "ZeroDivisionError" in line]
