@@ -72,6 +72,10 @@ class Worker:
         # Nothing compiled before may help: first steps are timed too.
         environment["TORCHINDUCTOR_CACHE_DIR"] = self._scratch.name
         environment.pop("JAX_COMPILATION_CACHE_DIR", None)
+        # One device each.
+        environment.setdefault("CUDA_VISIBLE_DEVICES", "0")
+        flags = environment.pop("XLA_FLAGS", "").split()
+        environment["XLA_FLAGS"] = " ".join(flag for flag in flags if "device_count" not in flag)
         self._process = subprocess.Popen(
             [sys.executable, __file__, "--worker", task],
             stdin=subprocess.PIPE,
