@@ -100,24 +100,38 @@ class TestTorch:
     @pytest.mark.slow
     def test_turns(self, tmp_path):
         output = tmp_path / "results.json"
+        contenders = ("ours", "eager", "eager channels-last")
         run(
             *SMALL,
-            "--kinds",
-            "forward",
-            "train",
-            "--contenders",
-            "ours",
-            "eager",
-            "eager channels-last",
-            "--no-downstream",
-            "--output",
-            output,
+            *("--kinds", "forward", "--no-downstream", "--output", output),
+            *("--contenders", *contenders),
         )
         rows = json.loads(output.read_text())["rows"]
-        assert [row["work"]["kind"] for row in rows] == ["forward", "train"]
+        assert [row["work"]["model"] for row in rows] == ["mobilevit_xxs"]
         for row in rows:
-            assert set(row["seconds"]) == {"ours", "eager", "eager channels-last"}
+            assert set(row["seconds"]) == set(contenders)
             assert all(value > 0 for value in row["peak_bytes"].values())
+
+    @pytest.mark.parametrize("contender", ["eager", "eager channels-last"])
+    def test_training_moves_the_weights(self, contender, monkeypatch):
+        import contenders
+        import torch
+
+        work = contenders.Work("train", "mobilevit_xxs", 2, 32)
+        kept = []
+        make = contenders._torch_model
+
+        def remembered(*arguments):
+            kept.append(make(*arguments))
+            return kept[-1]
+
+        monkeypatch.setattr(contenders, "_torch_model", remembered)
+        call = contenders.prepare(contender, work)
+        model = kept[0][1]
+        before = [p.detach().clone() for p in model.parameters()]
+        call()
+        moved = [not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True)]
+        assert np.mean(moved) > 0.9  # at this size some attention is among one token
 
     @pytest.mark.parametrize(
         ("name", "size"), [("ssdlite_mobilevit_xxs", 320), ("deeplabv3_mobilevit_xxs", 64)]
