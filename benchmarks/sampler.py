@@ -197,32 +197,28 @@ def measure_compile(options: argparse.Namespace, results: Results) -> None:
     results.add("compile", rows)
 
 
-def compile_worker(options: argparse.Namespace) -> None:
-    """What the process does that compiles: everything up to the first step, once."""
+def compile_scales_once(options: argparse.Namespace) -> dict[str, Any]:
+    """Does everything up to the first step of each scale, as a fresh run would; returns seconds."""
+    import jax
 
-    def answer(_: Any) -> dict[str, Any]:
-        import jax
+    start(options)
+    jax.devices()
+    spent: dict[str, float] = dict.fromkeys(_EVENTS.values(), 0.0)
 
-        start(options)
-        jax.devices()
-        spent: dict[str, float] = dict.fromkeys(_EVENTS.values(), 0.0)
+    def listen(event: str, duration_secs: float, **_: Any) -> None:
+        if event in _EVENTS:
+            spent[_EVENTS[event]] += duration_secs
 
-        def listen(event: str, duration_secs: float, **_: Any) -> None:
-            if event in _EVENTS:
-                spent[_EVENTS[event]] += duration_secs
-
-        jax.monitoring.register_event_duration_secs_listener(listen)
-        begun = time.perf_counter()
-        run = Run(options, CVNETS, options.compile_model, options.compile_batch)
-        seconds = time.perf_counter() - begun
-        return {
-            "first calls": run.compile_seconds,
-            "state and all scales": seconds,
-            "of that": spent,
-            "steps alone": run.steps(3),
-        }
-
-    serve(answer)
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    begun = time.perf_counter()
+    run = Run(options, CVNETS, options.compile_model, options.compile_batch)
+    seconds = time.perf_counter() - begun
+    return {
+        "first calls": run.compile_seconds,
+        "state and all scales": seconds,
+        "of that": spent,
+        "steps alone": run.steps(3),
+    }
 
 
 def show(results: Results) -> str:
@@ -309,7 +305,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--compile-model", default="mobilevit_s")
     parser.add_argument("--compile-batch", type=int, default=8)
     parser.add_argument("--output", type=Path, help="JSON; goes on from what it holds")
-    parser.add_argument("--tiny", action="store_true", help="seconds")
+    parser.add_argument("--tiny", action="store_true", help="two minutes, most of it compiling")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     if options.tiny:
@@ -344,7 +340,8 @@ def main() -> None:
     options = parse()
     with plain_errors():
         if options.worker:
-            compile_worker(argparse.Namespace(**json.loads(options.worker)["options"]))
+            task = argparse.Namespace(**json.loads(options.worker)["options"])
+            serve(lambda _: compile_scales_once(task))
             return
         check(options)
         apart = ("parts", "output", "worker", "tiny", "data_dir")

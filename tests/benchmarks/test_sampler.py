@@ -3,9 +3,8 @@
 # The scripts are no package; their directory is put on the path below.
 # pyright: reportMissingImports=false
 
+import argparse
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -50,31 +49,46 @@ def test_ratios_are_medians_of_rounds():
     assert paper[4:6] == ["0.62", "0.71"]
 
 
-@pytest.mark.slow
-def test_tiny(tmp_path):
-    output = tmp_path / "results.json"
-    environment = {
-        **os.environ,
-        "PYTHONWARNINGS": "ignore",
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache"),
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",
-    }
-    arguments = ("--tiny", "--data-dir", tmp_path / "data", "--output", output)
-    done = subprocess.run(
-        [sys.executable, BENCHMARKS / "sampler.py", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=500,
-        env=environment,
+def test_epochs_and_compilation(tmp_path, monkeypatch, capsys):
+    """All but the processes, with a model that compiles in a second."""
+    import sampler
+
+    from mobilevit_jax.data.prepare import prepare
+    from mobilevit_jax.models.config import ModelConfig
+    from tests.small import build_small_net
+
+    class Here:
+        """A worker that needs no process."""
+
+        def __init__(self, script, task, environment):
+            assert "JAX_COMPILATION_CACHE_DIR" in environment
+            self.options = argparse.Namespace(**json.loads(json.dumps(task))["options"])
+
+        def ask(self):
+            return sampler.compile_scales_once(self.options)
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(ModelConfig, "build", build_small_net)
+    monkeypatch.setattr(sampler, "Worker", Here)
+    monkeypatch.setattr(
+        sampler, "start", lambda options: prepare(options.dataset, data_dir=options.data_dir)
     )
-    assert done.returncode == 0, done.stderr
-    rows = json.loads(output.read_text())["rows"]
-    assert set(rows) == {"plan", "epoch 0", "compile", "compiled"}
-    assert {row["updates"] for row in rows["epoch 0"].values()} == {4}
-    cold, warm = rows["compile"]["cold"], rows["compile"]["warm"]
-    key = "XLA, or reading the cache"
-    assert warm["of that"][key] < cold["of that"][key]
-    assert "| paper, multi-scale |" in done.stdout
+    output = tmp_path / "results.json"
+    arguments = ("--tiny", "--data-dir", str(tmp_path / "data"), "--output", str(output))
+    monkeypatch.setattr(sys, "argv", ["sampler.py", *arguments])
+    sampler.main()
+    results = json.loads(output.read_text())
+    assert set(results["rows"]) == {"plan", "epoch 0", "compile", "compiled"}
+    for row in results["rows"]["epoch 0"].values():
+        assert row["updates"] == 4 and row["images"] == 16 and row["seconds"] > 0
+    assert set(results["rows"]["compile"]["cold"]["first calls"]) == {"32x32"}
+    shown = capsys.readouterr().out
+    assert "| paper, multi-scale |" in shown and "| warm |" in shown
+    monkeypatch.setattr(sampler, "Run", None)  # nothing is measured again
+    sampler.main()
+    assert capsys.readouterr().out == shown
 
 
 @pytest.mark.parametrize(
