@@ -12,8 +12,8 @@ v4-8 and 8 GPUs; a v4-8 has 4 devices, each of which normalises twice as many im
 paper's 8. The plans of the two rows have 376 and 257 thousand updates: no published configuration
 of the sampler has just the paper's. With the same DIR as another study the row `recipe` is trained
 once for both. Time: 31.7 and 22.5 hours by Figure 5b; one and a half to two days for the second on
-8 A100 (issue 50 of CVNets); for a TPU nothing is known. Not run here on ImageNet: cifar10.py, in
-this directory, has the small form that was.
+8 A100 (issue 50 of CVNets); for a TPU nothing is known. Not run here; cifar10.py, in this
+directory, has a small form, not run to its end either.
 """
 
 from dataclasses import replace
