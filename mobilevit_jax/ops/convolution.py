@@ -1,7 +1,7 @@
 """Full k x k convolution whose gradients are fast on each platform.
 
-On a CPU, XLA's gradient of the kernel is a convolution with a window as large as the image, two to
-three times slower than k * k matrix products, so there it is those. Accelerators keep XLA's own.
+On a CPU, XLA's gradient of the kernel is a convolution with a window as large as the image, slower
+than k * k matrix products, so there it is those. Accelerators keep XLA's own.
 """
 
 import functools
