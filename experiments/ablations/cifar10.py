@@ -2,16 +2,17 @@
 
 Claim: none beforehand. The paper's numbers beside these are of MobileViT-S after 300 epochs of
 ImageNet-1k; what can agree is which row of a study is ahead, and at this length the spread over the
-seeds may hide that. Meant to take about eight minutes a run, reckoned from the speeds of other runs;
-not run to its end yet.
+seeds may hide that. Meant to take about eight minutes a run, reckoned from the speeds of other
+runs; not run to its end yet.
 
     mobilevit prepare image_folder --source CIFAR10_DIR --name cifar10_images
     mobilevit sweep experiments/ablations/cifar10.py --seeds 2
 
 CIFAR10_DIR holds train/<class>/*.jpg and test/<class>/*.jpg (50,000 and 10,000 images of 32x32).
-The same command goes on where it was stopped, and is the same on a TPU or GPU, not tried. The two patch sizes are compared at 128 pixels, on fewer images, since patches of 8, 4, 2 pixels would
-leave a block one token at 64. The sampler's sizes are 0.75, 1 and 1.25 times the base; the paper's
-go down to 0.625. EMA and warm-up are shorter, as the run is, and there is no dropout: it underfits.
+The same command goes on where it was stopped, and is the same on a TPU or GPU, not tried. The two
+patch sizes are compared at 128 pixels, on fewer images, since patches of 8, 4, 2 pixels would leave
+a block one token at 64. The sampler's sizes are 0.75, 1 and 1.25 times the base; the paper's go
+down to 0.625. EMA and warm-up are shorter, as the run is, and there is no dropout: it underfits.
 """
 
 from dataclasses import replace
