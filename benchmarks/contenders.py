@@ -93,7 +93,7 @@ def _ours(work: Work) -> Call:
     import jax.numpy as jnp
 
     from mobilevit_jax import create_model
-    from mobilevit_jax.tasks.classification import ClassificationObjective
+    from mobilevit_jax.tasks.classification_objective import ClassificationObjective
     from mobilevit_jax.training import parallel
     from mobilevit_jax.training.optimizer import OptimizerConfig, create_optimizer
     from mobilevit_jax.training.state import EMAConfig, create_state

@@ -1,7 +1,7 @@
 """What the benchmark of models runs: a forward pass or a training step, compiled, on drawn inputs.
 
-A forward pass needs nothing but JAX, Flax and Optax. The objectives of training stand beside their
-tasks' data, so a training step needs the whole package.
+Nothing but JAX, Flax and Optax is needed: data are drawn, and the objectives of training stand
+apart from what reads their tasks' data.
 """
 
 import time
@@ -21,6 +21,9 @@ from mobilevit_jax.analysis.memory import Device
 from mobilevit_jax.errors import ConfigurationError, unknown_name
 from mobilevit_jax.models import BackboneModel, create_model, kind_of
 from mobilevit_jax.models.shapes import variable_shapes
+from mobilevit_jax.tasks.classification_objective import ClassificationObjective
+from mobilevit_jax.tasks.detection.objective import DetectionObjective
+from mobilevit_jax.tasks.segmentation.objective import SegmentationObjective
 from mobilevit_jax.training import parallel
 from mobilevit_jax.training.compilations import Compilations
 from mobilevit_jax.training.optimizer import OptimizerConfig, create_optimizer
@@ -256,21 +259,14 @@ def objective_of(model: Any) -> Objective:
 
     Raises:
         ConfigurationError: If the model has no classes to be trained.
-        ImportError: If the package was installed without OpenCV, which the tasks' data need.
     """
     if not model.num_classes:
         raise ConfigurationError("a model without classes (num_classes 0) has nothing to train")
     kind = kind_of(model)
     if kind == "ssdlite_mobilevit":
-        from mobilevit_jax.tasks.detection.task import DetectionObjective
-
         return DetectionObjective(model)
     if kind == "deeplabv3_mobilevit":
-        from mobilevit_jax.tasks.segmentation.task import SegmentationObjective
-
         return SegmentationObjective()
-    from mobilevit_jax.tasks.classification import ClassificationObjective
-
     return ClassificationObjective()
 
 

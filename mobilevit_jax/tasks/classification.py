@@ -1,15 +1,13 @@
-"""Image classification: how a record becomes an example, its loss, its metrics, its evaluation."""
+"""Image classification: how a record becomes an example, and how weights are evaluated."""
 
 import collections
 import functools
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from mobilevit_jax.data.augment import AugmentConfig, decode_and_augment, example_rng
@@ -20,65 +18,14 @@ from mobilevit_jax.data.sources import DatasetInfo, Split
 from mobilevit_jax.errors import ConfigurationError
 from mobilevit_jax.processing import ImageProcessor
 from mobilevit_jax.tasks.base import Arrays, DataTask, LoadExample, record_name
+from mobilevit_jax.tasks.classification_objective import ClassificationObjective
 from mobilevit_jax.tasks.classifier import Classifier
 from mobilevit_jax.training import parallel
-from mobilevit_jax.training.losses import cross_entropy
 from mobilevit_jax.training.step import make_evaluation_step
 
 if TYPE_CHECKING:
     from mobilevit_jax.config import Experiment
     from mobilevit_jax.pretrained import Pretrained
-
-
-@dataclass(frozen=True)
-class ClassificationObjective:
-    """Loss and metrics, as the steps take them.
-
-    Attributes:
-        label_smoothing: In training only; evaluation reports plain cross-entropy.
-    """
-
-    label_smoothing: float = 0.1
-
-    @property
-    def metrics(self) -> tuple[str, ...]:
-        """Names of the sums."""
-        return ("loss", "top1", "top5")
-
-    def prepare(self, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        """Returns the batch as it is."""
-        return batch
-
-    def normaliser(self, batch: dict[str, jax.Array]) -> jax.Array:
-        """Returns 1 for every image [b]: the loss is their mean."""
-        return jnp.ones_like(batch["weight"])
-
-    def loss(
-        self, outputs: jax.Array, batch: dict[str, jax.Array]
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Returns losses [b] and {"loss", "top1", "top5"}, each [b]; `outputs` are logits."""
-        losses = cross_entropy(outputs, batch["label"], self.label_smoothing)
-        return losses, {"loss": losses} | hits(outputs, batch["label"])
-
-    def evaluate(self, outputs: jax.Array, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        """Returns {"loss", "top1", "top5"}, each [b], the loss without label smoothing."""
-        losses = cross_entropy(outputs, batch["label"])
-        return {"loss": losses} | hits(outputs, batch["label"])
-
-
-def hits(logits: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
-    """Returns {"top1", "top5"}: 1.0 where the label is among the highest, [b] each.
-
-    Of equal scores the lower index counts as higher, so that a model with constant outputs is not
-    always right; nor is one whose outputs are NaN.
-    """
-    own = jnp.take_along_axis(logits, labels[:, None], axis=-1)
-    index = jnp.arange(logits.shape[-1])[None]
-    ahead = (logits > own) | ((logits == own) & (index < labels[:, None]))
-    rank = jnp.sum(ahead, axis=-1)
-    # A comparison with NaN is false.
-    rank = jnp.where(jnp.isnan(logits).any(-1), logits.shape[-1], rank)
-    return {"top1": jnp.float32(rank < 1), "top5": jnp.float32(rank < 5)}
 
 
 class ClassificationTask(DataTask):

@@ -10,8 +10,12 @@ from mobilevit_jax.analysis import memory, programs, speed
 from mobilevit_jax.analysis.counts import total_macs
 from mobilevit_jax.analysis.programs import Setting, compile_program
 from mobilevit_jax.errors import ConfigurationError
-from mobilevit_jax.tasks.detection.task import DetectionObjective
-from mobilevit_jax.tasks.segmentation.task import SegmentationObjective
+from mobilevit_jax.tasks.classification_objective import ClassificationObjective
+from mobilevit_jax.tasks.detection.config import DetectionConfig
+from mobilevit_jax.tasks.detection.objective import DetectionObjective
+from mobilevit_jax.tasks.segmentation.config import SegmentationConfig
+from mobilevit_jax.tasks.segmentation.objective import SegmentationObjective
+from mobilevit_jax.training.losses import LossConfig
 from tests.small import TINY, SmallNet
 from tests.test_package import run_without_heavy_modules
 
@@ -191,6 +195,17 @@ def test_other_tasks_train_with_their_own_loss(model, objective):
     assert metrics["loss"].shape == ()
 
 
+def test_objectives_have_the_defaults_of_the_experiments():
+    segmentation, detection = SegmentationConfig(), DetectionConfig()
+    assert SegmentationObjective() == SegmentationObjective(
+        segmentation.aux_weight, segmentation.convention
+    )
+    assert DetectionObjective(None) == DetectionObjective(
+        None, detection.match_threshold, detection.negative_ratio
+    )
+    assert ClassificationObjective() == ClassificationObjective(LossConfig().label_smoothing)
+
+
 def test_drawn_objects_are_boxes():
     drawn = programs.draw_batch(Setting("ssdlite_mobilevit_s").build(), 8, 3)
     assert (drawn["boxes"][..., 2:] >= drawn["boxes"][..., :2]).all()
@@ -297,3 +312,19 @@ print(row.images_per_second > 0)
     result = run_without_heavy_modules(code)
     assert result.returncode == 0, result.stderr
     assert result.stdout == "True\n"
+
+
+def test_training_steps_need_only_jax_flax_and_optax():
+    code = """
+from mobilevit_jax.analysis.programs import Setting, draw_batch, objective_of
+for name in ("mobilevit_xxs", "ssdlite_mobilevit_xxs", "deeplabv3_mobilevit_xxs"):
+    model = Setting(name).build()
+    print(type(objective_of(model)).__name__, *sorted(draw_batch(model, 32, 2)))
+"""
+    result = run_without_heavy_modules(code)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines() == [
+        "ClassificationObjective image label weight",
+        "DetectionObjective boxes image labels weight",
+        "SegmentationObjective image mask weight",
+    ]

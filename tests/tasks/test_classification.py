@@ -15,12 +15,8 @@ from mobilevit_jax.data.sampler import SamplerConfig, Scale, plan_epoch
 from mobilevit_jax.errors import ConfigurationError, DataError
 from mobilevit_jax.models.config import ModelConfig
 from mobilevit_jax.processing import ImageProcessor
-from mobilevit_jax.tasks.classification import (
-    ClassificationObjective,
-    ClassificationTask,
-    Evaluator,
-    hits,
-)
+from mobilevit_jax.tasks.classification import ClassificationTask, Evaluator
+from mobilevit_jax.tasks.classification_objective import ClassificationObjective, hits
 from mobilevit_jax.training.optimizer import OptimizerConfig
 from tests.small import SmallNet, build_small_net, random_variables, tiny_experiment
 

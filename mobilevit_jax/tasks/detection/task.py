@@ -1,14 +1,12 @@
-"""Detection: how a record becomes an example, and the loss; `evaluation` measures."""
+"""Detection: how a record becomes an example; `objective` has the loss, `evaluation` measures."""
 
 import functools
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import flax.linen as nn
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from mobilevit_jax.data.augment import example_rng
@@ -22,79 +20,13 @@ from mobilevit_jax.tasks.base import Arrays, DataTask, LoadExample
 from mobilevit_jax.tasks.detection.average_precision import METRICS
 from mobilevit_jax.tasks.detection.config import DetectionConfig
 from mobilevit_jax.tasks.detection.evaluation import DetectionEvaluator, check_classes
-from mobilevit_jax.tasks.detection.loss import multibox_loss
-from mobilevit_jax.tasks.detection.matching import match_batch
+from mobilevit_jax.tasks.detection.objective import DetectionObjective
 from mobilevit_jax.tasks.detection.predict import Detector
 from mobilevit_jax.training import parallel
 
 if TYPE_CHECKING:
     from mobilevit_jax.config import Experiment
     from mobilevit_jax.pretrained import Pretrained
-
-
-@dataclass(frozen=True)
-class DetectionObjective:
-    """Loss and metrics, as the steps take them.
-
-    Attributes:
-        model: The detector; tells the anchors of an image size.
-        match_threshold: See `DetectionConfig`.
-        negative_ratio: See `DetectionConfig`.
-    """
-
-    model: Any
-    match_threshold: float = 0.5
-    negative_ratio: int = 3
-
-    @property
-    def metrics(self) -> tuple[str, ...]:
-        """Names of the sums, each divided by the number of positive anchors."""
-        return ("loss", "classification_loss", "localization_loss")
-
-    def prepare(self, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        """Matches the objects of a batch with the anchors.
-
-        Args:
-            batch: "image" [b, h, w, 3], "boxes" [b, N, 4], "labels" [b, N] and others.
-
-        Returns:
-            The others, "image", "target_offsets" [b, A, 4] and "target_labels" [b, A].
-        """
-        anchors = jnp.asarray(self.model.anchors(*batch["image"].shape[1:3]))
-        offsets, labels = match_batch(
-            batch["boxes"], batch["labels"], anchors, self.match_threshold
-        )
-        others = {name: x for name, x in batch.items() if name not in ("boxes", "labels")}
-        return others | {"target_offsets": offsets, "target_labels": labels}
-
-    def normaliser(self, batch: dict[str, jax.Array]) -> jax.Array:
-        """Returns the number of anchors with an object [b]; 0 for an image without one."""
-        return jnp.sum(batch["target_labels"] > 0, axis=-1).astype(jnp.float32)
-
-    def loss(
-        self, outputs: tuple[jax.Array, jax.Array], batch: dict[str, jax.Array]
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Returns sums [b] over the anchors, and {metric: sums [b]}.
-
-        Args:
-            outputs: Class logits [b, A, classes] and box offsets [b, A, 4].
-            batch: From `prepare`.
-        """
-        parts = multibox_loss(
-            *outputs,
-            batch["target_labels"],
-            batch["target_offsets"],
-            negative_ratio=self.negative_ratio,
-        )
-        losses = parts.classification + parts.localisation
-        values = (losses, parts.classification, parts.localisation)
-        return losses, dict(zip(self.metrics, values, strict=True))
-
-    def evaluate(
-        self, outputs: tuple[jax.Array, jax.Array], batch: dict[str, jax.Array]
-    ) -> dict[str, jax.Array]:
-        """Returns the same sums as in training."""
-        return self.loss(outputs, batch)[1]
 
 
 class LeftOutObjects:

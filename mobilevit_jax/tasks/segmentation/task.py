@@ -1,13 +1,11 @@
-"""Segmentation: how a record becomes an example, its loss, its metrics; see `tasks.base`."""
+"""Segmentation: how a record becomes an example; see `tasks.base`. `objective` has the loss."""
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import flax.linen as nn
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from mobilevit_jax.data.augment import example_rng
@@ -23,87 +21,13 @@ from mobilevit_jax.tasks.base import Arrays, DataTask, LoadExample
 from mobilevit_jax.tasks.segmentation.config import SegmentationConfig
 from mobilevit_jax.tasks.segmentation.evaluation import SegmentationEvaluator
 from mobilevit_jax.tasks.segmentation.maps import check_size, read_mask
+from mobilevit_jax.tasks.segmentation.objective import SegmentationObjective
 from mobilevit_jax.tasks.segmentation.predict import Segmenter
 from mobilevit_jax.training import parallel
 
 if TYPE_CHECKING:
     from mobilevit_jax.config import Experiment
     from mobilevit_jax.pretrained import Pretrained
-
-
-@dataclass(frozen=True)
-class SegmentationObjective:
-    """Cross-entropy of the labelled pixels, as the steps take it.
-
-    Attributes:
-        config: Weight and convention of the auxiliary classifier's loss.
-    """
-
-    config: SegmentationConfig = field(default_factory=SegmentationConfig)
-
-    @property
-    def metrics(self) -> tuple[str, ...]:
-        """Names of the sums."""
-        return ("loss", "pixel_accuracy")
-
-    def prepare(self, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        """Returns the batch as it is."""
-        return batch
-
-    def normaliser(self, batch: dict[str, jax.Array]) -> jax.Array:
-        """Returns the number of labelled pixels of each image [b]: the loss is a pixel's mean."""
-        return jnp.sum(batch["mask"] != VOID, axis=(1, 2), dtype=jnp.float32)
-
-    def loss(
-        self, outputs: Any, batch: dict[str, jax.Array]
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Returns sums over pixels: losses [b], and {"loss", "pixel_accuracy"}, each [b].
-
-        Args:
-            outputs: Logits [b, h, w, classes], or a pair of them with those of the auxiliary
-                classifier, of the same shape.
-            batch: "mask" uint8 [b, h, w]; pixels of 255 count nowhere.
-        """
-        if not isinstance(outputs, tuple):
-            metrics = pixel_sums(outputs, batch["mask"])
-            return metrics["loss"], metrics
-        metrics = pixel_sums(outputs[0], batch["mask"])
-        auxiliary = pixel_sums(outputs[1], batch["mask"])["loss"]
-        losses = metrics["loss"] + self.config.aux_weight * auxiliary
-        if self.config.convention == "v0.1":
-            losses = 0.5 * losses
-        return losses, metrics | {"loss": losses}
-
-    def evaluate(self, outputs: jax.Array, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        """Returns {"loss", "pixel_accuracy"}, sums over the pixels of each image [b]."""
-        return pixel_sums(outputs, batch["mask"])
-
-
-def pixel_sums(logits: jax.Array, mask: jax.Array) -> dict[str, jax.Array]:
-    """Sums the cross-entropy and the right answers over the labelled pixels of each image.
-
-    Written as reductions over the classes, so that nothing of the logits' size is kept beside them
-    and their gradient. Of equal scores the lower class counts as higher; a pixel with NaN is wrong.
-
-    Args:
-        logits: [b, h, w, classes], float32.
-        mask: uint8 [b, h, w], 255 for void.
-
-    Returns:
-        {"loss", "pixel_accuracy"}, each [b].
-    """
-    labels = mask.astype(jnp.int32)[..., None]
-    classes = jnp.arange(logits.shape[-1]).reshape(1, 1, 1, -1)
-    own = jnp.sum(jnp.where(classes == labels, logits, 0), axis=-1)
-    total = jax.nn.logsumexp(logits, axis=-1)
-    score = own[..., None]
-    ahead = (logits > score) | ((logits == score) & (classes < labels))
-    labelled = mask != VOID
-    right = labelled & ~jnp.any(ahead, axis=-1) & ~jnp.isnan(total)
-    return {
-        "loss": jnp.sum(jnp.where(labelled, total - own, 0), axis=(1, 2)),
-        "pixel_accuracy": jnp.sum(right, axis=(1, 2), dtype=jnp.float32),
-    }
 
 
 class SegmentationTask(DataTask):
@@ -121,7 +45,8 @@ class SegmentationTask(DataTask):
         return model
 
     def _make_objective(self, experiment: "Experiment") -> SegmentationObjective:
-        return SegmentationObjective(experiment.segmentation)
+        options = experiment.segmentation
+        return SegmentationObjective(options.aux_weight, options.convention)
 
     @property
     def evaluation_metrics(self) -> tuple[str, ...]:

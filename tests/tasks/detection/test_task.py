@@ -22,12 +22,8 @@ from mobilevit_jax.tasks.detection.average_precision import METRICS
 from mobilevit_jax.tasks.detection.config import DetectionConfig
 from mobilevit_jax.tasks.detection.loss import multibox_loss
 from mobilevit_jax.tasks.detection.matching import match_batch
-from mobilevit_jax.tasks.detection.task import (
-    DetectionObjective,
-    DetectionTask,
-    LeftOutObjects,
-    class_names_of,
-)
+from mobilevit_jax.tasks.detection.objective import DetectionObjective
+from mobilevit_jax.tasks.detection.task import DetectionTask, LeftOutObjects, class_names_of
 from mobilevit_jax.training import parallel
 from mobilevit_jax.training.state import EMAConfig, create_state
 from mobilevit_jax.training.step import make_train_step

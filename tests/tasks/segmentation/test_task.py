@@ -22,13 +22,12 @@ from mobilevit_jax.models.config import ModelConfig
 from mobilevit_jax.pretrained import Pretrained
 from mobilevit_jax.processing import ImageProcessor
 from mobilevit_jax.tasks.segmentation.config import SegmentationConfig
+from mobilevit_jax.tasks.segmentation.objective import SegmentationObjective, pixel_sums
 from mobilevit_jax.tasks.segmentation.task import (
-    SegmentationObjective,
     class_names_of,
     create_evaluator,
     create_predictor,
     create_task,
-    pixel_sums,
     training_examples,
 )
 from mobilevit_jax.training import parallel
@@ -86,15 +85,15 @@ class TestLoss:
 
     @pytest.mark.parametrize(("convention", "factor"), [("v0.1", 0.5), ("later", 1.0)])
     def test_auxiliary_classifier(self, convention, factor):
-        config = SegmentationConfig(aux_weight=0.4, convention=convention)
+        objective = SegmentationObjective(0.4, convention)
         main = np.asarray(pixel_sums(LOGITS, MASK)["loss"])
         auxiliary = np.asarray(pixel_sums(-LOGITS, MASK)["loss"])
-        losses, metrics = SegmentationObjective(config).loss(
+        losses, metrics = objective.loss(
             (jnp.asarray(LOGITS), jnp.asarray(-LOGITS)), {"mask": MASK}
         )
         np.testing.assert_allclose(losses, factor * (main + 0.4 * auxiliary), rtol=1e-6)
         np.testing.assert_allclose(metrics["loss"], losses)
-        alone, _ = SegmentationObjective(config).loss(LOGITS, {"mask": MASK})
+        alone, _ = objective.loss(LOGITS, {"mask": MASK})
         np.testing.assert_allclose(alone, main, rtol=1e-6)
 
     def test_memory_of_the_gradient(self):
