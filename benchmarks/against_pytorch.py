@@ -10,28 +10,28 @@ to the same cores. The contenders: transformers' MobileViT eager, eager with cha
 `torch.compile`, and that with channels-last; for SSDLite, which transformers does not have, torch
 modules of equal shapes on transformers' backbone.
 
-Results are written after each work; the same command again goes on with what is missing.
+Rows are written as soon as they are there; the same command again goes on with what is missing.
 """
 
 import argparse
 import contextlib
 import dataclasses
-import importlib.metadata
+import functools
 import importlib.util
 import itertools
 import json
 import os
-import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from contenders import CONTENDERS, FUSED, OURS, Work, entrants, prepare
+from contenders import CONTENDERS, FUSED, OURS, Call, Work, entrants, prepare
+from reporting import Results, Worker, markdown, plain_errors, say, serve, surroundings
+
+from mobilevit_jax.errors import ConfigurationError
 
 SIZES = ("xxs", "xs", "s")
 PACKAGES = ("mobilevit_jax", "jax", "jaxlib", "flax", "torch", "transformers")
@@ -55,79 +55,38 @@ def work_of(options: argparse.Namespace) -> list[Work]:
     return found
 
 
-class Worker:
-    """A process that does one work by one contender, whenever it is told to."""
-
-    def __init__(self, contender: str, work: Work, cores: list[int]) -> None:
-        """Starts it, and waits until it has done the work once."""
-        task = json.dumps(
-            {"contender": contender, "work": dataclasses.asdict(work), "cores": cores}
-        )
-        environment = {
-            **os.environ,
-            "OMP_NUM_THREADS": str(len(cores)),
-            "TOKENIZERS_PARALLELISM": "false",
-        }
-        self._scratch = tempfile.TemporaryDirectory()
-        # Nothing compiled before may help: first steps are timed too.
-        environment["TORCHINDUCTOR_CACHE_DIR"] = self._scratch.name
-        environment.pop("JAX_COMPILATION_CACHE_DIR", None)
-        # One device each.
-        environment.setdefault("CUDA_VISIBLE_DEVICES", "0")
-        flags = environment.pop("XLA_FLAGS", "").split()
-        environment["XLA_FLAGS"] = " ".join(flag for flag in flags if "device_count" not in flag)
-        self._process = subprocess.Popen(
-            [sys.executable, __file__, "--worker", task],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=environment,
-            text=True,
-        )
-        try:
-            self.first = self._answer()
-        except BaseException:
-            self.close()
-            raise
-
-    def turn(self, seconds: float) -> dict[str, Any]:
-        """Has the work done again and again; returns {"seconds": median, "peak_bytes"}."""
-        print(seconds, file=self._process.stdin, flush=True)
-        return self._answer()
-
-    def close(self) -> None:
-        """Ends the process."""
-        self._process.kill()
-        self._process.wait()
-        self._scratch.cleanup()
-
-    def _answer(self) -> dict[str, Any]:
-        for line in self._process.stdout or ():
-            if line.startswith("> "):
-                return json.loads(line[2:])
-        raise SystemExit(
-            f"a process of the comparison has ended, status {self._process.wait()}; its own "
-            "output above says why"
-        )
-
-
 def worker(task: dict[str, Any]) -> None:
-    """What the process does."""
+    """What the process of one contender does: a work, first from nothing, then again and again."""
     os.sched_setaffinity(0, task["cores"])
     work = Work(**task["work"])
     _import(task["contender"], len(task["cores"]))
     before = _resident_bytes("VmRSS")
-    start = time.perf_counter()
-    call = prepare(task["contender"], work)
-    call()
-    _tell({"seconds": time.perf_counter() - start})
-    if "jax" in sys.modules:
-        from mobilevit_jax.allocator import return_freed_memory
 
-        return_freed_memory()  # as the trainer does after compiling
-    for _ in range(2):  # torch.compile goes on at the second call
+    @functools.cache
+    def first() -> tuple[Call, float]:
+        start = time.perf_counter()
+        call = prepare(task["contender"], work)
         call()
-    for line in sys.stdin:
-        _tell({"seconds": _median(call, float(line)), "peak_bytes": _peak_bytes(call, before)})
+        return call, time.perf_counter() - start
+
+    @functools.cache
+    def settled() -> Call:
+        call, _ = first()
+        if "jax" in sys.modules:
+            from mobilevit_jax.allocator import return_freed_memory
+
+            return_freed_memory()  # as the trainer does after compiling
+        for _ in range(2):  # torch.compile goes on at the second call
+            call()
+        return call
+
+    def answer(seconds: float | None) -> dict[str, float]:
+        if seconds is None:
+            return {"seconds": first()[1]}
+        call = settled()
+        return {"seconds": _median(call, seconds), "peak_bytes": _peak_bytes(call, before)}
+
+    serve(answer)
 
 
 def _import(contender: str, threads: int) -> None:
@@ -148,7 +107,7 @@ def _import(contender: str, threads: int) -> None:
     torch.set_num_threads(threads)
 
 
-def _median(call: Any, seconds: float) -> float:
+def _median(call: Call, seconds: float) -> float:
     taken: list[float] = []
     end = time.perf_counter() + seconds
     while not taken or time.perf_counter() < end:
@@ -158,7 +117,7 @@ def _median(call: Any, seconds: float) -> float:
     return statistics.median(taken)
 
 
-def _peak_bytes(call: Any, before: int) -> int:
+def _peak_bytes(call: Call, before: int) -> int:
     """Returns the most memory that is held during a call, without what the libraries hold."""
     if "torch" in sys.modules and sys.modules["torch"].cuda.is_available():
         cuda = sys.modules["torch"].cuda
@@ -182,20 +141,23 @@ def _resident_bytes(field: str) -> int:
     raise LookupError(field)
 
 
-def _tell(answer: dict[str, Any]) -> None:
-    print("> " + json.dumps(answer), flush=True)
-
-
 def compare(work: Work, options: argparse.Namespace) -> dict[str, Any]:
     """Times all contenders of a work; returns its row of the results."""
     names = [name for name in entrants(work) if name in options.contenders]
     seconds: dict[str, list[float]] = {name: [] for name in names}
+    first: dict[str, float] = {}
     peak: dict[str, int] = {}
-    with _workers(work, names, options.cores) as workers:
-        first = {name: one.first["seconds"] for name, one in workers.items()}
+    with contextlib.ExitStack() as stack:
+        workers: dict[str, Worker] = {}
+        for name in names:
+            task = {"contender": name, "work": dataclasses.asdict(work), "cores": options.cores}
+            scratch = stack.enter_context(tempfile.TemporaryDirectory())
+            workers[name] = Worker(__file__, task, _environment(len(options.cores), scratch))
+            stack.callback(workers[name].close)
+            first[name] = workers[name].ask()["seconds"]  # before the next one starts
         for _ in range(0 if work.kind == "first" else options.rounds):
             for name, one in workers.items():
-                answer = one.turn(options.seconds)
+                answer = one.ask(options.seconds)
                 seconds[name].append(answer["seconds"])
                 peak[name] = max(peak.get(name, 0), answer["peak_bytes"])
     if work.kind == "first":
@@ -208,14 +170,19 @@ def compare(work: Work, options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-@contextlib.contextmanager
-def _workers(work: Work, names: list[str], cores: list[int]) -> Iterator[dict[str, Worker]]:
-    with contextlib.ExitStack() as stack:
-        started = {}
-        for name in names:
-            started[name] = Worker(name, work, cores)
-            stack.callback(started[name].close)
-        yield started
+def _environment(threads: int, scratch: str) -> dict[str, str | None]:
+    """Returns the variables of a contender's process that differ from this one's."""
+    flags = os.environ.get("XLA_FLAGS", "").split()
+    return {
+        "OMP_NUM_THREADS": str(threads),
+        "TOKENIZERS_PARALLELISM": "false",
+        # Nothing compiled before may help: first steps are timed too.
+        "TORCHINDUCTOR_CACHE_DIR": scratch,
+        "JAX_COMPILATION_CACHE_DIR": None,
+        # One device each.
+        "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0"),
+        "XLA_FLAGS": " ".join(flag for flag in flags if "device_count" not in flag),
+    }
 
 
 def ratio(row: dict[str, Any], other: str, ours: str = OURS) -> float:
@@ -228,52 +195,30 @@ def table(rows: list[dict[str, Any]]) -> str:
     """Returns the results as a Markdown table."""
     names = [name for name in CONTENDERS if any(name in row["seconds"] for row in rows)]
     others = [name for name in names if name not in (OURS, FUSED)]
-    lines = [
-        ["work", *(f"{name}, ms" for name in names), *(f"{name} / ours" for name in others)],
-        ["---"] * (1 + len(names) + len(others)),
+    columns = [
+        "work",
+        *(f"{name}, ms" for name in names),
+        *(f"{name} / ours" for name in others),
     ]
+    lines = []
     for row in rows:
         own = {name: statistics.median(values) for name, values in row["seconds"].items()}
         times = [f"{own[name] * 1e3:.1f}" if name in own else "" for name in names]
         ratios = [f"{ratio(row, name):.2f}" if name in own else "" for name in others]
-        lines.append([str(Work(**row["work"])), *times, *ratios])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+        lines.append([Work(**row["work"]), *times, *ratios])
+    return markdown(columns, lines)
 
 
 def memory_table(rows: list[dict[str, Any]]) -> str:
     """Returns peak memory as a Markdown table."""
     rows = [row for row in rows if row["peak_bytes"]]
     names = [name for name in CONTENDERS if any(name in row["peak_bytes"] for row in rows)]
-    lines = [["work", *(f"{name}, MB" for name in names)], ["---"] * (1 + len(names))]
+    lines = []
     for row in rows:
         peak = row["peak_bytes"]
         cells = [f"{peak[name] / 1e6:.0f}" if name in peak else "" for name in names]
-        lines.append([str(Work(**row["work"])), *cells])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def versions() -> dict[str, str]:
-    """Returns the versions of what is compared, as far as it is installed."""
-    found = {}
-    for name in PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
-
-
-def surroundings(cores: list[int]) -> dict[str, Any]:
-    """Returns what the numbers depend on: machine, versions."""
-    model = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError):
-        text = Path("/proc/cpuinfo").read_text()
-        model = text.split("model name", 1)[1].split("\n", 1)[0].lstrip("\t :")
-    return {
-        "machine": f"{model}, {len(cores)} cores used",
-        "python": platform.python_version(),
-        "versions": versions(),
-        "date": time.strftime("%Y-%m-%d"),
-        "command": " ".join(["python", *sys.argv]),
-    }
+        lines.append([Work(**row["work"]), *cells])
+    return markdown(["work", *(f"{name}, MB" for name in names)], lines)
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -307,35 +252,39 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     return options
 
 
-def main() -> None:
-    """Runs the comparison."""
-    options = parse()
-    if options.worker:
-        worker(json.loads(options.worker))
-        return
+def check(options: argparse.Namespace) -> None:
+    """Refuses what cannot be measured, before anything is.
+
+    Raises:
+        ConfigurationError: Names what to install.
+    """
     missing = [name for name in ("torch", "transformers") if not importlib.util.find_spec(name)]
     if missing and set(options.contenders) - {OURS, FUSED}:
-        raise SystemExit(
+        raise ConfigurationError(
             f"{' and '.join(missing)} cannot be imported; install the extra: "
             "pip install torch==2.13.0 && pip install -e '.[parity]'"
         )
-    from mobilevit_jax.atomic import replacing
 
-    results: dict[str, Any] = {"rows": []}
-    if options.output and options.output.exists():
-        results = json.loads(options.output.read_text())
-    results.update(surroundings(options.cores))
-    done = [row["work"] for row in results["rows"]]
-    for work in work_of(options):
-        if dataclasses.asdict(work) in done:
-            continue
-        print(f"{work} ...", file=sys.stderr, flush=True)
-        results["rows"].append(compare(work, options))
-        print(table(results["rows"][-1:]), file=sys.stderr, flush=True)
-        if options.output:
-            with replacing(options.output) as unfinished:
-                unfinished.write_text(json.dumps(results, indent=1) + "\n")
-    print(table(results["rows"]) + "\n\n" + memory_table(results["rows"]))
+
+def main() -> None:
+    """Measures what is missing in the output file, and prints all of it."""
+    options = parse()
+    with plain_errors():
+        if options.worker:
+            worker(json.loads(options.worker))
+            return
+        check(options)
+        # What a row does not tell itself.
+        settings = {"threads": options.threads, "seconds": options.seconds}
+        results = Results(options.output, settings, surroundings(PACKAGES, options.threads))
+        for work in work_of(options):
+            if str(work) not in results.rows:
+                say(f"{work} ...")
+                row = compare(work, options)
+                results.add(str(work), row)
+                say(table([row]))
+        rows = list(results.rows.values())
+        print(table(rows) + "\n\n" + memory_table(rows))
 
 
 if __name__ == "__main__":

@@ -106,20 +106,24 @@ class Worker:
     """A process of its own that answers in JSON whenever it is told to work."""
 
     def __init__(
-        self, script: str, task: Mapping[str, Any], environment: Mapping[str, str] | None = None
+        self,
+        script: str,
+        task: Mapping[str, Any],
+        environment: Mapping[str, str | None] | None = None,
     ) -> None:
         """Starts `python script --worker TASK`.
 
         Args:
             script: The file; its `--worker` calls `serve`.
             task: What the process is to do.
-            environment: Variables that differ from this process's.
+            environment: Variables that differ from this process's; None removes one.
         """
+        variables = {**os.environ, **(environment or {})}
         self._process = subprocess.Popen(
             [sys.executable, script, "--worker", json.dumps(task)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, **(environment or {})},
+            env={name: value for name, value in variables.items() if value is not None},
             text=True,
         )
 

@@ -57,6 +57,7 @@ def script(tmp_path):
     path.write_text(
         textwrap.dedent(
             f"""
+            import os
             import sys
             sys.path[:0] = [{str(BENCHMARKS)!r}, {str(BENCHMARKS.parent)!r}]
             from reporting import serve
@@ -65,6 +66,8 @@ def script(tmp_path):
                 print("what a library says")
                 if order == "bad":
                     raise ConfigurationError("no such reader")
+                if order == "environment":
+                    return [os.environ.get(name) for name in ("KEPT", "GIVEN", "TAKEN")]
                 if order == "die":
                     sys.exit(7)
                 return order + 1
@@ -83,6 +86,14 @@ def test_workers(reporting, script):
     assert worker.ask(7) == 8
     with pytest.raises(ConfigurationError, match="has ended, status 7"):
         worker.ask("die")
+    worker.close()
+
+
+def test_a_worker_has_its_own_environment(reporting, script, monkeypatch):
+    for name in ("KEPT", "GIVEN", "TAKEN"):
+        monkeypatch.setenv(name, "ours")
+    worker = reporting.Worker(script, {}, {"GIVEN": "its own", "TAKEN": None})
+    assert worker.ask("environment") == ["ours", "its own", None]
     worker.close()
 
 
