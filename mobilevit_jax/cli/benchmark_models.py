@@ -5,11 +5,10 @@ import dataclasses
 import itertools
 import os
 import tempfile
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -21,9 +20,6 @@ if TYPE_CHECKING:
     from mobilevit_jax.analysis.programs import Program, Setting
     from mobilevit_jax.analysis.speed import Ceilings, Row
 
-T = TypeVar("T")
-
-_SECONDS_BETWEEN_LOOKS = 0.1
 _CACHE = "jax_enable_compilation_cache"
 # Eight narrow columns, which fit 80 characters.
 _HEADINGS = (
@@ -170,13 +166,14 @@ def _measure(settings: Sequence["Setting"], rounds: int, report: "Report") -> No
     """Compiles everything, so that what does not fit is known before the start; then measures."""
     from mobilevit_jax.analysis.programs import compile_program
     from mobilevit_jax.analysis.speed import measure, measure_ceilings
+    from mobilevit_jax.training.compiling import in_thread
 
     programs: dict[int, Program] = {}
     # What needs the most memory comes first, so that an error comes early.
     largest = sorted(range(len(settings)), key=lambda index: _weight(settings[index]))
     for number, index in enumerate(largest, 1):
         say(f"compiling {settings[index]} ({number}/{len(settings)})")
-        programs[index] = _interruptible(lambda index=index: compile_program(settings[index]))
+        programs[index] = in_thread(lambda index=index: compile_program(settings[index]))
     ceilings: dict[tuple[str, int], Ceilings] = {}
     for index, setting in enumerate(settings):
         program = programs.pop(index)
@@ -297,28 +294,3 @@ def _machine() -> dict[str, Any]:
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "versions": versions(),
     }
-
-
-def _interruptible(work: Callable[[], T]) -> T:
-    """Runs work in a thread, since Ctrl-C would have to wait until XLA has compiled.
-
-    The thread has the name by which the process knows that it must not wait for its end.
-    """
-    from mobilevit_jax.training import compiling
-
-    results: list[T] = []
-    errors: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            results.append(work())
-        except BaseException as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=run, name=compiling._THREAD, daemon=True)
-    thread.start()
-    while thread.is_alive():
-        thread.join(_SECONDS_BETWEEN_LOOKS)
-    if errors:
-        raise errors[0]
-    return results[0]

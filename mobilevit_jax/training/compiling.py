@@ -2,6 +2,8 @@
 
 import threading
 import time
+from collections.abc import Callable
+from typing import TypeVar
 
 import jax
 
@@ -12,6 +14,8 @@ from mobilevit_jax.training.contracts import Reporter, Task, TrainStep
 from mobilevit_jax.training.signals import Stopped, StopRequest
 from mobilevit_jax.training.state import TrainState
 from mobilevit_jax.training.timing import Timing
+
+T = TypeVar("T")
 
 _THREAD = "mobilevit_jax-compile"
 _SECONDS_BETWEEN_LOOKS = 0.1
@@ -79,22 +83,44 @@ def still_compiling() -> bool:
     return any(thread.name == _THREAD for thread in threading.enumerate())
 
 
-def _call(step: TrainStep, state: TrainState, batch: object, stop: StopRequest | None) -> None:
-    """Calls the step on a copy of the state, in a thread, and waits for it or for a signal."""
+def in_thread(work: Callable[[], T], poll: Callable[[], None] | None = None) -> T:
+    """Runs work that compiles in a thread of its own, since no signal is heard while XLA compiles.
+
+    The thread is one that `still_compiling` knows.
+
+    Args:
+        work: What compiles; what it returns or raises comes through.
+        poll: Called now and then meanwhile; what it raises ends the wait, though not the work.
+    """
+    results: list[T] = []
     errors: list[BaseException] = []
 
-    def work() -> None:
+    def run() -> None:
         try:
-            _, metrics = step(parallel.replicate(state), batch)  # pyright: ignore
-            jax.block_until_ready(metrics)
+            results.append(work())
         except BaseException as error:
             errors.append(error)
 
-    thread = threading.Thread(target=work, name=_THREAD, daemon=True)
+    thread = threading.Thread(target=run, name=_THREAD, daemon=True)
     thread.start()
     while thread.is_alive():
         thread.join(_SECONDS_BETWEEN_LOOKS)
-        if stop is not None and stop.requested and jax.process_count() == 1:
-            raise Stopped
+        if poll is not None:
+            poll()
     if errors:
         raise errors[0]
+    return results[0]
+
+
+def _call(step: TrainStep, state: TrainState, batch: object, stop: StopRequest | None) -> None:
+    """Calls the step on a copy of the state, in a thread, and waits for it or for a signal."""
+
+    def work() -> None:
+        _, metrics = step(parallel.replicate(state), batch)  # pyright: ignore
+        jax.block_until_ready(metrics)
+
+    def poll() -> None:
+        if stop is not None and stop.requested and jax.process_count() == 1:
+            raise Stopped
+
+    in_thread(work, poll)

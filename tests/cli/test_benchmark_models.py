@@ -1,8 +1,6 @@
 """`mobilevit benchmark MODEL...`: the table, the file, and what is left when it is cut short."""
 
 import json
-import signal
-import threading
 from pathlib import Path
 
 import jax
@@ -11,7 +9,6 @@ import pytest
 from mobilevit_jax.analysis import memory, programs, speed
 from mobilevit_jax.cli import benchmark_models
 from mobilevit_jax.models import create_model
-from mobilevit_jax.training import compiling
 from tests.small import SmallNet
 
 
@@ -172,28 +169,3 @@ def test_help_tells_of_both_forms(mobilevit, quickstart):
     ran = mobilevit("benchmark", quickstart, "--help")
     assert ran.status == 0
     assert "--steps" in ran.out and "--batches" not in ran.out
-
-
-class TestInterruptible:
-    def test_ctrl_c_does_not_wait_for_xla(self):
-        """And the process knows of the thread, so that it does not wait for it either."""
-        end = threading.Event()
-        main = threading.main_thread().ident
-        assert main is not None
-        # A shell starts what runs in the background with the signal ignored.
-        before = signal.signal(signal.SIGINT, signal.default_int_handler)
-        timer = threading.Timer(0.3, lambda: signal.pthread_kill(main, signal.SIGINT))
-        timer.start()
-        try:
-            with pytest.raises(KeyboardInterrupt):
-                benchmark_models._interruptible(lambda: end.wait(20))
-            assert compiling.still_compiling()
-        finally:
-            end.set()
-            timer.join()
-            signal.signal(signal.SIGINT, before)
-
-    def test_results_and_errors_come_through(self):
-        assert benchmark_models._interruptible(lambda: 3) == 3
-        with pytest.raises(ZeroDivisionError):
-            benchmark_models._interruptible(lambda: 1 // 0)
