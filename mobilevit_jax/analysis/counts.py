@@ -16,6 +16,9 @@ from mobilevit_jax.models.shapes import variable_shapes
 
 Convention = Literal["true", "paper"]
 
+PUBLISHED_SIZES = {"mobilevit": 256, "ssdlite_mobilevit": 320, "deeplabv3_mobilevit": 512}
+"""Sides of the images that the published models were evaluated on, by the kind of model."""
+
 
 @dataclass(frozen=True)
 class Stage:

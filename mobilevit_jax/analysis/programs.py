@@ -16,7 +16,7 @@ import optax
 from flax import traverse_util
 
 from mobilevit_jax.analysis import memory
-from mobilevit_jax.analysis.counts import total_macs
+from mobilevit_jax.analysis.counts import PUBLISHED_SIZES, total_macs
 from mobilevit_jax.analysis.memory import Device
 from mobilevit_jax.errors import ConfigurationError, unknown_name
 from mobilevit_jax.models import BackboneModel, create_model, kind_of
@@ -32,8 +32,6 @@ from mobilevit_jax.training.step import Objective, make_train_step
 
 DTYPES = ("float32", "bfloat16")
 WORK = ("forward", "train")
-# Sides of the images that the published models were evaluated on.
-_SIZES = {"mobilevit": 256, "ssdlite_mobilevit": 320, "deeplabv3_mobilevit": 512}
 # The gradients by a layer's input and by its weights each take as many as its output.
 _FORWARD_PASSES = {"forward": 1, "train": 3}
 _LEARNING_RATE = 1e-4
@@ -95,7 +93,7 @@ class Setting:
     @property
     def side(self) -> int:
         """The size that stands here or is the model's own."""
-        return self.size or _SIZES[kind_of(self.build())]
+        return self.size or PUBLISHED_SIZES[kind_of(self.build())]
 
     @property
     def multiply_adds(self) -> int:

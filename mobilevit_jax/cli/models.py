@@ -7,15 +7,13 @@ from typing import Annotated, Any, NamedTuple
 
 import tyro
 
-from mobilevit_jax.analysis.counts import Stage, stages
+from mobilevit_jax.analysis.counts import PUBLISHED_SIZES, Stage, stages
 from mobilevit_jax.cli.console import print_table
 from mobilevit_jax.errors import ConfigurationError
 from mobilevit_jax.models import create_model, kind_of, list_models
 
 # Stages whose maps other networks take.
 _SHOWN = ("layer_3", "layer_4", "layer_5")
-# Sides of the images that the published models were evaluated on.
-_SIZES = {"mobilevit": 256, "ssdlite_mobilevit": 320, "deeplabv3_mobilevit": 512}
 
 
 class Counted(NamedTuple):
@@ -61,7 +59,7 @@ def main(argv: list[str]) -> int:
     counted = {}
     for name in list_models(arguments.name) or [arguments.name]:
         model = create_model(name, **options)
-        size = arguments.size or _SIZES[kind_of(model)]
+        size = arguments.size or PUBLISHED_SIZES[kind_of(model)]
         counted[name] = Counted(size, stages(model, size))
     if arguments.json:
         print(json.dumps(_as_json(counted), indent=2))
