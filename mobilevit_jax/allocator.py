@@ -5,6 +5,7 @@ back to the operating system when they are freed, and the next step pays for eve
 time: up to a third of a step's time went into that. Kept, the memory is there for the next step.
 """
 
+import contextlib
 import ctypes
 import os
 import sys
@@ -58,4 +59,11 @@ def return_freed_memory() -> None:
     pieces than a step.
     """
     if _kept:
-        ctypes.CDLL(None).malloc_trim(0)
+        trim()
+
+
+def trim() -> None:
+    """Gives back to the system what is free, where the C library can."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):  # musl has none
+            ctypes.CDLL(None).malloc_trim(0)

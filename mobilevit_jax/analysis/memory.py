@@ -4,14 +4,13 @@ Needs nothing but JAX; what a platform does not tell is None.
 """
 
 import contextlib
-import ctypes
 import gc
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mobilevit_jax.allocator import trim
 from mobilevit_jax.errors import ConfigurationError
 
 # jaxlib's class, which type checkers do not know.
@@ -118,10 +117,7 @@ def shown(count: float) -> str:
 def release_freed() -> None:
     """Gives memory that was freed back to the operating system, so that it counts for nobody."""
     gc.collect()
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):  # musl has none
-            trim: Any = ctypes.CDLL(None).malloc_trim
-            trim(0)
+    trim()
 
 
 def _reset_peak() -> bool:
