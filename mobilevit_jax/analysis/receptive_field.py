@@ -49,6 +49,20 @@ def reach(
             "kernel_size, patch_size, side and depth must be at least 1 and the kernel odd; got "
             f"{kernel_size}, {patch_size}, {side}, {depth}"
         )
+    block, variables, x = _random_block(kernel_size, patch_size, side, depth, fusion)
+    # Compiled once and run once: optimising the code would take longer than running it.
+    compiled = jax.jit(
+        functools.partial(_depends, block), compiler_options={"xla_backend_optimization_level": 0}
+    )
+    found = np.array(compiled(variables, x)).reshape(side, side, side, side)
+    found.flags.writeable = False  # callers share it
+    return found
+
+
+def _random_block(
+    kernel_size: int, patch_size: int, side: int, depth: int, fusion: bool
+) -> tuple[MobileViTBlock, Any, jax.Array]:
+    """Returns a block, random variables, and a random map [1, side, side, channels]."""
     block = MobileViTBlock(
         dim=_DIM,
         depth=depth,
@@ -62,28 +76,23 @@ def reach(
     x = jnp.asarray(rng.standard_normal((1, side, side, _CHANNELS)), jnp.float32)
     # Drawn here, as compiling `init` would take longer than all the rest.
     shapes = jax.eval_shape(block.init, jax.random.key(0), x)
-    variables = jax.tree_util.tree_map_with_path(functools.partial(_draw, rng), shapes)
+    return block, jax.tree_util.tree_map_with_path(functools.partial(_draw, rng), shapes), x
 
-    def gradients(variables: Any, x: jax.Array) -> jax.Array:
-        """Whether each output pixel has a gradient at each input pixel, [side ** 2, side, side]."""
 
-        def outputs(image: jax.Array) -> jax.Array:
-            """One number for each output pixel, [side ** 2]."""
-            output: Any = block.apply(variables, image)
-            return jnp.sum(output, (0, 3)).reshape(-1)
+def _depends(block: MobileViTBlock, variables: Any, x: jax.Array) -> jax.Array:
+    """Whether each output pixel has a gradient at each input pixel, [side ** 2, side, side]."""
 
-        _, pull_back = jax.vjp(outputs, x)
-        return jax.lax.map(
-            lambda row: jnp.any(pull_back(row)[0][0] != 0, -1),
-            jnp.eye(side * side),
-            batch_size=_AT_ONCE,
-        )
+    def outputs(image: jax.Array) -> jax.Array:
+        """One number for each output pixel, [side ** 2]."""
+        output: Any = block.apply(variables, image)
+        return jnp.sum(output, (0, 3)).reshape(-1)
 
-    # Compiled once and run once: optimising the code would take longer than running it.
-    compiled = jax.jit(gradients, compiler_options={"xla_backend_optimization_level": 0})
-    found = np.array(compiled(variables, x)).reshape(side, side, side, side)
-    found.flags.writeable = False  # callers share it
-    return found
+    _, pull_back = jax.vjp(outputs, x)
+    return jax.lax.map(
+        lambda row: jnp.any(pull_back(row)[0][0] != 0, -1),
+        jnp.eye(x.shape[1] * x.shape[2]),
+        batch_size=_AT_ONCE,
+    )
 
 
 def _draw(rng: np.random.Generator, path: Any, leaf: jax.ShapeDtypeStruct) -> jax.Array:
