@@ -102,42 +102,58 @@ def train(
     def first_state() -> TrainState:
         return create() if initial is None else start_from(create(), initial)
 
-    keep = experiment.checkpoint
     timing, finished = Timing(), False
-    with (
-        StopRequest() as stop,
-        Checkpoints(
-            directory / workdir.CHECKPOINTS,
-            metric=keep.metric or task.main_metric,
-            mode=keep.mode,
-            keep_best=keep.keep_best,
-        ) as checkpoints,
-    ):
-        state = first_state()
-        found = checkpoints.restore_newest(state, warn=reporter.say)
-        if found is not None:
-            state = found.state
-            reporter.say(f"resuming from step {found.step} in {directory}")
-        elif initial is not None:
-            for note in initial.notes:
-                reporter.say(note)
-        weights = hosts.digest(*jax.tree.leaves(state.params))
-        hosts.agree("where to begin", {"step": int(state.step), "weights": weights})
-        state = parallel.replicate(state)
-        first, pending = (found.step, found.metadata.get("pending", False)) if found else (0, False)
+    with StopRequest() as stop, _open_checkpoints(experiment, task, directory) as checkpoints:
+        state, resumed, pending = _restore_or_start(
+            checkpoints, first_state, initial, directory, reporter
+        )
         with MetricsLog(
-            directory,
-            resume_step=found.step if found else None,
-            pending=pending,
-            active=parallel.is_first_host(),
+            directory, resume_step=resumed, pending=pending, active=parallel.is_first_host()
         ) as log:
             run = _Run(
                 *(experiment, task, learning_rate, first_state),
                 *(checkpoints, log, reporter, timing, stop),
             )
             with contextlib.suppress(Stopped):
-                finished = _go_on(run, step, state, first, pending, directory)
+                finished = _go_on(run, step, state, resumed or 0, pending, directory)
     return Outcome(finished, _rows(directory), timing)
+
+
+def _open_checkpoints(experiment: Experiment, task: Task, directory: Path) -> Checkpoints:
+    keep = experiment.checkpoint
+    return Checkpoints(
+        directory / workdir.CHECKPOINTS,
+        metric=keep.metric or task.main_metric,
+        mode=keep.mode,
+        keep_best=keep.keep_best,
+    )
+
+
+def _restore_or_start(
+    checkpoints: Checkpoints,
+    first_state: Callable[[], TrainState],
+    initial: InitialWeights | None,
+    directory: Path,
+    reporter: Reporter,
+) -> tuple[TrainState, int | None, bool]:
+    """Says where the run begins, once all hosts agree on that.
+
+    Returns:
+        The state, placed on the devices; the step that it is resumed from, None for a new run; and
+        whether the evaluation after that step is still to come.
+    """
+    state, resumed, pending = first_state(), None, False
+    found = checkpoints.restore_newest(state, warn=reporter.say)
+    if found is not None:
+        state, resumed = found.state, found.step
+        pending = found.metadata.get("pending", False)
+        reporter.say(f"resuming from step {resumed} in {directory}")
+    elif initial is not None:
+        for note in initial.notes:
+            reporter.say(note)
+    weights = hosts.digest(*jax.tree.leaves(state.params))
+    hosts.agree("where to begin", {"step": int(state.step), "weights": weights})
+    return parallel.replicate(state), resumed, pending
 
 
 def _go_on(
