@@ -4,22 +4,11 @@ import numpy as np
 import pytest
 
 from mobilevit_jax.ops import attention, attention_map, use_form
-
-
-def normal(*shape, seed=0, dtype=np.float32):
-    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), dtype)
+from tests.ops.support import normal, value_and_gradients
 
 
 def tokens(*shape, dtype=np.float32):
-    return tuple(normal(*shape, seed=seed, dtype=dtype) for seed in range(3))
-
-
-def value_and_gradients(function, operands):
-    def run(*operands):
-        y, pull = jax.vjp(function, *operands)
-        return y, *pull(normal(*y.shape, seed=9, dtype=y.dtype))
-
-    return jax.jit(run)(*operands)
+    return tuple(jnp.asarray(normal(*shape, seed=seed), dtype) for seed in range(3))
 
 
 @pytest.mark.parametrize("form", ["cpu", "accelerator", "auto"])
@@ -31,15 +20,11 @@ def test_forms_agree_with_the_definition(form, shape):
         scores = jnp.einsum("...qd,...kd->...qk", query, key)
         return jnp.einsum("...qk,...kd->...qd", jax.nn.softmax(scores, -1), value)
 
-    def ours(*operands):
-        with use_form(form):
-            return attention(*operands)
-
     with use_form(form):
         inference = attention(*operands)
-    expected = value_and_gradients(definition, operands)
+    expected = value_and_gradients(form, definition, *operands)
     np.testing.assert_allclose(inference, expected[0], rtol=1e-5, atol=1e-5)
-    for a, b in zip(value_and_gradients(ours, operands), expected, strict=True):
+    for a, b in zip(value_and_gradients(form, attention, *operands), expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
@@ -57,12 +42,8 @@ def test_large_scores_do_not_overflow(form):
 def test_bfloat16_stays(form):
     operands = tokens(2, 6, 4, dtype=jnp.bfloat16)
 
-    def ours(*operands):
-        with use_form(form):
-            return attention(*operands)
-
-    exact = value_and_gradients(ours, [x.astype(jnp.float32) for x in operands])
-    for a, b in zip(value_and_gradients(ours, operands), exact, strict=True):
+    exact = value_and_gradients(form, attention, *(x.astype(jnp.float32) for x in operands))
+    for a, b in zip(value_and_gradients(form, attention, *operands), exact, strict=True):
         assert a.dtype == jnp.bfloat16
         np.testing.assert_allclose(a.astype(jnp.float32), b, rtol=0.1, atol=0.05)
 

@@ -1,22 +1,12 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mobilevit_jax.ops import conv, use_form
-
-
-def normal(*shape, seed=0):
-    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
-
-
-def value_and_gradients(form, x, kernel, *options):
-    def run(x, kernel):
-        with use_form(form):
-            y, pull = jax.vjp(lambda x, k: conv(x, k, *options), x, kernel)
-            return y, *pull(jnp.asarray(normal(*y.shape, seed=2), y.dtype))
-
-    return jax.jit(run)(x, kernel)
+from mobilevit_jax.ops import conv
+from tests.ops.support import normal, value_and_gradients
 
 
 @pytest.mark.parametrize(
@@ -32,9 +22,9 @@ def value_and_gradients(form, x, kernel, *options):
 )
 def test_forms_agree_in_value_and_gradients(kernel_size, stride, dilation, height, width):
     x, kernel = normal(3, height, width, 4), normal(kernel_size, kernel_size, 4, 5, seed=1)
+    function = functools.partial(conv, stride=stride, dilation=dilation)
     ours, plain, chosen = (
-        value_and_gradients(form, x, kernel, stride, dilation)
-        for form in ("cpu", "accelerator", "auto")
+        value_and_gradients(form, function, x, kernel) for form in ("cpu", "accelerator", "auto")
     )
     assert ours[0].shape == (3, -(-height // stride), -(-width // stride), 5)
     for a, b, c in zip(ours, plain, chosen, strict=True):
@@ -56,7 +46,7 @@ def test_value_against_a_loop():
 @pytest.mark.parametrize("form", ["cpu", "accelerator"])
 def test_bfloat16_stays(form):
     x, kernel = (jnp.asarray(a, jnp.bfloat16) for a in (normal(2, 5, 5, 4), normal(3, 3, 4, 4)))
-    for array in value_and_gradients(form, x, kernel):
+    for array in value_and_gradients(form, conv, x, kernel):
         assert array.dtype == jnp.bfloat16
 
 

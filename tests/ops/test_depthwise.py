@@ -1,24 +1,12 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from mobilevit_jax.ops import depthwise_conv, use_form
-
-
-def normal(*shape, seed=0):
-    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
-
-
-def value_and_gradients(form, x, kernel, stride, dilation):
-    """Returns the output and, for a random cotangent, the gradients of input and kernel."""
-
-    def run(x, kernel):
-        with use_form(form):
-            y, pull = jax.vjp(lambda x, k: depthwise_conv(x, k, stride, dilation), x, kernel)
-            return y, *pull(jnp.asarray(normal(*y.shape, seed=2), y.dtype))
-
-    return jax.jit(run)(x, kernel)
+from tests.ops.support import normal, value_and_gradients
 
 
 @pytest.mark.parametrize(
@@ -36,9 +24,9 @@ def value_and_gradients(form, x, kernel, stride, dilation):
 )
 def test_forms_agree_in_value_and_gradients(kernel_size, stride, dilation, height, width):
     x, kernel = normal(3, height, width, 4), normal(kernel_size, kernel_size, 1, 4, seed=1)
+    function = functools.partial(depthwise_conv, stride=stride, dilation=dilation)
     shifted, convolution, chosen = (
-        value_and_gradients(form, x, kernel, stride, dilation)
-        for form in ("cpu", "accelerator", "auto")
+        value_and_gradients(form, function, x, kernel) for form in ("cpu", "accelerator", "auto")
     )
     assert shifted[0].shape == (3, -(-height // stride), -(-width // stride), 4)
     for a, b, c in zip(shifted, convolution, chosen, strict=True):
@@ -63,8 +51,9 @@ def test_value_against_a_loop():
 @pytest.mark.parametrize("form", ["cpu", "accelerator"])
 def test_bfloat16_stays(form):
     x, kernel = (jnp.asarray(a, jnp.bfloat16) for a in (normal(2, 5, 5, 4), normal(3, 3, 1, 4)))
-    exact = value_and_gradients(form, *map(np.float32, (x, kernel)), stride=2, dilation=1)
-    for a, b in zip(value_and_gradients(form, x, kernel, 2, 1), exact, strict=True):
+    function = functools.partial(depthwise_conv, stride=2)
+    exact = value_and_gradients(form, function, *map(np.float32, (x, kernel)))
+    for a, b in zip(value_and_gradients(form, function, x, kernel), exact, strict=True):
         assert a.dtype == jnp.bfloat16
         np.testing.assert_allclose(np.asarray(a, np.float32), b, rtol=0.05, atol=0.1)
 
