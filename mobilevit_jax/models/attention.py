@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mobilevit_jax.models.layers import Dense, Dtype
+from mobilevit_jax.models.layers import Dense, Dropout, Dtype
 from mobilevit_jax.ops import attention, attention_map
 
 
@@ -41,7 +41,7 @@ class MultiHeadAttention(nn.Module):
         if dropped or self.is_mutable_collection("intermediates"):
             weights = attention_map(query, key)
             self.sow("intermediates", "attention", weights)
-            weights = nn.Dropout(self.dropout)(weights, deterministic=not train)
+            weights = Dropout(self.dropout)(weights, train)
             y = weights.astype(self.dtype) @ value
         else:
             y = attention(query, key, value)
@@ -71,17 +71,13 @@ class TransformerLayer(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Maps tokens [b, p, n, dim] to the same shape."""
-
-        def drop(y: jax.Array, rate: float) -> jax.Array:
-            return nn.Dropout(rate)(y, deterministic=not train)
-
         y = layer_norm("attention_norm", self.dtype)(x)
         y = MultiHeadAttention(
             self.heads, self.attention_dropout, dtype=self.dtype, name="attention"
         )(y, train)
-        x = x + drop(y, self.dropout)
+        x = x + Dropout(self.dropout)(y, train)
         y = layer_norm("ffn_norm", self.dtype)(x)
         y = Dense(self.ffn_dim, dtype=self.dtype, name="ffn_expand")(y)
-        y = drop(nn.silu(y), self.ffn_dropout)
+        y = Dropout(self.ffn_dropout)(nn.silu(y), train)
         y = Dense(x.shape[-1], dtype=self.dtype, name="ffn_reduce")(y)
-        return x + drop(y, self.dropout)
+        return x + Dropout(self.dropout)(y, train)

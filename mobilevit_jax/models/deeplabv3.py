@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from mobilevit_jax.models.backbone import BackboneModel
-from mobilevit_jax.models.layers import Conv, ConvBlock, Dtype
+from mobilevit_jax.models.layers import Conv, ConvBlock, Dropout, Dtype
 from mobilevit_jax.models.patches import resize_bilinear
 
 
@@ -54,7 +54,7 @@ class ASPP(nn.Module):
         branches.append(jnp.broadcast_to(pooled, branches[0].shape))
         x = jnp.concatenate(branches, axis=-1)
         x = ConvBlock(self.features, name="project", **options)(x, train)
-        return _dropout(self.dropout, x, train, channels=self.channel_dropout)
+        return Dropout(self.dropout, channels=self.channel_dropout)(x, train)
 
 
 class DeepLabV3(BackboneModel):
@@ -122,7 +122,7 @@ class DeepLabV3(BackboneModel):
             name="aspp",
             **self.norm,
         )(maps["layer_5"], train)
-        x_dropped = _dropout(self.head_dropout, x, train, channels=True)
+        x_dropped = Dropout(self.head_dropout, channels=True)(x, train)
         outputs = self._resized(self._classify("classifier", x_dropped), size)
         # Its parameters exist from the start, though only training computes it.
         if self.aux_head and (train or self.is_initializing()):
@@ -133,7 +133,7 @@ class DeepLabV3(BackboneModel):
     def _auxiliary(self, x: jax.Array, train: bool) -> jax.Array:
         width = max(x.shape[-1] // 4, self.aux_width)
         block = ConvBlock(width, 3, act=nn.relu, dtype=self.dtype, name="aux_conv", **self.norm)
-        x = _dropout(self.aux_dropout, block(x, train), train, channels=True)
+        x = Dropout(self.aux_dropout, channels=True)(block(x, train), train)
         return self._classify("aux_classifier", x)
 
     def _classify(self, name: str, x: jax.Array) -> jax.Array:
@@ -144,9 +144,3 @@ class DeepLabV3(BackboneModel):
         if not self.upsample:
             return logits
         return resize_bilinear(logits, size, align_corners=self.align_corners)
-
-
-def _dropout(rate: float, x: jax.Array, train: bool, *, channels: bool) -> jax.Array:
-    """Drops elements of a map [b, h, w, c], or its channels as a whole."""
-    broadcast = (1, 2) if channels else ()
-    return nn.Dropout(rate, broadcast_dims=broadcast)(x, deterministic=not train)

@@ -4,14 +4,17 @@ Layout is [b, h, w, c]; padding is always symmetric and explicit ((k - 1) / 2 * 
 'SAME' pads stride-2 convolutions on one side only and shifts everything.
 """
 
+import zlib
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.errors import InvalidRngError
 from jax import lax
 
-from mobilevit_jax.ops import conv, depthwise_conv, pointwise
+from mobilevit_jax.ops import conv, depthwise_conv, dropout, pointwise
 
 Dtype = jnp.dtype | type | str
 
@@ -89,6 +92,40 @@ class Dense(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         y = pointwise(x.astype(self.dtype), kernel.astype(self.dtype))
         return y + jnp.broadcast_to(bias.astype(self.dtype), y.shape)
+
+
+class Dropout(nn.Module):
+    """Dropout in training, by the key "dropout"; as `nn.Dropout` but by `ops.dropout`.
+
+    Attributes:
+        rate: Share of the elements that is dropped.
+        channels: Whether it drops whole channels of a map instead.
+    """
+
+    rate: float
+    channels: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Returns `x` with some elements dropped and the others scaled, or as it is.
+
+        Args:
+            x: Any shape; [b, h, w, c] for channels.
+            train: Whether anything is dropped.
+
+        Raises:
+            flax.errors.InvalidRngError: If there is no key "dropout".
+        """
+        if not train or self.rate == 0 or self.is_initializing():
+            return x
+        if self.scope is None or not self.has_rng("dropout"):
+            raise InvalidRngError(
+                'dropout in training needs a random key: apply(..., rngs={"dropout": key})'
+            )
+        # `make_rng` would fold the path into the key by a compiled loop for every module.
+        rng: Any = self.scope.rngs["dropout"]
+        salt = zlib.crc32("/".join(map(str, rng.suffix)).encode())
+        return dropout(x, self.rate, rng.rng, salt, (1, 2) if self.channels else ())
 
 
 class BatchNorm(nn.Module):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from mobilevit_jax.models.backbone import BackboneModel
-from mobilevit_jax.models.layers import ConvBlock, Dense
+from mobilevit_jax.models.layers import ConvBlock, Dense, Dropout
 
 
 class MobileViT(BackboneModel):
@@ -50,7 +50,7 @@ class MobileViT(BackboneModel):
         maps = {**maps, "conv_1x1_exp": x}
         x = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
         if self.num_classes:
-            x = nn.Dropout(self.classifier_dropout)(x, deterministic=not train)
+            x = Dropout(self.classifier_dropout)(x, train)
             x = Dense(self.num_classes, dtype=self.dtype, name="classifier")(x)
         x = x.astype(jnp.float32)
         return (x, maps) if features else x

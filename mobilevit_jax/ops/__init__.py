@@ -3,7 +3,16 @@
 from mobilevit_jax.ops.attention import attention, attention_map
 from mobilevit_jax.ops.convolution import conv
 from mobilevit_jax.ops.depthwise import depthwise_conv
+from mobilevit_jax.ops.dropout import dropout
 from mobilevit_jax.ops.forms import use_form
 from mobilevit_jax.ops.pointwise import pointwise
 
-__all__ = ["attention", "attention_map", "conv", "depthwise_conv", "pointwise", "use_form"]
+__all__ = [
+    "attention",
+    "attention_map",
+    "conv",
+    "depthwise_conv",
+    "dropout",
+    "pointwise",
+    "use_form",
+]
