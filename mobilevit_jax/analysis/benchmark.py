@@ -24,7 +24,7 @@ class Report:
 
     Attributes:
         loader: Images/s of reading, decoding and augmenting alone.
-        compile_seconds: First call of each scale's step, "64x64".
+        compile_seconds: Tracing and compiling the step of each scale, "64x64"; see `Timing`.
         step_seconds: Median step of each scale, on a batch that is on the devices already.
         step: Images/s of each scale.
         run: Images/s of loader and steps together.

@@ -57,7 +57,7 @@ def main(argv: list[str]) -> int:
         for name, compiled in report.compile_seconds.items()
     ]
     print_table(
-        ["what", "images/s", "ms", "first call, s"],
+        ["what", "images/s", "ms", "compile, s"],
         [
             ["loader alone", report.loader, "", ""],
             *rows,

@@ -1,5 +1,6 @@
 """Counts the programs that JAX compiles, and those that its persistent cache had."""
 
+import threading
 from types import TracebackType
 from typing import Self
 
@@ -11,7 +12,7 @@ _READ = "/jax/compilation_cache/cache_hits"
 
 
 class Compilations:
-    """Context manager that counts, in all threads, while it is open.
+    """Context manager that counts while it is open.
 
     Attributes:
         programs: Programs that were compiled or read from the persistent cache; those that this
@@ -19,9 +20,14 @@ class Compilations:
         cached: Those of them that were read.
     """
 
-    def __init__(self) -> None:
-        """Counts nothing yet."""
+    def __init__(self, *, own_thread: bool = False) -> None:
+        """Counts nothing yet.
+
+        Args:
+            own_thread: Whether only what the calling thread compiles is counted.
+        """
         self.programs = self.cached = 0
+        self._thread = threading.get_ident() if own_thread else None
 
     def __enter__(self) -> Self:
         jax.monitoring.register_event_duration_secs_listener(self._ready)
@@ -38,7 +44,10 @@ class Compilations:
         jax.monitoring.unregister_event_listener(self._read)
 
     def _ready(self, event: str, duration_secs: float, **kwargs: str | int) -> None:
-        self.programs += event == _READY
+        self.programs += event == _READY and self._counts()
 
     def _read(self, event: str, **kwargs: str | int) -> None:
-        self.cached += event == _READ
+        self.cached += event == _READ and self._counts()
+
+    def _counts(self) -> bool:
+        return self._thread in (None, threading.get_ident())

@@ -1,13 +1,16 @@
 """Compiles the step of every scale ahead of the loop, without being deaf to signals meanwhile."""
 
+import functools
+import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import jax
 
 from mobilevit_jax.allocator import return_freed_memory
+from mobilevit_jax.data.sampler import Scale
 from mobilevit_jax.training import parallel
 from mobilevit_jax.training.compilations import Compilations
 from mobilevit_jax.training.contracts import Reporter, Task, TrainStep
@@ -29,10 +32,11 @@ def compile_scales(
     timing: Timing,
     stop: StopRequest | None = None,
 ) -> None:
-    """Compiles the step of every scale, by one call on zeros each, and shows a table.
+    """Compiles the step of every scale, several at once, and shows a table.
 
-    A call rather than `lower().compile()`: pmap would not use what that gives. The state is
-    copied, since the step donates it.
+    Nothing is run. The loop's calls find what was compiled, since state and batches are placed as
+    they are there; shapes alone would not do. One of several processes compiles one scale after
+    another, in the order of the others, in case they have to meet for it.
 
     Args:
         step: The step over all devices.
@@ -40,34 +44,56 @@ def compile_scales(
         task: Tells the scales.
         reporter: Where progress is shown.
         timing: Where the seconds and programs of each scale go.
-        stop: Asks to stop. A single process then leaves at once, though XLA, in a thread of its
+        stop: Asks to stop. A single process then leaves at once, though XLA, in threads of its
             own, cannot; one of several goes on, since the others wait for it.
 
     Raises:
         Stopped: If a stop was asked for.
     """
-    total = time.perf_counter()
-    for number, scale in enumerate(task.table, 1):
-        name = f"{scale.height}x{scale.width}"
-        reporter.say(f"compiling {name}, batch {scale.batch_size} ({number}/{len(task.table)})")
+    begun = time.perf_counter()
+    at_once = 1 if jax.process_count() > 1 else min(len(task.table), _cores())
+
+    def compile_one(number: int, scale: Scale) -> tuple[float, Compilations]:
+        which = f"{_name(scale)}, batch {scale.batch_size} ({number}/{len(task.table)})"
+        reporter.say(f"compiling {which}")
         start = time.perf_counter()
-        batch = parallel.shard(task.zero_batch(scale))
-        with Compilations() as counted:
-            _call(step, state, batch, stop)
-        return_freed_memory()
-        timing.compile_seconds[name] = time.perf_counter() - start
-        timing.programs[name] = counted.programs
-        timing.programs_cached[name] = counted.cached
-    reporter.say(f"compiled in {time.perf_counter() - total:.1f} s:")
+        with Compilations(own_thread=True) as counted:
+            step.lower(state, parallel.shard(task.zero_batch(scale))).compile()
+        return time.perf_counter() - start, counted
+
+    def poll() -> None:
+        if stop is not None and stop.requested and jax.process_count() == 1:
+            raise Stopped
+
+    works = [functools.partial(compile_one, *item) for item in enumerate(task.table, 1)]
+    for scale, done in zip(task.table, in_threads(works, at_once, poll), strict=True):
+        timing.compile_seconds[_name(scale)], counted = done
+        timing.programs[_name(scale)] = counted.programs
+        timing.programs_cached[_name(scale)] = counted.cached
+    return_freed_memory()
+    timing.all_compile_seconds = time.perf_counter() - begun
+    reporter.say(f"compiled in {timing.all_compile_seconds:.1f} s:")
     for line in _table(task, timing):
         reporter.say(line)
+
+
+def _name(scale: Scale) -> str:
+    return f"{scale.height}x{scale.width}"
+
+
+def _cores() -> int:
+    """Returns the CPU cores that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS has none
+        return os.cpu_count() or 1
 
 
 def _table(task: Task, timing: Timing) -> list[str]:
     """Returns a heading, and a line a scale: seconds, programs, and what the cache had of them."""
     lines = [f"{'size':>10} {'batch':>7} {'seconds':>9} {'programs':>9} {'from cache':>11}"]
     for scale in task.table:
-        name = f"{scale.height}x{scale.width}"
+        name = _name(scale)
         lines.append(
             f"{name:>10} {scale.batch_size:7} {timing.compile_seconds[name]:9.1f} "
             f"{timing.programs[name]:9} {timing.programs_cached[name]:11}"
@@ -84,43 +110,51 @@ def still_compiling() -> bool:
 
 
 def in_thread(work: Callable[[], T], poll: Callable[[], None] | None = None) -> T:
-    """Runs work that compiles in a thread of its own, since no signal is heard while XLA compiles.
+    """Runs work that compiles in a thread of its own; see `in_threads`."""
+    return in_threads([work], 1, poll)[0]
 
-    The thread is one that `still_compiling` knows.
+
+def in_threads(
+    works: Sequence[Callable[[], T]], at_once: int, poll: Callable[[], None] | None = None
+) -> list[T]:
+    """Runs works that compile in threads, since no signal is heard while XLA compiles.
+
+    The threads are those that `still_compiling` knows.
 
     Args:
-        work: What compiles; what it returns or raises comes through.
-        poll: Called now and then meanwhile; what it raises ends the wait, though not the work.
+        works: What compiles. The first error comes through; what was not begun by then is left.
+        at_once: Most threads.
+        poll: Called now and then meanwhile; what it raises ends the wait, though not the works.
+
+    Returns:
+        What the works returned, in their order.
     """
-    results: list[T] = []
+    results: dict[int, T] = {}
     errors: list[BaseException] = []
+    left = iter(enumerate(works))
+    taking = threading.Lock()
 
     def run() -> None:
-        try:
-            results.append(work())
-        except BaseException as error:
-            errors.append(error)
+        while not errors:
+            with taking:
+                number, work = next(left, (None, None))
+            if number is None or work is None:
+                return
+            try:
+                results[number] = work()
+            except BaseException as error:
+                errors.append(error)
 
-    thread = threading.Thread(target=run, name=_THREAD, daemon=True)
-    thread.start()
-    while thread.is_alive():
-        thread.join(_SECONDS_BETWEEN_LOOKS)
-        if poll is not None:
-            poll()
+    threads = [threading.Thread(target=run, name=_THREAD, daemon=True) for _ in range(at_once)]
+    for thread in threads:
+        thread.start()
+    try:
+        while any(thread.is_alive() for thread in threads) and not errors:
+            next(thread for thread in threads if thread.is_alive()).join(_SECONDS_BETWEEN_LOOKS)
+            if poll is not None:
+                poll()
+    finally:
+        left = iter(())
     if errors:
         raise errors[0]
-    return results[0]
-
-
-def _call(step: TrainStep, state: TrainState, batch: object, stop: StopRequest | None) -> None:
-    """Calls the step on a copy of the state, in a thread, and waits for it or for a signal."""
-
-    def work() -> None:
-        _, metrics = step(parallel.replicate(state), batch)  # pyright: ignore
-        jax.block_until_ready(metrics)
-
-    def poll() -> None:
-        if stop is not None and stop.requested and jax.process_count() == 1:
-            raise Stopped
-
-    in_thread(work, poll)
+    return [results[number] for number in range(len(works))]

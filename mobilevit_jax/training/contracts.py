@@ -11,7 +11,19 @@ from mobilevit_jax.data.sampler import Scale
 from mobilevit_jax.training.state import TrainState
 from mobilevit_jax.training.step import Objective
 
-TrainStep = Callable[[TrainState, Mapping[str, Any]], tuple[TrainState, dict[str, jax.Array]]]
+
+class TrainStep(Protocol):
+    """A training step over all devices, from `parallel.pmap_train`."""
+
+    def __call__(
+        self, state: TrainState, batch: Mapping[str, Any], /
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        """Returns the state after the step, and metrics."""
+        ...
+
+    def lower(self, state: TrainState, batch: Mapping[str, Any], /) -> Any:
+        """Traces the step for these shapes; see `jax.stages.Lowered`."""
+        ...
 
 
 class Task(Protocol):

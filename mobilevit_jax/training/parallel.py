@@ -23,8 +23,12 @@ Tree = TypeVar("Tree")
 Arrays = Mapping[str, Any]
 
 
-def pmap_train(step: Callable[[Any, Any], tuple[Any, Any]]) -> Callable[[Any, Any], Any]:
-    """Maps `step(state, batch) -> (state, metrics)` over all devices; the state is donated."""
+def pmap_train(step: Callable[[Any, Any], tuple[Any, Any]]) -> Any:
+    """Maps `step(state, batch) -> (state, metrics)` over all devices; the state is donated.
+
+    Returns:
+        A `contracts.TrainStep`.
+    """
     return jax.pmap(
         step, axis_name=AXIS, in_axes=(None, 0), out_axes=(None, None), donate_argnums=(0,)
     )

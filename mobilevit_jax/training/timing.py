@@ -9,8 +9,10 @@ class Timing:
     """Where the time of this process went, in seconds.
 
     Attributes:
-        compile_seconds: For each scale, "64x64", its first call on zeros.
-        programs: For each scale, the programs that this call needed and the process had not yet.
+        compile_seconds: For each scale, "64x64", tracing and compiling its step; several may be
+            compiled at once.
+        all_compile_seconds: Until all of them were there.
+        programs: For each scale, the programs that this needed and the process had not yet.
         programs_cached: Those of them that came from the persistent compilation cache.
         train_seconds: In the loop, evaluation and checkpoints excluded.
         data_wait_seconds: Waiting for a batch that came after the devices had finished their last
@@ -20,6 +22,7 @@ class Timing:
     """
 
     compile_seconds: dict[str, float] = field(default_factory=dict)
+    all_compile_seconds: float = 0.0
     programs: dict[str, int] = field(default_factory=dict)
     programs_cached: dict[str, int] = field(default_factory=dict)
     train_seconds: float = 0.0

@@ -83,7 +83,7 @@ def test_epochs_and_compilation(tmp_path, monkeypatch, capsys):
     assert set(results["rows"]) == {"plan", "epoch 0", "compile", "compiled"}
     for row in results["rows"]["epoch 0"].values():
         assert row["updates"] == 4 and row["images"] == 16 and row["seconds"] > 0
-    assert set(results["rows"]["compile"]["cold"]["first calls"]) == {"32x32"}
+    assert set(results["rows"]["compile"]["cold"]["each"]) == {"32x32"}
     shown = capsys.readouterr().out
     assert "| paper, multi-scale |" in shown and "| warm |" in shown
     monkeypatch.setattr(sampler, "Run", None)  # nothing is measured again

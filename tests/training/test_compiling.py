@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from mobilevit_jax.training.compiling import in_thread, still_compiling
+from mobilevit_jax.training.compiling import in_thread, in_threads, still_compiling
 from mobilevit_jax.training.signals import Stopped
 
 
@@ -48,3 +48,25 @@ def test_results_and_errors_come_through():
     assert in_thread(lambda: 3) == 3
     with pytest.raises(ZeroDivisionError):
         in_thread(lambda: 1 // 0)
+
+
+def test_several_at_once_in_their_order():
+    both = threading.Barrier(2)
+
+    def work(number):
+        both.wait(20)  # never passed by one thread alone
+        return number
+
+    assert in_threads([lambda n=n: work(n) for n in range(4)], 2) == [0, 1, 2, 3]
+
+
+def test_after_an_error_nothing_more_is_begun():
+    begun = []
+
+    def work(number):
+        begun.append(number)
+        raise ValueError(f"number {number}")
+
+    with pytest.raises(ValueError, match="number 0"):
+        in_threads([lambda n=n: work(n) for n in range(9)], 1)
+    assert begun == [0]
