@@ -1,16 +1,20 @@
 """Attention among the tokens of a patch's place, in the form that is fast on each platform.
 
-On a CPU, inference divides by the sums of the softmax after the product with the values, which are
-far fewer than the weights, and training keeps the weights alone for its backward pass. Accelerators
-get the plain formula.
+Training keeps no map of long sequences: the backward pass computes it again from the softmax's
+sums, as Dao et al. (2022), "FlashAttention", do. A CPU then takes one image after another, whose
+maps stay in its cache, and products are turned so that the tokens, not the few channels of a head,
+are what is contiguous. Of short sequences the maps are kept.
 """
 
 import functools
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from mobilevit_jax.ops.forms import by_platform, current_form
+
+_LONG = 128  # tokens from which on computing a map again is cheaper than keeping it
 
 
 def attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
@@ -24,7 +28,8 @@ def attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
     Returns:
         [..., n, d] in the type of `value`; the softmax is float32.
     """
-    return _attention(query, key, value, current_form())
+    form = _recomputing if query.shape[-2] >= _LONG else _keeping
+    return form(query, key, value, current_form())
 
 
 def attention_map(query: jax.Array, key: jax.Array) -> jax.Array:
@@ -33,17 +38,17 @@ def attention_map(query: jax.Array, key: jax.Array) -> jax.Array:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _attention(query, key, value, form):
+def _keeping(query, key, value, form):
     return by_platform(form, _divided_last, _plain, query, key, value)
 
 
-def _forward(query, key, value, form):
+def _keeping_forward(query, key, value, form):
     weights = attention_map(query, key).astype(value.dtype)
     output = weights @ value
     return output, (query, key, value, weights, output)
 
 
-def _backward(form, residuals, gradient):
+def _keeping_backward(form, residuals, gradient):
     query, key, value, weights, output = residuals
     along = jnp.sum(gradient * output, -1, keepdims=True, dtype=jnp.float32)
     to_scores = weights * (_product(gradient, _turned(value)) - along)
@@ -51,7 +56,58 @@ def _backward(form, residuals, gradient):
     return to_scores @ key, _turned(to_scores) @ query, _turned(weights) @ gradient
 
 
-_attention.defvjp(_forward, _backward)
+_keeping.defvjp(_keeping_forward, _keeping_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _recomputing(query, key, value, form):
+    return by_platform(form, _divided_last, _plain, query, key, value)
+
+
+def _recomputing_forward(query, key, value, form):
+    results = by_platform(form, _each(_with_sums), _with_sums, query, key, value)
+    return results[0], (query, key, value, *results)
+
+
+def _recomputing_backward(form, residuals, gradient):
+    return by_platform(form, _each(_gradients), _gradients, *residuals, gradient)
+
+
+_recomputing.defvjp(_recomputing_forward, _recomputing_backward)
+
+
+def _with_sums(query, key, value):
+    """Returns the output, and what makes the map again: each query's largest score and factor.
+
+    The factor, one over the sum, is applied behind the products. It is less work there, and keeps
+    XLA from turning them back into products that walk across the rows.
+    """
+    scores = _product(key, _turned(query))  # [..., key, query]
+    largest = jnp.max(scores, -2, keepdims=True)
+    weights = jnp.exp(scores - largest)
+    factor = 1 / jnp.sum(weights, -2, keepdims=True)
+    output = _turned(_product(_turned(value), weights.astype(value.dtype)) * factor)
+    return output.astype(value.dtype), largest, factor
+
+
+def _gradients(query, key, value, output, largest, factor, gradient):
+    along = jnp.sum(gradient * output, -1, dtype=jnp.float32)[..., None, :]
+    weights = jnp.exp(_product(key, _turned(query)) - largest)
+    to_scores = (weights * (_product(value, _turned(gradient)) - along)).astype(query.dtype)
+    to_query = _turned(_product(_turned(key), to_scores) * factor)
+    of_each = _turned(factor).astype(query.dtype)
+    to_key = to_scores @ (query * of_each)
+    to_value = weights.astype(value.dtype) @ (gradient * of_each)
+    return to_query.astype(query.dtype), to_key, to_value
+
+
+def _each(function):
+    """Takes one after another along the first axis, if there is one in front of the heads'."""
+
+    def one_by_one(*arrays):
+        return lax.map(lambda one: function(*one), arrays)
+
+    return lambda *arrays: (one_by_one if arrays[0].ndim > 3 else function)(*arrays)
 
 
 def _plain(query, key, value):

@@ -7,12 +7,16 @@ from mobilevit_jax.ops import attention, attention_map, use_form
 from tests.ops.support import normal, value_and_gradients
 
 
+# Sequences of 128 and more have a backward pass of their own.
+SHAPES = [(2, 4, 3, 10, 5), (6, 8), (1, 1, 1, 1, 2), (2, 3, 2, 130, 5), (2, 128, 3), (130, 8)]
+
+
 def tokens(*shape, dtype=np.float32):
     return tuple(jnp.asarray(normal(*shape, seed=seed), dtype) for seed in range(3))
 
 
 @pytest.mark.parametrize("form", ["cpu", "accelerator", "auto"])
-@pytest.mark.parametrize("shape", [(2, 4, 3, 10, 5), (6, 8), (1, 1, 1, 1, 2)])
+@pytest.mark.parametrize("shape", SHAPES)
 def test_forms_agree_with_the_definition(form, shape):
     operands = tokens(*shape)
 
@@ -29,18 +33,21 @@ def test_forms_agree_with_the_definition(form, shape):
 
 
 @pytest.mark.parametrize("form", ["cpu", "accelerator"])
-def test_large_scores_do_not_overflow(form):
-    query, key, value = tokens(2, 6, 4)
+@pytest.mark.parametrize("length", [6, 130])
+def test_large_scores_do_not_overflow(form, length):
+    query, key, value = tokens(2, length, 4)
     with use_form(form):
         y = attention(200 * query, 200 * key, value)
-    assert jnp.isfinite(y).all()
+    large = 200 * query, 200 * key, value
+    assert all(jnp.isfinite(x).all() for x in value_and_gradients(form, attention, *large))
     best = jnp.argmax(query @ jnp.swapaxes(key, -1, -2), -1)
     np.testing.assert_allclose(y, jnp.take_along_axis(value, best[..., None], 1), atol=1e-5)
 
 
 @pytest.mark.parametrize("form", ["cpu", "accelerator"])
-def test_bfloat16_stays(form):
-    operands = tokens(2, 6, 4, dtype=jnp.bfloat16)
+@pytest.mark.parametrize("length", [6, 130])
+def test_bfloat16_stays(form, length):
+    operands = tokens(2, length, 4, dtype=jnp.bfloat16)
 
     exact = value_and_gradients(form, attention, *(x.astype(jnp.float32) for x in operands))
     for a, b in zip(value_and_gradients(form, attention, *operands), exact, strict=True):
@@ -53,3 +60,12 @@ def test_the_map_sums_to_one():
     weights = attention_map(query, key)
     assert weights.dtype == jnp.float32 and weights.shape == (2, 6, 6)
     np.testing.assert_allclose(weights.sum(-1), 1, atol=1e-6)
+
+
+def test_no_map_of_a_long_sequence_is_kept():
+    def kept(length):
+        _, pull = jax.vjp(attention, *tokens(2, 2, 4, length, 8))
+        return max(leaf.size for leaf in jax.tree.leaves(pull))
+
+    assert kept(128) == 2 * 2 * 4 * 128 * 8
+    assert kept(64) == 2 * 2 * 4 * 64 * 64
