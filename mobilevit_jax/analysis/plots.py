@@ -47,14 +47,14 @@ def learning_curves(rows: Sequence[Row], path: str | Path, *, title: str = "") -
         ("top1", _draw_top1),
         ("learning_rate", _draw_learning_rate),
     ]
-    panels = [panel for panel in panels if any(_points(rows, panel[0]).values())]
+    panels = [panel for panel in panels if any(points_of(rows, panel[0]).values())]
     if not panels:
         raise ValueError("there is nothing to draw: no row has loss, top1 or learning_rate")
     figure = new_figure(4.6 * len(panels) + 0.4, 3.7)
     for index, (_, draw) in enumerate(panels, start=1):
         axes = figure.add_subplot(1, len(panels), index)
         draw(axes, rows)
-        _tidy(axes)
+        tidy(axes)
         axes.set_xlabel("epoch")
         axes.set_xlim(0.0, 1.02 * max(row["epoch"] for row in rows))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
@@ -99,7 +99,7 @@ def predictions(
     write_figure(figure, path)
 
 
-def _points(rows: Sequence[Row], name: str) -> dict[str, list[tuple[float, float]]]:
+def points_of(rows: Sequence[Row], name: str) -> dict[str, list[tuple[float, float]]]:
     """Returns {split: [(epoch, value)]} with the epoch as a fraction where steps tell it."""
     last = {}  # epoch -> its last step
     for row in rows:
@@ -119,7 +119,7 @@ def _points(rows: Sequence[Row], name: str) -> dict[str, list[tuple[float, float
 def _draw_curves(
     axes: Axes, rows: Sequence[Row], name: str, label: Callable[[str, list[float]], str]
 ) -> None:
-    for split, points in _points(rows, name).items():
+    for split, points in points_of(rows, name).items():
         x, y = zip(*points, strict=True)
         axes.plot(
             x,
@@ -154,7 +154,7 @@ def _draw_top1(axes: Axes, rows: Sequence[Row]) -> None:
 
 
 def _draw_learning_rate(axes: Axes, rows: Sequence[Row]) -> None:
-    points = [point for line in _points(rows, "learning_rate").values() for point in line]
+    points = [point for line in points_of(rows, "learning_rate").values() for point in line]
     x, y = zip(*sorted(points), strict=True)
     exponent = math.floor(math.log10(max(y))) if max(y) > 0 else 0
     scaled = [value / 10.0**exponent for value in y]
@@ -211,7 +211,8 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
-def _tidy(axes: Axes) -> None:
+def tidy(axes: Axes) -> None:
+    """Gives axes the look of all figures: a light grid, no box."""
     axes.grid(True, color=_GRID_COLOUR, linewidth=0.8)
     axes.set_axisbelow(True)
     for side in ("top", "right"):

@@ -188,7 +188,10 @@ def read_run(directory: Path, record: RunRecord) -> Run:
     try:
         return _read_run(directory, record)
     except (MobileViTError, OSError) as error:
-        return Run(record, directory, 0, 0, False, {}, shortened(error))
+        problem = shortened(error)
+    except (ValueError, KeyError, TypeError) as error:  # a number that is none, or is missing
+        problem = f"what {directory} holds cannot be read ({error!r}); was it edited?"
+    return Run(record, directory, 0, 0, False, {}, problem)
 
 
 def _read_run(directory: Path, record: RunRecord) -> Run:

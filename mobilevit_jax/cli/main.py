@@ -19,6 +19,7 @@ from mobilevit_jax.errors import ConfigurationError, MobileViTError, unknown_nam
 COMMANDS: dict[str, str] = {
     "train": "train, evaluate and checkpoint the experiment of a Python file",
     "sweep": "train all rows of a study, such as an ablation of the paper",
+    "report": "write a page of runs and studies, their numbers beside the paper's",
     "evaluate": "measure the accuracy of weights on a data set",
     "predict": "name what images show",
     "convert": "write weights for transformers, CVNets, timm or this package",

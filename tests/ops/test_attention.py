@@ -6,7 +6,6 @@ import pytest
 from mobilevit_jax.ops import attention, attention_map, use_form
 from tests.ops.support import normal, value_and_gradients
 
-
 # Sequences of 128 and more have a backward pass of their own.
 SHAPES = [(2, 4, 3, 10, 5), (6, 8), (1, 1, 1, 1, 2), (2, 3, 2, 130, 5), (2, 128, 3), (130, 8)]
 
