@@ -1,0 +1,334 @@
+"""The tables of a report: the paper's numbers beside ours, and where each is from."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from mobilevit_jax.analysis.report_page import Block, Cell, Grid, Text, grid
+from mobilevit_jax.analysis.report_runs import Collected, Entry, SweepEntry, number_in, numbers_in
+from mobilevit_jax.analysis.sweeps import Cell as Numbers
+from mobilevit_jax.cli.metrics import HEADINGS, label_of, number
+from mobilevit_jax.config import Experiment
+from mobilevit_jax.data.sampler import scale_table
+from mobilevit_jax.study import Line, Table
+
+NOT_RUN = Cell("not run", "missing")
+NONE = Cell("none", "missing")
+NOT_RECORDED = Cell("not recorded", "missing")
+_COMMIT = 10  # digits of a commit that are shown
+
+
+def study_tables(entry: SweepEntry) -> list[Block]:
+    """Returns the tables of a study, each with what its runs are of."""
+    blocks: list[Block] = []
+    for table in entry.sweep.record.study.tables:
+        blocks += [_study_table(entry, table), *_origins(entry, table)]
+    return blocks
+
+
+def _study_table(entry: SweepEntry, table: Table) -> Grid:
+    """Returns a row for each line and number."""
+    rows = [
+        _study_row(entry, line, metric, cell)
+        for line, cells in entry.sweep.cells(table)
+        for metric, cell in zip(table.metrics, cells, strict=True)
+    ]
+    return grid(
+        ("row", "number", "paper", "here", "lowest to highest", "seeds", "ours is from"),
+        rows,
+        title=table.title,
+        note=f"Paper: {table.source}; none where it gives no number.",
+        words=("number", "ours is from"),
+    )
+
+
+def _study_row(entry: SweepEntry, line: Line, metric: str, cell: Numbers) -> list[str | Cell]:
+    runs = _runs_of(entry, line)
+    paper = NONE if cell.paper is None else Cell(number(metric, cell.paper), "paper")
+    if cell.mean is None:
+        ours, spread = Cell(_missing(runs), "missing"), NONE
+        where = NOT_RUN if ours == NOT_RUN else Cell("no number yet", "missing")
+    else:
+        ours, spread = Cell(number(metric, cell.mean), "ours"), Cell(_spread(metric, cell))
+        where = Cell(_data(next(one for one in runs if one.run.finished), entry.tiny))
+    return [
+        line.label or line.row,
+        label_of(metric) + " (raw)" * line.raw,
+        *(paper, ours, spread),
+        f"{len(cell.values)} of {len(runs)}" if runs else NONE,
+        where,
+    ]
+
+
+def _runs_of(entry: SweepEntry, line: Line) -> list[Entry]:
+    return [one for one in entry.entries if one.run.record.row == line.row]
+
+
+def _missing(runs: Sequence[Entry]) -> str:
+    """Says why there is no number of ours: how far a run is that has begun, else "not run"."""
+    begun = [one.state for one in runs if one.begun and not one.run.finished]
+    return begun[0].partition(":")[0] if begun else "not run"
+
+
+def _data(entry: Entry, tiny: bool) -> str:
+    """Says on what data a run was trained."""
+    dataset = entry.experiment.data.dataset if entry.experiment else "data that are not known"
+    return f"trained here on {dataset}" + ", tiny form" * tiny
+
+
+def _origins(entry: SweepEntry, table: Table) -> list[Block]:
+    """Returns what the finished runs of a table are of, the rows of equal ones together."""
+    found: dict[str, list[str]] = {}
+    for line in table.lines:
+        for one in _runs_of(entry, line)[:1]:
+            if one.run.finished:
+                found.setdefault(_where(one), []).append(line.label or line.row)
+    return [Text(f"{'; '.join(labels)}: {where}.") for where, labels in found.items()]
+
+
+def _spread(metric: str, cell: Numbers) -> str:
+    if len(cell.values) == 1:
+        return "one seed"
+    low, high = (number(metric, end(cell.values)) for end in (min, max))
+    return f"{low} to {high}"
+
+
+def _where(entry: Entry) -> str:
+    """Says of what and on what data a run's numbers are."""
+    experiment = entry.experiment
+    if experiment is None:
+        return "trained here; on what is not known"
+    data, size = experiment.data, experiment.processor.crop_size
+    epochs = f"{experiment.epochs} epoch" + "s" * (experiment.epochs != 1)
+    measured = data.test or data.validation
+    form, split = (
+        "tiny form, " * entry.tiny,
+        f"measured on {measured}" if measured else "unmeasured",
+    )
+    return (
+        f"trained here, {form}{experiment.model.name}, {epochs} of {data.dataset} {data.train}, "
+        f"{split} at {size[0]}x{size[1]}"
+    )
+
+
+def results(entries: Sequence[Entry]) -> Grid:
+    """Returns the final numbers of runs that belong to no study."""
+    columns = _result_columns(entries)
+    rows = []
+    for entry in entries:
+        cells = [_result(entry, name) for name in columns]
+        where = _where(entry) if entry.run.finished else entry.state
+        rows.append([entry.name, *cells, where])
+    headings = [label_of(name) for name in columns]
+    return grid(
+        ("run", *headings, "where they are from"),
+        rows,
+        note="Of the last evaluation; averaged weights (EMA) where the run keeps an average. "
+        "There are no numbers of the paper for these runs.",
+        words=("where they are from",),
+    )
+
+
+def _result_columns(entries: Sequence[Entry]) -> list[str]:
+    """Returns the metrics that any of the runs has, in the order of the commands."""
+    found = {name for entry in entries for name in entry.run.numbers}
+    known = [name for name in ("loss", *HEADINGS) if name in found]
+    return [*known, *(f"raw_{name}" for name in HEADINGS if f"raw_{name}" in found)]
+
+
+def _result(entry: Entry, name: str) -> Cell:
+    value = entry.run.numbers.get(name)
+    if value is not None:
+        return Cell(number(name, value), "ours")
+    if entry.run.finished:
+        return Cell("not measured", "missing")
+    return Cell(_missing([entry]), "missing")
+
+
+def runs(collected: Collected) -> Grid:
+    """Returns a row for each run: how far it is, and what it is of."""
+    return grid(
+        (
+            *("run", "state", "model", "data", "epochs", "seed", "images/s", "commit"),
+            *("mobilevit-jax", "metrics last written"),
+        ),
+        [_run_row(entry) for entry in collected.entries],
+        note="Images/s are those of training in the last process of a run, without compilation, "
+        "evaluation and checkpoints. On which device is not recorded.",
+        words=("state", "model", "data", "commit", "metrics last written"),
+    )
+
+
+def _run_row(entry: Entry) -> list[str | Cell]:
+    experiment = entry.experiment
+    state = Cell(entry.state, "plain" if entry.run.finished else "missing")
+    if experiment is None:
+        what: list[str | Cell] = [Cell("not known", "missing")] * 4
+        if not entry.begun:
+            what = [NOT_RUN] * 4
+        return [entry.name, state, *what, *[NOT_RECORDED] * 4]
+    data = f"{experiment.data.dataset} {experiment.data.train}"
+    return [
+        entry.name,
+        state,
+        experiment.model.name,
+        data + " (tiny form)" * entry.tiny,
+        str(experiment.epochs),
+        str(experiment.seed),
+        _images_per_second(entry),
+        commit_of(entry),
+        (entry.versions or {}).get("mobilevit-jax") or NOT_RECORDED,
+        f"{entry.written:%Y-%m-%d %H:%M} UTC" if entry.written else NOT_RECORDED,
+    ]
+
+
+def commit_of(entry: Entry) -> str:
+    """Returns the commit that a run was begun with, shortened, or that it is not known."""
+    commit, dash, changed = entry.commit.partition("-dirty")
+    if not commit:
+        return "not recorded"
+    return commit[:_COMMIT] + ", with changes" * bool(dash) + changed[:_COMMIT]
+
+
+def _images_per_second(entry: Entry) -> str | Cell:
+    images, seconds = number_in(entry.timing, "images"), number_in(entry.timing, "train_seconds")
+    return f"{images / seconds:,.0f}" if images and seconds else NOT_RECORDED
+
+
+def code(entries: Sequence[Entry]) -> Grid | None:
+    """Returns what differs between the code of the runs, None if nothing does."""
+    begun = [entry for entry in entries if entry.experiment is not None]
+    names = sorted({name for entry in begun for name in entry.versions or {}})
+    facts = {"commit": Counter(map(commit_of, begun))}
+    facts |= {
+        name: Counter((entry.versions or {}).get(name, "not recorded") for entry in begun)
+        for name in names
+    }
+    rows = [
+        [name, value, str(count)]
+        for name, counted in facts.items()
+        if len(counted) > 1
+        for value, count in counted.most_common()
+    ]
+    if not rows:
+        return None
+    return grid(
+        ("what differs", "version", "runs"), rows, title="Code of the runs", words=("version",)
+    )
+
+
+def resolutions(entries: Sequence[Entry]) -> Grid | None:
+    """Returns the main metric of each run by the size of the images, None if no run has sizes."""
+    found = {entry.name: (entry, at_sizes(entry)) for entry in entries if at_sizes(entry)}
+    sizes = sorted({size for _, values in found.values() for size in values})
+    if not found:
+        return None
+    return grid(
+        ("run", "number", *(f"at {size}" for size in sizes)),
+        [
+            [
+                name,
+                label_of(entry.metric or "") + " (tiny form)" * entry.tiny,
+                *(_at(entry, values, size) for size in sizes),
+            ]
+            for name, (entry, values) in found.items()
+        ],
+        note="Trained here; final weights on the run's own split, by the side of the images in "
+        "pixels. The paper's Figures 9 and 10 are plots without numbers.",
+        words=("number",),
+    )
+
+
+def at_sizes(entry: Entry) -> dict[int, float]:
+    """Returns the main metric of a finished run by image size, {} unless there are two sizes."""
+    metric, numbers = entry.metric, entry.run.numbers
+    if metric is None or entry.experiment is None or metric not in numbers:
+        return {}
+    found = {
+        int(name.partition("@")[2]): value
+        for name, value in numbers.items()
+        if name.startswith(f"{metric}@")
+    }
+    height, width = entry.experiment.processor.crop_size
+    if height == width:
+        found.setdefault(height, numbers[metric])
+    return dict(sorted(found.items())) if len(found) > 1 else {}
+
+
+def _at(entry: Entry, values: dict[int, float], size: int) -> Cell:
+    value = values.get(size)
+    return NOT_RUN if value is None else Cell(number(entry.metric or "", value), "ours")
+
+
+def scales(entries: Sequence[Entry]) -> Grid:
+    """Returns the times of the step at each scale of each run."""
+    rows = [row for entry in entries for row in _scale_rows(entry)]
+    return grid(
+        ("run", "scale", "batch", "step, ms", "where it is from", "images/s", "compiling, s"),
+        rows,
+        note="A run records how long each scale took to compile, and the mean over all its steps. "
+        "The step of each scale alone is what mobilevit benchmark measures: write its --output "
+        "to benchmark.json in the work directory.",
+        words=("where it is from",),
+    )
+
+
+def _scale_rows(entry: Entry) -> list[list[str | Cell]]:
+    experiment = entry.experiment
+    if experiment is None:
+        unknown = NOT_RUN if not entry.begun else Cell("not known", "missing")
+        return [[entry.name, *[unknown] * 6]]
+    table = scale_table(experiment.sampler)
+    compiling = numbers_in(entry.timing, "compile_seconds")
+    rows: list[list[str | Cell]] = []
+    for scale in table:
+        name = f"{scale.height}x{scale.width}"
+        seconds, source = _step_seconds(entry, experiment, name)
+        rows.append(
+            [
+                entry.name + " (tiny form)" * entry.tiny,
+                name,
+                str(scale.batch_size),
+                f"{seconds * 1e3:,.1f}" if seconds else NOT_RECORDED,
+                source,
+                f"{scale.batch_size / seconds:,.0f}" if seconds else NOT_RECORDED,
+                f"{compiling[name]:.1f}" if name in compiling else NOT_RECORDED,
+            ]
+        )
+    return rows
+
+
+def _step_seconds(entry: Entry, experiment: Experiment, name: str) -> tuple[float | None, Any]:
+    """Returns the seconds of the step at a scale, and where they are from."""
+    measured = numbers_in(entry.benchmark, "step_seconds").get(name)
+    if measured:
+        return measured, "mobilevit benchmark"
+    seconds, steps = number_in(entry.timing, "train_seconds"), number_in(entry.timing, "steps")
+    if len(scale_table(experiment.sampler)) == 1 and seconds and steps:
+        return seconds / steps, "mean of the run, waiting for data included"
+    return None, NOT_RUN
+
+
+def whole_steps(entries: Sequence[Entry]) -> Grid:
+    """Returns the mean step over all scales and the share of waiting, for each run."""
+    return grid(
+        ("run", "steps timed", "mean step, ms", "images/s", "waiting for data", "all compiled, s"),
+        [_whole_row(entry) for entry in entries],
+        note="Of the last process of each run, over all of its scales.",
+    )
+
+
+def _whole_row(entry: Entry) -> list[str | Cell]:
+    timing = entry.timing
+    seconds, steps = number_in(timing, "train_seconds"), number_in(timing, "steps")
+    waited, compiled = (number_in(timing, f"{n}_seconds") for n in ("data_wait", "all_compile"))
+    if not seconds or not steps:
+        return [entry.name, *[NOT_RECORDED if entry.begun else NOT_RUN] * 5]
+    return [
+        entry.name + " (tiny form)" * entry.tiny,
+        f"{steps:,.0f}",
+        f"{seconds / steps * 1e3:,.1f}",
+        _images_per_second(entry),
+        NOT_RECORDED if waited is None else f"{waited / seconds:.1%}",
+        f"{compiled:.1f}" if compiled else NOT_RECORDED,
+    ]
