@@ -27,7 +27,7 @@ from mobilevit_jax.analysis.report_page import (
     Text,
 )
 from mobilevit_jax.analysis.report_runs import Collected, Entry, SweepEntry, trouble
-from mobilevit_jax.cli.metrics import HEADINGS, label_of
+from mobilevit_jax.cli.metrics import label_of
 from mobilevit_jax.errors import naming
 
 INDEX, TABLES = "index.html", "tables.md"
@@ -95,10 +95,10 @@ def _study(entry: SweepEntry) -> Section:
     return Section(
         f"Study {record.study.name}",
         (
-            Text(f"Claim: {record.study.claim}."),
+            Text(f"Claim: {record.study.claim.rstrip('.')}."),
             Text(f"From {record.file}, in {entry.directory}. Means over the finished seeds."),
             *tiny,
-            *report_tables.study_tables(entry),
+            *(report_tables.study_tables(entry) or [Text("The study has no table.")]),
         ),
     )
 
@@ -190,19 +190,25 @@ def _sizes(collected: Collected) -> Section:
                 ),
             ),
         )
-    found = [entry for entry in collected.entries if report_tables.at_sizes(entry)]
-    pictures = []
-    for metric in sorted({entry.metric or "" for entry in found} & HEADINGS.keys()):
-        lines = tuple(
-            Curves(entry.name, (tuple(report_tables.at_sizes(entry).items()),))
-            for entry in found
-            if entry.metric == metric
-        )
-        tiny = any(entry.tiny for entry in found if entry.metric == metric)
-        draw = functools.partial(_draw_sizes, lines, metric)
-        caption = f"{label_of(metric)} against the side of the images{', some in tiny form' * tiny}"
-        pictures.append(Picture(f"resolution-{metric}", caption, draw))
+    found: dict[str, list[Entry]] = {}
+    for entry in collected.entries:
+        if report_tables.at_sizes(entry):
+            found.setdefault(entry.metric or "", []).append(entry)
+    pictures = [_size_picture(metric, entries) for metric, entries in found.items()]
     return Section(title, (table, *_named_apart([Gallery(tuple(pictures))])))
+
+
+def _size_picture(metric: str, entries: Sequence[Entry]) -> Picture:
+    """Returns a metric of runs against the size of the images, the seeds of a row alike."""
+    points: dict[str, list[tuple[tuple[float, float], ...]]] = {}
+    for entry in entries:
+        values = tuple(report_tables.at_sizes(entry).items())
+        points.setdefault(entry.row, []).append(values)
+    lines = tuple(Curves(row, tuple(runs)) for row, runs in points.items())
+    some = ", some in tiny form" * any(entry.tiny for entry in entries)
+    caption = f"{label_of(metric)} against the side of the images{some}, a line a run"
+    draw = functools.partial(_draw_sizes, lines, metric)
+    return Picture(f"resolution-{metric}", caption, draw)
 
 
 def _draw_sizes(lines: tuple[Curves, ...], metric: str, path: Path) -> None:

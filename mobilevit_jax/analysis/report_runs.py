@@ -49,6 +49,12 @@ class Entry:
     going: bool = False
 
     @property
+    def row(self) -> str:
+        """How the report calls it and its other seeds together."""
+        alone = self.run.record.directory == "."
+        return self.name if alone else str(Path(self.name).parent)
+
+    @property
     def begun(self) -> bool:
         """Whether it has left anything, be it an error."""
         return self.state != "not run"

@@ -23,7 +23,11 @@ class Arguments:
         output: Directory to write into; an earlier report in it is replaced.
     """
 
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUNS...")]
+    runs: Annotated[
+        tuple[Path, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="RUNS...", help_behavior_hint=""),
+    ]
     output: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("report")
 
 
