@@ -8,7 +8,6 @@ from mobilevit_jax.analysis.report_page import Block, Cell, Grid, Text, grid
 from mobilevit_jax.analysis.report_runs import Collected, Entry, SweepEntry, number_in, numbers_in
 from mobilevit_jax.analysis.sweeps import Cell as Numbers
 from mobilevit_jax.cli.metrics import HEADINGS, label_of, number
-from mobilevit_jax.config import Experiment
 from mobilevit_jax.data.sampler import scale_table
 from mobilevit_jax.study import Line, Table
 
@@ -266,8 +265,8 @@ def scales(entries: Sequence[Entry]) -> Grid:
     return grid(
         ("run", "scale", "batch", "step, ms", "where it is from", "images/s", "compiling, s"),
         rows,
-        note="A run records how long each scale took to compile, and the mean over all its steps. "
-        "The step of each scale alone is what mobilevit benchmark measures: write its --output "
+        note="A run records how long each scale took to compile, and the mean of its steps. "
+        "The step without any waiting is what mobilevit benchmark measures: write its --output "
         "to benchmark.json in the work directory.",
         words=("where it is from",),
     )
@@ -283,7 +282,7 @@ def _scale_rows(entry: Entry) -> list[list[str | Cell]]:
     rows: list[list[str | Cell]] = []
     for scale in table:
         name = f"{scale.height}x{scale.width}"
-        seconds, source = _step_seconds(entry, experiment, name)
+        seconds, source = _step_seconds(entry, name)
         rows.append(
             [
                 entry.name + " (tiny form)" * entry.tiny,
@@ -298,14 +297,15 @@ def _scale_rows(entry: Entry) -> list[list[str | Cell]]:
     return rows
 
 
-def _step_seconds(entry: Entry, experiment: Experiment, name: str) -> tuple[float | None, Any]:
+def _step_seconds(entry: Entry, name: str) -> tuple[float | None, Any]:
     """Returns the seconds of the step at a scale, and where they are from."""
     measured = numbers_in(entry.benchmark, "step_seconds").get(name)
     if measured:
         return measured, "mobilevit benchmark"
-    seconds, steps = number_in(entry.timing, "train_seconds"), number_in(entry.timing, "steps")
-    if len(scale_table(experiment.sampler)) == 1 and seconds and steps:
-        return seconds / steps, "mean of the run, waiting for data included"
+    seconds = numbers_in(entry.timing, "scale_seconds").get(name)
+    steps = numbers_in(entry.timing, "scale_steps").get(name)
+    if seconds and steps:
+        return seconds / steps, f"mean of {steps:,.0f} steps, waiting for data included"
     return None, NOT_RUN
 
 

@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from mobilevit_jax.training.schedule import Schedule, warmup_cosine
 from mobilevit_jax.training.signals import Stopped, StopRequest
 from mobilevit_jax.training.state import NEVER, TrainState, create_state, empty_meter
 from mobilevit_jax.training.step import make_train_step
-from mobilevit_jax.training.timing import RowClock, Timing
+from mobilevit_jax.training.timing import RowClock, ScaleClock, Timing
 
 # A signal may reach hosts at different steps, and they must stop after the same one.
 _STEPS_BETWEEN_QUESTIONS = 8
@@ -218,8 +218,9 @@ def _loop(run: _Run, step: TrainStep, state: TrainState, first: int) -> tuple[Tr
     """Runs from step `first` to the end; returns the state and whether it got there."""
     boundaries, every_steps = run.boundaries, run.experiment.checkpoint.every_steps
     run.reporter.begin(first)
-    row = RowClock(run.timing)
+    row, scales = RowClock(run.timing), ScaleClock(run.timing)
     before: jax.Array | None = None
+    scale = ""
     with contextlib.closing(parallel.prefetch(run.task.training_batches(first))) as batches:
         for done in range(first + 1, boundaries[-1] + 1):
             epoch = run.epoch_of(done)
@@ -231,13 +232,15 @@ def _loop(run: _Run, step: TrainStep, state: TrainState, first: int) -> tuple[Tr
             row.count(batch["weight"].size * jax.process_count())
             if before is not None:  # the devices work at most one step ahead of this loop
                 loss = float(before)
+                scales.ended(scale)
                 speed = row.images_per_second
                 run.reporter.update(done, epoch=epoch, loss=loss, images_per_second=speed)
-            before = metrics["loss"]
+            before, scale = metrics["loss"], _scale_of(batch)
             ends_epoch = done == boundaries[epoch - 1]
             is_due = every_steps is not None and done % every_steps == 0
             if ends_epoch or is_due or done % run.experiment.log_every == 0:
                 state = _checked(run, state, done)
+                scales.interrupt()
             if ends_epoch or done % run.experiment.log_every == 0:
                 state = _write_train_row(run, state, done, epoch, row)
             if ends_epoch:
@@ -256,6 +259,11 @@ def _loop(run: _Run, step: TrainStep, state: TrainState, first: int) -> tuple[Tr
                 _stop(run, _checked(run, state, done), done, epoch)
                 return state, False
     return state, True
+
+
+def _scale_of(batch: Mapping[str, jax.Array]) -> str:
+    """Returns the height and width of a batch that is on the devices, "64x64"."""
+    return "x".join(map(str, batch["image"].shape[2:4]))
 
 
 def _agreed(run: _Run, done: int) -> bool:

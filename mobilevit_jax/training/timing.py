@@ -19,6 +19,8 @@ class Timing:
             step: an upper bound of the time for which data left them idle.
         images: Trained on.
         steps: Done.
+        scale_seconds: For each scale, "64x64", the sum of its steps' seconds; see `ScaleClock`.
+        scale_steps: For each scale, the number of steps behind that.
     """
 
     compile_seconds: dict[str, float] = field(default_factory=dict)
@@ -29,6 +31,8 @@ class Timing:
     data_wait_seconds: float = 0.0
     images: int = 0
     steps: int = 0
+    scale_seconds: dict[str, float] = field(default_factory=dict)
+    scale_steps: dict[str, int] = field(default_factory=dict)
 
 
 class RowClock:
@@ -76,3 +80,28 @@ class RowClock:
         self.total.steps += self.steps
         self.restart()
         return numbers
+
+
+class ScaleClock:
+    """Times the steps of each scale, from the end of one step to the end of the next.
+
+    So a step that had to wait for its batch counts the wait. One that follows anything else, such
+    as an evaluation, is left out.
+    """
+
+    def __init__(self, timing: Timing) -> None:
+        self.total = timing
+        self._since: float | None = None
+
+    def ended(self, scale: str) -> None:
+        """Counts the step that has just ended."""
+        now = time.perf_counter()
+        if self._since is not None:
+            seconds, steps = self.total.scale_seconds, self.total.scale_steps
+            seconds[scale] = seconds.get(scale, 0.0) + now - self._since
+            steps[scale] = steps.get(scale, 0) + 1
+        self._since = now
+
+    def interrupt(self) -> None:
+        """Leaves out the step that is running."""
+        self._since = None

@@ -3,6 +3,7 @@ import json
 import os
 import shutil
 import signal
+import time
 from pathlib import Path
 
 import jax
@@ -20,7 +21,7 @@ from mobilevit_jax.training.compilations import Compilations
 from mobilevit_jax.training.compiling import compile_scales
 from mobilevit_jax.training.records import read_metrics
 from mobilevit_jax.training.schedule import ScheduleConfig, warmup_cosine
-from mobilevit_jax.training.timing import Timing
+from mobilevit_jax.training.timing import ScaleClock, Timing
 from tests.small import build_small_net, tiny_experiment
 
 CLOCK = ("_seconds", "_per_second", "_bytes")
@@ -259,6 +260,33 @@ def test_several_scales_are_compiled_ahead(data_dir, tmp_path):
         "compiling 32x32, batch 16 (2/2)",
     ]
     assert outcome.rows[-1]["split"] == "test"
+
+
+def test_the_steps_of_each_scale_are_timed(data_dir, tmp_path):
+    sampler = SamplerConfig(batch_size=16, base_size=64, sizes=(16, 64), reference_devices=1)
+    outcome, _ = run(tiny_experiment(data_dir, epochs=3, sampler=sampler, log_every=1000), tmp_path)
+    timing = outcome.timing
+    # The first of all and the last of each epoch are left out, and what follows nothing.
+    assert 0 < sum(timing.scale_steps.values()) <= timing.steps - 3
+    assert set(timing.scale_steps) == set(timing.scale_seconds) <= {"16x16", "64x64"}
+    assert 0 < sum(timing.scale_seconds.values()) <= timing.train_seconds
+
+
+def test_a_scale_clock_counts_from_end_to_end(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    timing = Timing()
+    clock = ScaleClock(timing)
+    for at, scale in ((5.0, "a"), (6.0, "a"), (8.0, "b"), (9.5, "a")):
+        now[0] = at
+        clock.ended(scale)
+    clock.interrupt()
+    now[0] = 20.0
+    clock.ended("b")
+    now[0] = 23.0
+    clock.ended("b")
+    assert timing.scale_seconds == {"a": 2.5, "b": 5.0}
+    assert timing.scale_steps == {"a": 2, "b": 2}
 
 
 def test_the_loop_uses_what_was_compiled_ahead(data_dir):
