@@ -183,4 +183,5 @@ def plain_errors() -> Iterator[None]:
 
 def say(message: str) -> None:
     """Prints a line of progress on stderr."""
-    print(message, file=sys.stderr, flush=True)
+    sys.stderr.write(message + "\n")  # at once, since several threads may say something
+    sys.stderr.flush()

@@ -122,6 +122,7 @@ class Program:
         output_bytes: Of what is not written over inputs.
         temporary_bytes: Of what lives during the call only.
         bytes_accessed: Read and written by XLA's fused operations, by its own cost analysis.
+        text: Returns XLA's program, as it is run.
     """
 
     setting: Setting
@@ -134,6 +135,7 @@ class Program:
     output_bytes: int | None
     temporary_bytes: int | None
     bytes_accessed: float | None
+    text: Callable[[], str]
 
     @property
     def total_bytes(self) -> int | None:
@@ -170,6 +172,7 @@ def compile_program(setting: Setting) -> Program:
         compile_seconds=end - middle,
         from_cache=0 < counted.programs == counted.cached,
         bytes_accessed=accessed,
+        text=compiled.as_text,
         **needed,
     )
     check_memory(program)
