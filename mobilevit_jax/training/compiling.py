@@ -53,12 +53,18 @@ def compile_scales(
     begun = time.perf_counter()
     at_once = 1 if jax.process_count() > 1 else min(len(task.table), _cores())
 
+    # Traced by two threads at once, pmap would make a function for each and keep only one of them.
+    tracing = threading.Lock()
+
     def compile_one(number: int, scale: Scale) -> tuple[float, Compilations]:
         which = f"{_name(scale)}, batch {scale.batch_size} ({number}/{len(task.table)})"
         reporter.say(f"compiling {which}")
         start = time.perf_counter()
+        batch = parallel.shard(task.zero_batch(scale))
         with Compilations(own_thread=True) as counted:
-            step.lower(state, parallel.shard(task.zero_batch(scale))).compile()
+            with tracing:
+                lowered = step.lower(state, batch)
+            lowered.compile()
         return time.perf_counter() - start, counted
 
     def poll() -> None:

@@ -301,7 +301,7 @@ def test_the_loop_uses_what_was_compiled_ahead(data_dir):
     compile_scales(step, state, task, Reporter(), timing)
     assert timing.programs == {"16x16": 1, "32x32": 1}
     batches = [parallel.shard(task.zero_batch(scale)) for scale in task.table]
-    with Compilations() as counted:
+    with Compilations(own_thread=True) as counted:
         for batch in batches * 2:
             state, _ = step(state, batch)
         jax.block_until_ready(state)
