@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import re
 from collections.abc import Iterable, Iterator
 from os import PathLike
 
@@ -31,6 +32,21 @@ def naming(path: str | PathLike[str]) -> Iterator[None]:
         if error.filename is None:
             error.filename = str(path)
         raise
+
+
+def check_local(path: str | PathLike[str], option: str) -> None:
+    """Raises ConfigurationError for an address, "gs://bucket", that would become a directory here.
+
+    Args:
+        path: What is to be a local path.
+        option: Where it was given, for the message.
+    """
+    # A path object has one slash left of two; one letter is a drive of Windows.
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)):
+        raise ConfigurationError(
+            f"{option} {path} is an address, and only local paths work: copy the files, or name a "
+            "directory where it is mounted"
+        )
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str:

@@ -1,11 +1,15 @@
 """Messages that a user can act upon."""
 
 import errno
+from pathlib import Path
 
 import pytest
 
 from mobilevit_jax.cli.main import describe
-from mobilevit_jax.errors import ConfigurationError, naming, nearest, unknown_name
+from mobilevit_jax.config import Experiment
+from mobilevit_jax.data.prepare import prepare
+from mobilevit_jax.errors import ConfigurationError, check_local, naming, nearest, unknown_name
+from mobilevit_jax.training.workdir import open_workdir
 
 
 def test_an_unknown_name_comes_with_the_nearest_and_the_known():
@@ -33,3 +37,25 @@ def test_a_name_that_is_there_stays(tmp_path):
     with pytest.raises(FileNotFoundError) as caught, naming(tmp_path / "other"):
         (tmp_path / "gone").read_text()
     assert describe(caught.value) == f"No such file or directory: {tmp_path / 'gone'}"
+
+
+@pytest.mark.parametrize(
+    "path", ["gs://b/runs", Path("gs://b/runs"), "s3://a", "file:/a"]
+)
+def test_addresses_are_no_local_paths(path):
+    with pytest.raises(ConfigurationError, match="the place .* is an address"):
+        check_local(path, "the place")
+
+
+@pytest.mark.parametrize("path", ["runs/a", "/runs:1/a", "C:/runs", Path("a:b"), "~/x", "."])
+def test_local_paths_pass(path):
+    check_local(path, "the place")
+
+
+def test_no_directory_is_made_of_an_address(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigurationError, match="the work directory gs:/bucket"):
+        open_workdir(Path("gs://bucket"), Experiment(name="any"), ())
+    with pytest.raises(ConfigurationError, match="the data directory gs://bucket"):
+        prepare("shapes/quickstart", data_dir="gs://bucket")
+    assert not list(tmp_path.iterdir())

@@ -20,7 +20,7 @@ from mobilevit_jax.cli.metrics import label_of, number
 from mobilevit_jax.cli.row import Order
 from mobilevit_jax.cli.train import EXIT_DONE, EXIT_STOPPED, python_files
 from mobilevit_jax.config import Experiment, no_experiment_file, to_dict
-from mobilevit_jax.errors import ConfigurationError, MobileViTError
+from mobilevit_jax.errors import ConfigurationError, MobileViTError, check_local
 from mobilevit_jax.study import Study, check_different, load_study, shrink_study
 from mobilevit_jax.training import workdir
 from mobilevit_jax.training.lock import hold
@@ -74,6 +74,7 @@ def main(argv: list[str]) -> int:
     """
     arguments, study = parse(argv)
     directory = arguments.workdir or Path("runs") / (study.name + "-tiny" * arguments.tiny)
+    check_local(directory, "--workdir")
     with _opened(directory):
         record = _record(arguments, study, directory)
         return _Sweep(directory, record, arguments.deterministic).run(_chosen(arguments, study))

@@ -17,7 +17,14 @@ from mobilevit_jax.data.builders import BUILDERS
 from mobilevit_jax.data.coco_names import COCO_CATEGORIES, class_names_coco
 from mobilevit_jax.data.imagenet_names import class_names_imagenet, imagenet_classes
 from mobilevit_jax.data.records import RecordParser
-from mobilevit_jax.errors import ConfigurationError, DataError, nearest, shortened, unknown_name
+from mobilevit_jax.errors import (
+    ConfigurationError,
+    DataError,
+    check_local,
+    nearest,
+    shortened,
+    unknown_name,
+)
 
 __all__ = [
     "DatasetInfo",
@@ -147,7 +154,12 @@ def default_data_dir() -> Path:
 
 
 def resolve_data_dir(data_dir: str | Path | None) -> Path:
-    """Returns a data directory as an absolute path; the default one for None."""
+    """Returns a data directory as an absolute path; the default one for None.
+
+    Raises:
+        ConfigurationError: If it is an address, such as that of a bucket.
+    """
+    check_local(data_dir or default_data_dir(), "the data directory")
     return (Path(data_dir).expanduser() if data_dir else default_data_dir()).absolute()
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from mobilevit_jax.atomic import replacing
 from mobilevit_jax.config import Experiment, differences, from_dict, to_dict
-from mobilevit_jax.errors import ConfigurationError, DataError
+from mobilevit_jax.errors import ConfigurationError, DataError, check_local
 from mobilevit_jax.training import records
 
 EXPERIMENT = "experiment.json"
@@ -45,6 +45,7 @@ def open_workdir(
             the data set has changed.
         OSError: If it cannot be made or written.
     """
+    check_local(workdir, "the work directory")
     workdir.mkdir(parents=True, exist_ok=True)
     if not os.access(workdir, os.W_OK | os.X_OK):
         raise ConfigurationError(
