@@ -39,9 +39,7 @@ def test_a_name_that_is_there_stays(tmp_path):
     assert describe(caught.value) == f"No such file or directory: {tmp_path / 'gone'}"
 
 
-@pytest.mark.parametrize(
-    "path", ["gs://b/runs", Path("gs://b/runs"), "s3://a", "file:/a"]
-)
+@pytest.mark.parametrize("path", ["gs://b/runs", Path("gs://b/runs"), "s3://a", "file:/a"])
 def test_addresses_are_no_local_paths(path):
     with pytest.raises(ConfigurationError, match="the place .* is an address"):
         check_local(path, "the place")
