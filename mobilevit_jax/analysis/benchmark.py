@@ -11,9 +11,9 @@ import jax
 from mobilevit_jax.config import Experiment
 from mobilevit_jax.errors import ConfigurationError
 from mobilevit_jax.training import parallel
+from mobilevit_jax.training.beginning import begin
 from mobilevit_jax.training.compiling import compile_scales
 from mobilevit_jax.training.contracts import Reporter, Task
-from mobilevit_jax.training.loop import begin
 from mobilevit_jax.training.schedule import warmup_cosine
 from mobilevit_jax.training.timing import Timing
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import mobilevit_jax
 from mobilevit_jax.analysis import report_costs, report_tables
+from mobilevit_jax.analysis.metrics import label_of
 from mobilevit_jax.analysis.plots import COLOURS, Row, learning_curves
 from mobilevit_jax.analysis.plots_receptive_field import receptive_fields
 from mobilevit_jax.analysis.report_figures import Curves, curves, draw_curves, draw_sizes
@@ -27,7 +28,6 @@ from mobilevit_jax.analysis.report_page import (
     Text,
 )
 from mobilevit_jax.analysis.report_runs import Collected, Entry, SweepEntry, trouble
-from mobilevit_jax.cli.metrics import label_of
 from mobilevit_jax.errors import naming
 
 INDEX, TABLES = "index.html", "tables.md"

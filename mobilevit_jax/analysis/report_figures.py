@@ -7,8 +7,8 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from mobilevit_jax.analysis.metrics import HEADINGS
 from mobilevit_jax.analysis.plots import Row, new_figure, points_of, shorten, tidy, write_figure
-from mobilevit_jax.cli.metrics import HEADINGS
 
 # Those of Okabe and Ito without their yellow, which is hard to see on white.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

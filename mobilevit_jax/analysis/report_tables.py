@@ -4,10 +4,10 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from mobilevit_jax.analysis.metrics import HEADINGS, label_of, number
 from mobilevit_jax.analysis.report_page import Block, Cell, Grid, Text, grid
 from mobilevit_jax.analysis.report_runs import Collected, Entry, SweepEntry, number_in, numbers_in
 from mobilevit_jax.analysis.sweeps import Cell as Numbers
-from mobilevit_jax.cli.metrics import HEADINGS, label_of, number
 from mobilevit_jax.data.sampler import scale_table
 from mobilevit_jax.study import Line, Table
 

@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from mobilevit_jax.analysis.metrics import shown
 from mobilevit_jax.cli.console import count, print_table, say
 from mobilevit_jax.cli.examples import draw_examples
-from mobilevit_jax.cli.metrics import shown
 from mobilevit_jax.cli.runtime import start_jax
 from mobilevit_jax.cli.weights import WeightsOptions
 from mobilevit_jax.data.loader import LoaderConfig

@@ -14,9 +14,9 @@ from typing import Annotated, Any
 import tyro
 
 from mobilevit_jax.analysis import sweeps
+from mobilevit_jax.analysis.metrics import label_of, number
 from mobilevit_jax.analysis.sweeps import RunRecord, Sweep, SweepRecord
 from mobilevit_jax.cli.console import count, print_table, say
-from mobilevit_jax.cli.metrics import label_of, number
 from mobilevit_jax.cli.row import Order
 from mobilevit_jax.cli.train import EXIT_DONE, EXIT_STOPPED, python_files
 from mobilevit_jax.config import Experiment, no_experiment_file, to_dict

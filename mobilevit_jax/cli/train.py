@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import tyro
 
+from mobilevit_jax.analysis.metrics import shown
 from mobilevit_jax.cli.console import TrainProgress, count, print_table, say
-from mobilevit_jax.cli.metrics import shown
 from mobilevit_jax.cli.runtime import HostsOptions, start_jax
 from mobilevit_jax.config import Experiment, no_experiment_file, shrink, to_dict
 from mobilevit_jax.data.prepare import prepare

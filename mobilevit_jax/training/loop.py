@@ -16,17 +16,16 @@ import numpy as np
 from mobilevit_jax.config import Experiment
 from mobilevit_jax.errors import TrainingError
 from mobilevit_jax.training import hosts, parallel, workdir
+from mobilevit_jax.training.beginning import begin
 from mobilevit_jax.training.checkpoint import Checkpoints
 from mobilevit_jax.training.compiling import compile_scales
 from mobilevit_jax.training.contracts import Reporter, Task, TrainStep
 from mobilevit_jax.training.initial import InitialWeights, load_initial, start_from
-from mobilevit_jax.training.optimizer import create_optimizer
 from mobilevit_jax.training.records import MetricsLog, read_metrics
 from mobilevit_jax.training.recovery import skip_to
 from mobilevit_jax.training.schedule import Schedule, warmup_cosine
 from mobilevit_jax.training.signals import Stopped, StopRequest
-from mobilevit_jax.training.state import NEVER, TrainState, create_state, empty_meter
-from mobilevit_jax.training.step import make_train_step
+from mobilevit_jax.training.state import NEVER, TrainState, empty_meter
 from mobilevit_jax.training.timing import RowClock, ScaleClock, Timing
 
 # A signal may reach hosts at different steps, and they must stop after the same one.
@@ -183,35 +182,6 @@ def _go_on(
 def _rows(directory: Path) -> list[dict[str, Any]]:
     """Returns the rows written so far; only the first host writes any."""
     return read_metrics(directory) if parallel.is_first_host() else []
-
-
-def begin(
-    experiment: Experiment, task: Task, learning_rate: Schedule
-) -> tuple[Callable[[], TrainState], TrainStep]:
-    """Returns what makes the state of step 0, not placed on devices, and the step over them."""
-    optimizer = create_optimizer(
-        experiment.optimizer, learning_rate, freeze_backbone=experiment.model.freeze_backbone
-    )
-    create = functools.partial(
-        create_state,
-        task.model,
-        optimizer,
-        experiment.ema,
-        task.objective.metrics,
-        experiment.seed,
-    )
-    step = parallel.pmap_train(
-        make_train_step(
-            task.model,
-            optimizer,
-            task.objective,
-            experiment.ema,
-            seed=experiment.seed,
-            accumulation=experiment.optimizer.accumulation,
-        )
-    )
-    # Compiled once and run once: optimising the code would take three times as long.
-    return jax.jit(create, compiler_options={"xla_backend_optimization_level": 0}), step
 
 
 def _loop(run: _Run, step: TrainStep, state: TrainState, first: int) -> tuple[TrainState, bool]:

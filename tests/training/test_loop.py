@@ -16,6 +16,7 @@ from mobilevit_jax.errors import DataError, TrainingError
 from mobilevit_jax.models.config import ModelConfig
 from mobilevit_jax.tasks.classification import ClassificationTask
 from mobilevit_jax.training import loop, parallel, workdir
+from mobilevit_jax.training.beginning import begin
 from mobilevit_jax.training.checkpoint import Checkpoints
 from mobilevit_jax.training.compilations import Compilations
 from mobilevit_jax.training.compiling import compile_scales
@@ -296,7 +297,7 @@ def test_the_loop_uses_what_was_compiled_ahead(data_dir):
         patch.setattr(ModelConfig, "build", build_small_net)
         task = ClassificationTask(experiment)
     learning_rate = warmup_cosine(experiment.schedule, task.steps_of_epochs)
-    create, step = loop.begin(experiment, task, learning_rate)
+    create, step = begin(experiment, task, learning_rate)
     state, timing = parallel.replicate(create()), Timing()
     compile_scales(step, state, task, Reporter(), timing)
     assert timing.programs == {"16x16": 1, "32x32": 1}

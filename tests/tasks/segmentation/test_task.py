@@ -31,7 +31,7 @@ from mobilevit_jax.tasks.segmentation.task import (
     training_examples,
 )
 from mobilevit_jax.training import parallel
-from mobilevit_jax.training.loop import begin
+from mobilevit_jax.training.beginning import begin
 from mobilevit_jax.training.schedule import ScheduleConfig, warmup_cosine
 from tests.small import tiny_experiment
 from tests.tasks.segmentation.stand_ins import (

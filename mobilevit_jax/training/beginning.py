@@ -1,0 +1,43 @@
+"""From an experiment to what a run begins with: the state of step 0, and the step over devices."""
+
+import functools
+from collections.abc import Callable
+
+import jax
+
+from mobilevit_jax.config import Experiment
+from mobilevit_jax.training import parallel
+from mobilevit_jax.training.contracts import Task, TrainStep
+from mobilevit_jax.training.optimizer import create_optimizer
+from mobilevit_jax.training.schedule import Schedule
+from mobilevit_jax.training.state import TrainState, create_state
+from mobilevit_jax.training.step import make_train_step
+
+
+def begin(
+    experiment: Experiment, task: Task, learning_rate: Schedule
+) -> tuple[Callable[[], TrainState], TrainStep]:
+    """Returns what makes the state of step 0, not placed on devices, and the step over them."""
+    optimizer = create_optimizer(
+        experiment.optimizer, learning_rate, freeze_backbone=experiment.model.freeze_backbone
+    )
+    create = functools.partial(
+        create_state,
+        task.model,
+        optimizer,
+        experiment.ema,
+        task.objective.metrics,
+        experiment.seed,
+    )
+    step = parallel.pmap_train(
+        make_train_step(
+            task.model,
+            optimizer,
+            task.objective,
+            experiment.ema,
+            seed=experiment.seed,
+            accumulation=experiment.optimizer.accumulation,
+        )
+    )
+    # Compiled once and run once: optimising the code would take three times as long.
+    return jax.jit(create, compiler_options={"xla_backend_optimization_level": 0}), step
