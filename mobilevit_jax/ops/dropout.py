@@ -1,10 +1,10 @@
 """Dropout whose random bits are computed where they are used.
 
-`jax.random` draws by a loop of its own for every mask; on a CPU that took ten to thirty times as
-long as the masking itself, and a fifth of the time of compiling a training step. Dropout needs no
-cryptographic generator: here every element's number is hashed with the key by the finaliser of
-MurmurHash3 (Appleby, 2008; public domain), which is integer arithmetic that fuses with its
-surroundings on every platform, so that no mask need be stored.
+`jax.random` draws by a loop of its own for every mask, which on a CPU takes longer than the masking
+itself, and has to be compiled for every module. Dropout needs no cryptographic generator: here
+every element's number is hashed with the key by the finaliser of MurmurHash3 (Appleby, 2008; public
+domain), which is integer arithmetic that fuses with its surroundings on every platform, so that no
+mask need be stored.
 """
 
 import math
