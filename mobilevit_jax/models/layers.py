@@ -97,6 +97,9 @@ class Dense(nn.Module):
 class Dropout(nn.Module):
     """Dropout in training, by the key "dropout"; as `nn.Dropout` but by `ops.dropout`.
 
+    What is dropped depends on the key and on the module's path: called twice, a module drops the
+    same elements.
+
     Attributes:
         rate: Share of the elements that is dropped.
         channels: Whether it drops whole channels of a map instead.

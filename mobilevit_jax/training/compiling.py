@@ -155,8 +155,8 @@ def in_threads(
     for thread in threads:
         thread.start()
     try:
-        while any(thread.is_alive() for thread in threads) and not errors:
-            next(thread for thread in threads if thread.is_alive()).join(_SECONDS_BETWEEN_LOOKS)
+        while not errors and (running := [one for one in threads if one.is_alive()]):
+            running[0].join(_SECONDS_BETWEEN_LOOKS)
             if poll is not None:
                 poll()
     finally:

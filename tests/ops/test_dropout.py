@@ -102,6 +102,29 @@ def test_modules_drop_other_elements_than_one_another():
     assert abs(correlation(first > 0, second > 0)) < 5 / 256
 
 
+class Rematerialised(nn.Module):
+    """The same, computed again in the backward pass."""
+
+    @nn.compact
+    def __call__(self, x):
+        module = nn.remat(Inner)
+        return module(name="one")(x), module(name="two")(x)
+
+
+class Inner(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return Dropout(0.5)(x, True)
+
+
+def test_rematerialised_modules_do_too():
+    pair: Any = Rematerialised().apply(
+        {}, jnp.ones((256, 256)), rngs={"dropout": jax.random.key(3)}
+    )
+    first, second = map(np.asarray, pair)
+    assert abs(correlation(first > 0, second > 0)) < 5 / 256
+
+
 def test_module():
     x, key = jnp.ones((32, 32)), jax.random.key(0)
     module = Dropout(0.5)
