@@ -23,8 +23,17 @@ _SPEED_WINDOW_SECONDS = 120.0
 
 def make_console(stream: TextIO) -> Console:
     """Returns a console on a stream: coloured on a terminal, plain text elsewhere."""
-    width = None if stream.isatty() else _PLAIN_WIDTH
-    return Console(file=stream, highlight=False, width=width, emoji=False)
+    terminal = stream.isatty()
+    return Console(
+        file=stream,
+        highlight=False,
+        width=None if terminal else _PLAIN_WIDTH,
+        emoji=False,
+        # A notebook is no terminal, though it sets $FORCE_COLOR, and rich would show each line
+        # there as a block of HTML.
+        force_terminal=terminal,
+        force_jupyter=False,
+    )
 
 
 def say(message: str) -> None:

@@ -36,6 +36,11 @@ def test_progress_without_a_terminal_is_one_plain_line_a_row():
     )
 
 
+def test_a_notebook_that_forces_colours_is_no_terminal(monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as ipykernel does
+    assert "\x1b" not in run(io.StringIO())
+
+
 def test_progress_on_a_terminal_shows_the_state(monkeypatch):
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("COLUMNS", "120")
