@@ -14,7 +14,7 @@ SHORT = ["--epochs", "2", "--sampler.sizes", "32", "--data.validation", "None"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", ["xxs", "xs", "s"])
+@pytest.mark.parametrize("size", ["xxs", "xs"])  # s: tests/test_documented_commands.py
 def test_two_steps_of_the_tiny_form(size, tmp_path):
     prepare("shapes/tiny", data_dir=tmp_path)
     options = [*SHORT, "--data.test", "None", "--data.data-dir", str(tmp_path)]
