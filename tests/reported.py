@@ -104,9 +104,9 @@ def write_sweep(
     return directory
 
 
-def make_sweep(directory: Path, **options: Any) -> Path:
+def make_sweep(directory: Path, made: Study | None = None, **options: Any) -> Path:
     """Makes a sweep: `weak` finished with two seeds, `strong` stopped, `strongest` not begun."""
-    made = study()
+    made = made or study()
     for seed, top1 in enumerate((0.5, 0.51)):
         config = replace(made.row("weak").experiment, seed=seed)
         make_run(directory / "weak" / f"seed{seed}", config, top1=top1, sizes={48: top1 + 0.02})

@@ -14,6 +14,7 @@ from mobilevit_jax.study import Line, Table
 NOT_RUN = Cell("not run", "missing")
 NONE = Cell("none", "missing")
 NOT_RECORDED = Cell("not recorded", "missing")
+_WHY_MISSING = {"not run": "not run", "not measured": "the runs have no such number"}
 _COMMIT = 10  # digits of a commit that are shown
 
 
@@ -46,7 +47,7 @@ def _study_row(entry: SweepEntry, line: Line, metric: str, cell: Numbers) -> lis
     paper = NONE if cell.paper is None else Cell(number(metric, cell.paper), "paper")
     if cell.mean is None:
         ours, spread = Cell(_missing(runs), "missing"), NONE
-        where = NOT_RUN if ours == NOT_RUN else Cell("no number yet", "missing")
+        where = Cell(_WHY_MISSING.get(ours.text, "no number yet"), "missing")
     else:
         ours, spread = Cell(number(metric, cell.mean), "ours"), Cell(_spread(metric, cell))
         where = Cell(_data(next(one for one in runs if one.run.finished), entry.tiny))
@@ -64,9 +65,11 @@ def _runs_of(entry: SweepEntry, line: Line) -> list[Entry]:
 
 
 def _missing(runs: Sequence[Entry]) -> str:
-    """Says why there is no number of ours: how far a run is that has begun, else "not run"."""
+    """Says why there is no number of ours: how far a run is, "not measured", or "not run"."""
     begun = [one.state for one in runs if one.begun and not one.run.finished]
-    return begun[0].partition(":")[0] if begun else "not run"
+    if begun:
+        return begun[0].partition(":")[0]
+    return "not measured" if any(one.run.finished for one in runs) else "not run"
 
 
 def _data(entry: Entry, tiny: bool) -> str:

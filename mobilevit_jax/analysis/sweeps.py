@@ -102,7 +102,7 @@ class Cell:
         paper: The paper's, if it has one.
         values: Ours, one for each finished run, in order of the seeds.
         state: "" if all runs are finished; else "not run", "failed", "step 10 of 200", or
-            "1 of 2 runs".
+            "1 of 2 runs"; "not measured" if finished runs have no such number.
     """
 
     paper: float | None
@@ -142,7 +142,7 @@ class Sweep:
         name = f"raw_{metric}" if line.raw and averaged else metric
         found = tuple(run.numbers[name] for run in finished if name in run.numbers)
         if finished and len(finished) == len(runs):
-            return Cell(paper, found, "" if found else "not run")
+            return Cell(paper, found, "" if found else "not measured")
         if found:
             return Cell(paper, found, f"{len(finished)} of {len(runs)} runs")
         states = [run.state for run in runs if run.state != "not run"]

@@ -91,6 +91,17 @@ def test_some_seeds_of_a_row(tmp_path):
     assert first["lowest to highest"] == "one seed"
 
 
+def test_a_number_that_finished_runs_do_not_have(tmp_path):
+    made = study()
+    lines = tuple(replace(line, paper=(3.5,)) for line in made.tables[0].lines)
+    made = replace(made, tables=(Table("phone", "Table 9", ("latency",), lines),))
+    sweep = make_sweep(tmp_path, made)
+    weak, strong, strongest = table(page_of(sweep), "paper")
+    assert (weak["here"], weak["ours is from"]) == ("not measured", "the runs have no such number")
+    assert strong["here"] == "interrupted, step 4 of 8"
+    assert strongest["here"] == "not run"
+
+
 def test_no_cell_is_blank():
     with pytest.raises(ValueError, match="a text in each cell"):
         grid(("a", "b"), [("x", " ")])

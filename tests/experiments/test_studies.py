@@ -10,10 +10,8 @@ from mobilevit_jax.cli.main import main
 from mobilevit_jax.config import from_dict, to_dict
 from mobilevit_jax.data.prepare import prepare
 from mobilevit_jax.data.sampler import check_devices, scale_table, steps_in_epoch
-from mobilevit_jax.models.config import ModelConfig
 from mobilevit_jax.study import Study, check_different, load_study, shrink_study, varied
 from mobilevit_jax.training.records import read_metrics
-from tests.small import build_small_net
 
 ROOT = pathlib.Path(__file__).parents[2] / "experiments" / "ablations"
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "experiments" / "ablations"
@@ -180,12 +178,14 @@ def test_every_row_has_a_model():
         assert f"{sum(part.parameters for part in found):,} with n = {kernel}" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
-def test_a_row_of_the_tiny_form_runs(name, tmp_path, monkeypatch):
-    monkeypatch.setattr(ModelConfig, "build", build_small_net)
+def test_a_row_of_the_tiny_form_runs(name, tmp_path):
+    """One that is not the recipe, with the network that it is about."""
     prepare("shapes/tiny", data_dir=tmp_path)
     row = next(row.name for row in read(name).rows if row.name != "recipe")
-    sizes = [] if name == "sampler" else ["--sampler.sizes", "32"]  # each takes a second to compile
+    # Each size takes half a minute to compile; one row has but one.
+    sizes = [] if name == "sampler" else ["--sampler.sizes", "32"]
     options = [
         *sizes,
         "--row",
