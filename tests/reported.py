@@ -69,6 +69,7 @@ def make_run(
             log.write(step=steps, epoch=EPOCHS, split="test", numbers={metric: top1, "count": 9})
     timing = Timing({"32x32": 1.25}, 1.5, {"32x32": 1}, {"32x32": 0}, 2.0, 0.5, 16 * steps, steps)
     timing.scale_seconds, timing.scale_steps = {"32x32": 2.0}, {"32x32": steps}
+    timing.devices = "4 x TPU v4"
     if steps:
         workdir.write_json(directory / workdir.TIMING, asdict(timing))
     for size, value in (sizes or {}).items():

@@ -33,6 +33,7 @@ class Entry:
         rows: Of metrics.jsonl: finite numbers, and the three fields that say of what.
         timing: What timing.json holds: where the time of its last process went.
         benchmark: What benchmark.json holds, as `mobilevit benchmark` writes it.
+        began: When it was begun, in UTC, as it has written.
         written: When its last row of metrics was written, as its file system says.
         going: Whether a process is at work in it.
     """
@@ -45,6 +46,7 @@ class Entry:
     rows: Sequence[records.Row] = ()
     timing: Mapping[str, Any] | None = None
     benchmark: Mapping[str, Any] | None = None
+    began: datetime | None = None
     written: datetime | None = None
     going: bool = False
 
@@ -202,6 +204,7 @@ def _entry(name: str, run: Run) -> Entry:
         _rows(directory),
         _json(directory / workdir.TIMING),
         _json(directory / BENCHMARK),
+        _time(record.get("begun")),
         _written(directory / records.FILE_NAME),
         is_going(directory),
     )
@@ -256,6 +259,13 @@ def _json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return values if isinstance(values, dict) else {}
+
+
+def _time(text: Any) -> datetime | None:
+    try:
+        return datetime.fromisoformat(str(text)).astimezone(UTC)
+    except ValueError:
+        return None
 
 
 def _written(path: Path) -> datetime | None:

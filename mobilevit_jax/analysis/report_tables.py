@@ -151,13 +151,13 @@ def runs(collected: Collected) -> Grid:
     """Returns a row for each run: how far it is, and what it is of."""
     return grid(
         (
-            *("run", "state", "model", "data", "epochs", "seed", "images/s", "commit"),
-            *("mobilevit-jax", "metrics last written"),
+            *("run", "state", "model", "data", "epochs", "seed", "images/s", "devices"),
+            *("commit", "mobilevit-jax", "begun", "metrics last written"),
         ),
         [_run_row(entry) for entry in collected.entries],
-        note="Images/s are those of training in the last process of a run, without compilation, "
-        "evaluation and checkpoints. On which device is not recorded.",
-        words=("state", "model", "data", "commit", "metrics last written"),
+        note="Images/s are those of training in the last process of a run, on these devices, "
+        "without compilation, evaluation and checkpoints. Times are UTC.",
+        words=("state", "model", "data", "devices", "commit", "begun", "metrics last written"),
     )
 
 
@@ -168,7 +168,7 @@ def _run_row(entry: Entry) -> list[str | Cell]:
         what: list[str | Cell] = [Cell("not known", "missing")] * 4
         if not entry.begun:
             what = [NOT_RUN] * 4
-        return [entry.name, state, *what, *[NOT_RECORDED] * 4]
+        return [entry.name, state, *what, *[NOT_RECORDED] * 6]
     data = f"{experiment.data.dataset} {experiment.data.train}"
     return [
         entry.name,
@@ -178,9 +178,13 @@ def _run_row(entry: Entry) -> list[str | Cell]:
         str(experiment.epochs),
         str(experiment.seed),
         _images_per_second(entry),
+        str((entry.timing or {}).get("devices") or "") or NOT_RECORDED,
         commit_of(entry),
         (entry.versions or {}).get("mobilevit-jax") or NOT_RECORDED,
-        f"{entry.written:%Y-%m-%d %H:%M} UTC" if entry.written else NOT_RECORDED,
+        *(
+            f"{time:%Y-%m-%d %H:%M}" if time else NOT_RECORDED
+            for time in (entry.began, entry.written)
+        ),
     ]
 
 

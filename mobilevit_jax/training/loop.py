@@ -101,7 +101,7 @@ def train(
     def first_state() -> TrainState:
         return create() if initial is None else start_from(create(), initial)
 
-    timing, finished = Timing(), False
+    timing, finished = Timing(devices=parallel.describe_devices()), False
     with StopRequest() as stop, _open_checkpoints(experiment, task, directory) as checkpoints:
         state, resumed, pending = _restore_or_start(
             checkpoints, first_state, initial, directory, reporter

@@ -7,6 +7,7 @@ than pmap returns it would cost one more compilation of the first shape.
 
 import collections
 import itertools
+import os
 from collections.abc import Callable, Generator, Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -110,6 +111,13 @@ def connect_devices() -> None:
     summed = jax.pmap(lambda x: jax.lax.psum(x, AXIS), axis_name=AXIS)
     jax.block_until_ready(summed(np.zeros(jax.local_device_count(), np.float32)))
     on_any_host(False)
+
+
+def describe_devices() -> str:
+    """Returns how many devices of which kind all hosts have: "8 x TPU v4"."""
+    kind = jax.devices()[0].device_kind
+    cores = f" ({os.cpu_count()} cores)" if jax.default_backend() == "cpu" else ""
+    return f"{jax.device_count()} x {kind}{cores}"
 
 
 def is_first_host() -> bool:

@@ -21,6 +21,7 @@ class Timing:
         steps: Done.
         scale_seconds: For each scale, "64x64", the sum of its steps' seconds; see `ScaleClock`.
         scale_steps: For each scale, the number of steps behind that.
+        devices: On which all of this was measured, those of all hosts.
     """
 
     compile_seconds: dict[str, float] = field(default_factory=dict)
@@ -33,6 +34,7 @@ class Timing:
     steps: int = 0
     scale_seconds: dict[str, float] = field(default_factory=dict)
     scale_steps: dict[str, int] = field(default_factory=dict)
+    devices: str = ""
 
 
 class RowClock:

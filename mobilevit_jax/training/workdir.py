@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import subprocess
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,7 @@ def open_workdir(
         "examples": examples,
         "versions": versions(),
         "commit": _commit(),
+        "begun": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     write_json(path, record)
 
@@ -97,7 +99,7 @@ def check_same(workdir: Path, experiment: Experiment) -> None:
 
 
 def read_record(workdir: Path) -> dict[str, Any]:
-    """Returns what `experiment.json` holds: "experiment", "class_names", "versions", "commit".
+    """Returns what `experiment.json` holds, as `open_workdir` has written it.
 
     Raises:
         DataError: If the file is missing or cannot be read.

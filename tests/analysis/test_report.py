@@ -1,6 +1,7 @@
 """What a report says of runs and sweeps: whose number is whose, and what is missing and why."""
 
 import html
+import json
 import re
 import shutil
 from dataclasses import replace
@@ -89,6 +90,18 @@ def test_some_seeds_of_a_row(tmp_path):
     first = table(page_of(sweep), "paper")[0]
     assert (first["here"], first["seeds"]) == ("50.0%", "1 of 2")
     assert first["lowest to highest"] == "one seed"
+
+
+def test_when_and_on_what_a_run_was_trained(tmp_path):
+    make_run(tmp_path / "new", changes={"begun": "2026-11-22T10:34:24+00:00"})
+    (row,) = table(page_of(tmp_path / "new"), "devices")
+    assert (row["devices"], row["begun"]) == ("4 x TPU v4", "2026-11-22 10:34")
+    old = make_run(tmp_path / "old", changes={"begun": None})
+    timing = json.loads((old / "timing.json").read_text())
+    del timing["devices"]
+    write_json(old / "timing.json", timing)
+    (row,) = table(page_of(old), "devices")
+    assert (row["devices"], row["begun"]) == ("not recorded", "not recorded")
 
 
 def test_a_number_that_finished_runs_do_not_have(tmp_path):
