@@ -85,8 +85,11 @@ IMAGE = ""  # @param {type: "string"}
 import mobilevit_jax as mvj
 
 detect = mvj.load_predictor(detector)
-for found in detect(IMAGE or f"{detector}/example.png"):
+detections = detect(IMAGE or f"{detector}/example.png")
+for found in detections:
     print(f"{found.name} {found.score:.0%} at {[round(side) for side in found.box]}")
+if not detections:
+    print("nothing found")
 
 # %% [markdown]
 # ## Segment: DeepLabv3
