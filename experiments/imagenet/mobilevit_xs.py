@@ -11,8 +11,11 @@ as well: --data.dataset imagenet2012. Batches are global (1024 at 256x256, as 12
 devices) and the same on any number of devices that divides them; batch norm sees what is on one
 device, so that 8 are the paper's setting. Where memory is short, --optimizer.accumulation 2
 computes a device's batch in two parts (batch norm then sees one part), and --model.remat computes
-activations again instead of keeping them. The paper's runs took one and a half to two days on 8
-A100 (issue 50 of CVNets).
+activations again instead of keeping them.
+
+The command is the same on a TPU v3-8, a TPU v4-8 (4 devices) and 8 GPUs; docs/tpu_gpu.md has more.
+Time: one and a half to two days on 8 A100 (issue 50 of CVNets), or 22.5 hours at the 270 s an epoch
+of the paper's Figure 5b, which is taken to be of S; for a TPU nothing is known.
 """
 
 from mobilevit_jax.config import Experiment
