@@ -115,7 +115,10 @@ Image("answer.png", width=600)
 # the model is a Flax module, a pure function of weights and images.
 
 # %%
-images = loaded.processor(path)  # [1, height, width, 3] in [0, 1]
+processor = loaded.processor
+if weights != WEIGHTS:
+    processor = processor.for_size(128)  # twice the size of the training: more patches to look at
+images = processor(path)  # [1, height, width, 3] in [0, 1]
 apply = jax.jit(loaded.model.apply, static_argnames="features")
 logits, features = apply(loaded.variables, images, features=True)
 best = int(logits[0].argmax())
@@ -139,9 +142,9 @@ Image("features.png", width=900)
 # ## Attention over patches
 #
 # A MobileViT block cuts its map into patches of 2 x 2 pixels, and a pixel attends to the pixels at
-# the same place of every patch (section 3.1 of the paper). The frame is the patch that looks, yellow
-# is where it looks; each row is the last transformer layer of a block. `DOWN` and `ACROSS` choose
-# the place, as shares of the image.
+# the same place of every patch (section 3.1 of the paper). The frame is round the patch that looks,
+# and yellow is what it looks at; each row is the last transformer layer of a block. `DOWN` and
+# `ACROSS` choose the place, as shares of the image.
 
 # %%
 DOWN = 0.5  # @param {type: "slider", min: 0, max: 0.99, step: 0.01}
@@ -149,8 +152,9 @@ ACROSS = 0.5  # @param {type: "slider", min: 0, max: 0.99, step: 0.01}
 
 from mobilevit_jax.models import attention_maps
 
+rgb = images[0, :, :, ::-1] if processor.channel_order == "bgr" else images[0]
 plots_inside.attention_over_patches(
-    images[0],
+    rgb,
     jax.jit(attention_maps, static_argnums=0)(loaded.model, loaded.variables, images),
     features,
     "attention.png",

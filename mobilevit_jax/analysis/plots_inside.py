@@ -106,8 +106,10 @@ def attention_over_patches(
 ) -> None:
     """Draws where the pixel at a place of the image looks, in each block: all heads, and each.
 
+    A row has the image first, with a frame round the patch that looks.
+
     Args:
-        image: What the model saw, [h, w, 3] in RGB.
+        image: What the model saw, [h, w, 3] in RGB, values in [0, 1].
         attention: `attention_maps(model, variables, images)` of one image.
         features: The features of the same image, for the sizes of the maps.
         path: The PNG file to write.
@@ -124,29 +126,36 @@ def attention_over_patches(
         size = np.shape(features[stage])[1:3]
         weights, patch = attended(layers[layer], patch_grid(size, patch_size), patch_size, at)
         rows.append((stage, weights, patch))
-    columns = 1 + max(len(weights) for _, weights, _ in rows)
+    columns = 2 + max(len(weights) for _, weights, _ in rows)
     figure = new_figure(_TILE * 1.35 * columns, (_TILE * 1.35 + 0.3) * len(rows))
     for row, (stage, weights, patch) in enumerate(rows):
-        pictures = [("mean of the heads", weights.mean(axis=0))]
+        _, high, wide = weights.shape
+        pictures = [("image", None), ("mean of the heads", weights.mean(axis=0))]
         pictures += [(f"head {number}", head) for number, head in enumerate(weights, 1)]
         for column, (title, picture) in enumerate(pictures):
             axes = figure.add_subplot(len(rows), columns, row * columns + column + 1)
-            _draw_attention(axes, image, picture, patch)
+            _draw_attention(axes, image, picture, (high, wide), patch)
             axes.set_title(title, fontsize=8, loc="left")
             if column == 0:
-                axes.set_ylabel(f"{stage}\n{picture.shape[0]} x {picture.shape[1]} patches")
+                axes.set_ylabel(f"{stage}\n{high} x {wide} patches")
     write_figure(figure, path)
 
 
 def _draw_attention(
-    axes: Axes, image: np.ndarray, weights: np.ndarray, patch: tuple[int, int]
+    axes: Axes,
+    image: np.ndarray,
+    weights: np.ndarray | None,
+    grid: tuple[int, int],
+    patch: tuple[int, int],
 ) -> None:
-    """Lays weights over a grey image, and a frame round the patch that looks."""
-    rows, columns = weights.shape
-    extent = (0, columns, rows, 0)
-    grey = np.asarray(image).astype(np.float32).mean(axis=-1)
-    axes.imshow(grey, cmap="gray", extent=extent, interpolation="antialiased")
-    axes.imshow(weights, cmap=_MAP_COLOURS, extent=extent, alpha=0.65, vmin=0)
+    """Draws the image, or weights over a grey one, and a frame round the patch that looks."""
+    extent = (0, grid[1], grid[0], 0)
+    if weights is None:
+        axes.imshow(image, extent=extent, interpolation="antialiased")
+    else:
+        grey = np.asarray(image, np.float32).mean(axis=-1)
+        axes.imshow(grey, cmap="gray", extent=extent, interpolation="antialiased")
+        axes.imshow(weights, cmap=_MAP_COLOURS, extent=extent, alpha=0.65, vmin=0)
     frame = Rectangle((patch[1], patch[0]), 1, 1, fill=False, color=_QUERY_COLOUR, linewidth=1.8)
     axes.add_patch(frame)
     axes.set_aspect("auto")
