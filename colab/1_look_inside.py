@@ -22,8 +22,8 @@
 # stage, and where the transformers look.
 #
 # Apple's weights come from the Hugging Face hub. Where they cannot be had, a small model is trained
-# here, on shapes that are drawn here; on two CPU cores that takes four minutes. `TINY` makes it
-# seconds, and its answers useless. A TPU or GPU is used if the runtime has one.
+# here, on shapes that are drawn here: some five minutes on two CPU cores. `TINY` makes it one or two,
+# and the answers useless. A TPU or GPU is used if the runtime has one.
 
 # %%
 # @title Install

@@ -22,8 +22,8 @@
 #
 # Without a folder of yours, this notebook draws one: stripes, checks and dots. The weights to start
 # from are Apple's, from the Hugging Face hub; where they cannot be had, a small model is trained
-# first, on drawn shapes. `TINY` makes all of it a minute, and the result useless. A TPU or GPU is used
-# if the runtime has one.
+# first, on drawn shapes. On two CPU cores all of it takes some seven minutes; `TINY` makes it two,
+# and the result useless. A TPU or GPU is used if the runtime has one.
 
 # %%
 # @title Install

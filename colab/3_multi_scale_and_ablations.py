@@ -22,8 +22,8 @@
 # numbers beside ours; and what a MobileViT block can see.
 #
 # With a TPU or GPU the study is on CIFAR-10, which is downloaded. On a CPU, or without a network, it
-# is on shapes that are drawn here. `TINY` makes it two minutes, and the numbers meaningless. For
-# ImageNet see
+# is on shapes that are drawn here, for some ten minutes on two cores. `TINY` makes it two minutes,
+# and the numbers meaningless. For ImageNet see
 # [docs/tpu_gpu.md](https://github.com/mobilevit-jax/mobilevit_jax/blob/main/docs/tpu_gpu.md).
 
 # %%
@@ -154,8 +154,9 @@ sweep = f"runs/study-{data.replace(' ', '-')}" + "-tiny" * TINY
 from IPython.display import Image, Markdown, display
 
 # %mobilevit report {sweep} --output report
-tables = Path("report/tables.md").read_text()
-display(Markdown(tables.split("\n## Parameters")[0]))
+display(Markdown(Path("report/tables.md").read_text().split("\n## Learning curves")[0]))
+for picture in sorted(Path("report").glob("*top1.png")):
+    display(Image(picture, width=700))
 
 # %% [markdown]
 # ## What a block can see

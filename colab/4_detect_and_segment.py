@@ -21,8 +21,9 @@
 # SSDLite draws boxes, DeepLabv3 outlines, both on MobileViT.
 #
 # Apple's segmentation weights come from the Hugging Face hub; there are none for detection. What
-# cannot be had is trained here, on scenes that are drawn here: eight minutes on two CPU cores for
-# both. `TINY` makes it two, and the answers useless. A TPU or GPU is used if the runtime has one.
+# cannot be had is trained here, on scenes that are drawn here: some fifteen minutes on two CPU cores
+# for both. `TINY` makes it two, and the answers useless. A TPU or GPU is used if the runtime has
+# one.
 
 # %%
 # @title Install
@@ -60,13 +61,13 @@ print(f"{jax.device_count()} x {jax.devices()[0].device_kind}")
 # %% [markdown]
 # ## Detect: SSDLite
 #
-# `EPOCHS` of 16 is the experiment as it stands, of 4 what a CPU does in minutes.
+# `EPOCHS` of 16 is the experiment as it stands; a CPU does half of it.
 
 # %%
 EPOCHS = 16  # @param {type: "integer"}
 
 detector = "runs/detection_shapes-tiny" if TINY else "runs/detection_shapes"
-options = "--tiny" if TINY else f"--epochs {min(EPOCHS, 4) if ON_CPU else EPOCHS}"
+options = "--tiny" if TINY else f"--epochs {min(EPOCHS, 8) if ON_CPU else EPOCHS}"
 # %mobilevit train experiments/detection/shapes.py --workdir {detector} {options}
 
 # %%
