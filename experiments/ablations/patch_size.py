@@ -11,7 +11,7 @@ The command is the same on a TPU v3-8, a TPU v4-8 and 8 GPUs; a v4-8 has 4 devic
 normalises twice as many images together as the paper's 8. With the same DIR as another study the
 row `recipe` is trained once for both. Time: 22.5 hours a row at the 270 s an epoch of Figure 5b,
 or one and a half to two days on 8 A100 (issue 50 of CVNets); for a TPU nothing is known. Not run
-here; cifar10.py, in this directory, has a small form, not run to its end either.
+here; cifar10.py, in this directory, has a small form that was.
 """
 
 from dataclasses import replace

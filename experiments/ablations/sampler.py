@@ -13,7 +13,7 @@ paper's 8. The plans of the two rows have 376 and 257 thousand updates: no publi
 of the sampler has just the paper's. With the same DIR as another study the row `recipe` is trained
 once for both. Time: 31.7 and 22.5 hours by Figure 5b; one and a half to two days for the second on
 8 A100 (issue 50 of CVNets); for a TPU nothing is known. Not run here; cifar10.py, in this
-directory, has a small form, not run to its end either.
+directory, has a small form that was.
 """
 
 from dataclasses import replace
