@@ -1,5 +1,6 @@
 """Settings of the whole test suite: four fake CPU devices, a compilation cache, no display."""
 
+import gc
 import os
 import tempfile
 from pathlib import Path
@@ -51,6 +52,21 @@ hypothesis.settings.register_profile(
     "mobilevit", deadline=None, database=None, derandomize=FUZZ == 1, max_examples=100 * FUZZ
 )
 hypothesis.settings.load_profile("mobilevit")
+
+
+# Linux allows a process 65,530 mappings; a training step of MobileViT-S takes thousands, and XLA
+# crashes where there are no more.
+_MOST_MAPPINGS = 20_000
+
+
+@pytest.fixture(autouse=True)
+def few_mappings():
+    """Forgets compiled programs, before there are too many of them in one process."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and len(maps.read_bytes().splitlines()) > _MOST_MAPPINGS:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(scope="session")

@@ -66,7 +66,7 @@ def execute(notebook, directory, monkeypatch, **environment):
     [
         ("1_look_inside", 3, "The weights were trained here, on drawn shapes"),
         ("2_fine_tune", 2, "The weights to start from were trained here, on drawn shapes"),
-        ("3_multi_scale_and_ablations", 4, "The study was on drawn shapes, in its tiny form"),
+        ("3_multi_scale_and_ablations", 3, "The study was on drawn shapes, in its tiny form"),
         ("4_detect_and_segment", 3, "The segmentation weights were trained here, on drawn scenes"),
     ],
 )
