@@ -92,9 +92,9 @@ def worker(task: dict[str, Any]) -> None:
 def _import(contender: str, threads: int) -> None:
     """Loads the libraries, whose time and memory are not the work's."""
     if contender in (OURS, FUSED):
-        from mobilevit_jax.allocator import keep_freed_memory
+        from mobilevit_jax.allocator import keep_memory_of_steps
 
-        keep_freed_memory()  # as all our commands do
+        keep_memory_of_steps()  # as all our commands do
         import jax
 
         import mobilevit_jax.tasks.classification  # noqa: F401

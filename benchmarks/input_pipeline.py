@@ -30,7 +30,7 @@ import numpy as np
 from readers import OURS, OURS_ALONE, PILLOW, READERS, Reading, check_installed, open_reader
 from reporting import Results, Worker, markdown, plain_errors, say, serve, surroundings
 
-from mobilevit_jax.allocator import keep_freed_memory
+from mobilevit_jax.allocator import keep_freed_memory, keep_memory_of_steps
 from mobilevit_jax.data.augment import (
     AugmentConfig,
     augment,
@@ -334,7 +334,7 @@ def main() -> None:
         }
         if options.train:
             work[f"training {options.train}"] = functools.partial(training, options, files)
-        keep_freed_memory()
+        keep_memory_of_steps()
         for key, measure in work.items():
             if key not in results.rows:
                 say(f"{key} ...")

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 from reporting import markdown, plain_errors, say, surroundings
 
+from mobilevit_jax.allocator import keep_memory_of_steps
 from mobilevit_jax.errors import ConfigurationError
 
 PACKAGES = ("mobilevit_jax", "jax", "jaxlib", "flax")
@@ -184,6 +185,7 @@ def main() -> None:
         for name in ("batch", "rounds", "top"):
             if getattr(options, name) < 1:
                 raise ConfigurationError(f"--{name} must be at least 1")
+        keep_memory_of_steps()  # as all our commands do
         found = measure(options)
         print(show(found, options.top))
         if options.output:

@@ -31,6 +31,7 @@ from typing import Any
 
 from reporting import Results, Worker, markdown, plain_errors, say, serve, surroundings
 
+from mobilevit_jax.allocator import keep_memory_of_steps
 from mobilevit_jax.data.sampler import SamplerConfig, scale_table, steps_in_epoch
 from mobilevit_jax.errors import ConfigurationError
 
@@ -340,6 +341,7 @@ def main() -> None:
     """Measures what is missing in the output file, and prints all of it."""
     options = parse()
     with plain_errors():
+        keep_memory_of_steps()  # as all our commands do
         if options.worker:
             task = argparse.Namespace(**json.loads(options.worker)["options"])
             serve(lambda _: compile_scales_once(task))

@@ -66,9 +66,9 @@ def _sides(text: str) -> list[int]:
 
 def worker(task: dict[str, Any]) -> None:
     """What a process does: compiles its points when first asked, then times each in turn."""
-    from mobilevit_jax.allocator import keep_freed_memory
+    from mobilevit_jax.allocator import keep_memory_of_steps
 
-    keep_freed_memory()  # as all our commands do
+    keep_memory_of_steps()  # as all our commands do
     import jax
 
     from mobilevit_jax.analysis.programs import Setting, compile_program

@@ -3,6 +3,10 @@
 XLA asks for a step's temporary arrays anew at every step. By default glibc gives blocks that large
 back to the operating system when they are freed, and the next step pays for every page a second
 time: up to a third of a step's time went into that. Kept, the memory is there for the next step.
+
+Only the main thread's arena can keep large blocks. The other threads keep theirs, though: a
+compilation leaves its arena in thousands of pieces, among which every later allocation there has
+to search, and a step's threads would wait for each other.
 """
 
 import contextlib
@@ -11,8 +15,10 @@ import os
 import sys
 
 # From glibc's malloc.h. Thresholds end at 2 GiB, which a block may pass; "never" has no end.
-_TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
-_NEVER_TRIM, _NO_MMAP, _ONE_ARENA = -1, 0, 1
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4
+_NEVER_TRIM, _NO_MMAP = -1, 0
+
+_ASYNC_DISPATCH = "jax_cpu_enable_async_dispatch"
 
 _kept = False
 
@@ -28,9 +34,8 @@ _ENVIRONMENT = (
 def keep_freed_memory() -> bool:
     """Makes freed memory stay with the process, for its next allocation.
 
-    The memory that the process holds then falls by `return_freed_memory` alone. One arena serves
-    all threads, since the others cannot hold large blocks. Call it before other threads are
-    started.
+    The memory that the process holds then falls by `return_freed_memory` alone. Blocks of more
+    than 64 MiB are kept if the main thread asked for them.
 
     Returns:
         Whether it was done: not without glibc, and not where one of the environment variables
@@ -42,14 +47,28 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):  # musl has none
         return False
-    settings = (
-        (_ARENA_MAX, _ONE_ARENA),
-        (_MMAP_MAX, _NO_MMAP),
-        (_TRIM_THRESHOLD, _NEVER_TRIM),
-    )
+    settings = ((_MMAP_MAX, _NO_MMAP), (_TRIM_THRESHOLD, _NEVER_TRIM))
     global _kept
     _kept = all([mallopt(parameter, value) == 1 for parameter, value in settings])
     return _kept
+
+
+def keep_memory_of_steps() -> bool:
+    """Makes the memory of a computation stay for the next one; see `keep_freed_memory`.
+
+    On a CPU, JAX then computes in the thread that calls, which is where it asks for the memory.
+    That is settled when JAX first looks for its devices, so call it before, and not where
+    $JAX_CPU_ENABLE_ASYNC_DISPATCH is set.
+
+    Returns:
+        What `keep_freed_memory` does; where it is not done, JAX is left as it is.
+    """
+    kept = keep_freed_memory()
+    if kept and _ASYNC_DISPATCH.upper() not in os.environ:
+        import jax
+
+        jax.config.update(_ASYNC_DISPATCH, False)
+    return kept
 
 
 def return_freed_memory() -> None:

@@ -101,3 +101,45 @@ def test_kept_memory_is_returned_on_request(how):
     before, after = map(int, answer.stdout.split())
     assert after < 100
     assert (before > 256) == (how == "keep")
+
+
+_STEPS = """
+import resource, sys
+from mobilevit_jax.allocator import keep_freed_memory, keep_memory_of_steps
+
+print({"steps": keep_memory_of_steps, "freed": keep_freed_memory}[sys.argv[1]]())
+import jax
+import jax.numpy as jnp
+
+print(jax.config.values["jax_cpu_enable_async_dispatch"])
+outer = jax.jit(lambda x: jnp.cumsum(x[:, None] * x, 0)[-1])  # [5000, 5000] in between, 100 MB
+x = jnp.arange(5000.0)
+for turn in range(3):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    jax.block_until_ready(outer(x))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "variables", "kept", "asynchronous"),
+    [
+        ("steps", {}, True, False),
+        ("steps", {"MALLOC_ARENA_MAX": "4"}, False, True),
+        ("steps", {"JAX_CPU_ENABLE_ASYNC_DISPATCH": "1"}, True, True),
+        ("freed", {}, True, True),
+    ],
+)
+def test_the_memory_of_a_computation_stays(how, variables, kept, asynchronous):
+    names = ("GLIBC_TUNABLES", "MALLOC_", "JAX_CPU_ENABLE")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(names)}
+    answer = subprocess.run(
+        [sys.executable, "-c", _STEPS, how],
+        env=environment | {"JAX_PLATFORMS": "cpu"} | variables,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    done, dispatch, faults = answer.stdout.split()
+    assert (done, dispatch) == (str(kept), str(asynchronous))
+    assert (int(faults) < 1000) == (not asynchronous)  # an array in between has 24,000 pages

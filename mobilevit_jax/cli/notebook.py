@@ -9,11 +9,13 @@ import shlex
 import sys
 from typing import Any
 
+from mobilevit_jax.allocator import keep_memory_of_steps
 from mobilevit_jax.cli.main import main
 
 
 def load_ipython_extension(ipython: Any) -> None:
     """Adds `%mobilevit` to a session of IPython; `%load_ext` calls this."""
+    keep_memory_of_steps()  # cells before the first command may start JAX
     ipython.register_magic_function(run, "line", "mobilevit")
 
 

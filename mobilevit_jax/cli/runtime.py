@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from mobilevit_jax.allocator import keep_freed_memory
+from mobilevit_jax.allocator import keep_memory_of_steps
 from mobilevit_jax.errors import ConfigurationError
 
 
@@ -74,7 +74,7 @@ def start_jax(*, deterministic: bool = False) -> None:
     """
     if deterministic:
         _make_deterministic()
-    keep_freed_memory()
+    keep_memory_of_steps()
     from mobilevit_jax.cli.compilation_cache import use_compilation_cache
 
     use_compilation_cache()

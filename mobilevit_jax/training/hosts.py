@@ -41,6 +41,7 @@ _FAILED = "failed"
 # Long enough for the others to hear of a failure from the service, which dies with process 0.
 _FAREWELL_SECONDS = 2
 _LAST_SECONDS = 10
+_STATUS = re.compile(r"[A-Z_]+: ")  # UNKNOWN, UNAVAILABLE, INTERNAL ...
 _LOST = re.compile(r"Gloo|NCCL|UNAVAILABLE|heartbeat|Connection (reset|closed)")
 
 _leaving = threading.Event()
@@ -274,7 +275,11 @@ def _watch(client: Any) -> None:
 
 def _explained(error: BaseException) -> BaseException:
     """Returns what to tell the user: the loss of another process has many faces."""
-    if not isinstance(error, jax.errors.JaxRuntimeError) or not _LOST.search(str(error)):
+    # XLA's errors come as ValueError where a CPU computes in the thread that calls.
+    of_xla = type(error) is ValueError and _STATUS.match(str(error))
+    if not (of_xla or isinstance(error, jax.errors.JaxRuntimeError)):
+        return error
+    if not _LOST.search(str(error)):
         return error
     reason = " ".join(str(error).split())
     return TrainingError(
