@@ -1,12 +1,13 @@
 """Attention among the tokens of a patch's place, in the form that is fast on each platform.
 
 Training keeps no map of long sequences: the backward pass computes it again from the softmax's
-sums, as Dao et al. (2022), "FlashAttention", do. A CPU then takes one image after another, whose
-maps stay in its cache, and products are turned so that the tokens, not the few channels of a head,
-are what is contiguous. Of short sequences the maps are kept.
+sums, as Dao et al. (2022), "FlashAttention", do. A CPU then takes as many rows at a time as have
+maps that stay in its cache, and products are turned so that the tokens, not the few channels of a
+head, are what is contiguous. Of short sequences the maps are kept.
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,9 @@ from jax import lax
 from mobilevit_jax.ops.forms import by_platform, current_form
 
 _LONG = 128  # tokens from which on computing a map again is cheaper than keeping it
+# Bytes of maps that stay in a CPU's cache, and that the memory allocator keeps for the next time
+# for any thread: pieces of more than 64 MiB it keeps for the main one alone.
+_CACHED, _KEPT = 2**22, 2**24
 
 
 def attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
@@ -61,16 +65,16 @@ _keeping.defvjp(_keeping_forward, _keeping_backward)
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def _recomputing(query, key, value, form):
-    return by_platform(form, _divided_last, _plain, query, key, value)
+    return by_platform(form, _in_parts(_divided_last, _KEPT), _plain, query, key, value)
 
 
 def _recomputing_forward(query, key, value, form):
-    results = by_platform(form, _each(_with_sums), _with_sums, query, key, value)
+    results = by_platform(form, _in_parts(_with_sums, _CACHED), _with_sums, query, key, value)
     return results[0], (query, key, value, *results)
 
 
 def _recomputing_backward(form, residuals, gradient):
-    return by_platform(form, _each(_gradients), _gradients, *residuals, gradient)
+    return by_platform(form, _in_parts(_gradients, _CACHED), _gradients, *residuals, gradient)
 
 
 _recomputing.defvjp(_recomputing_forward, _recomputing_backward)
@@ -101,13 +105,22 @@ def _gradients(query, key, value, output, largest, factor, gradient):
     return to_query.astype(query.dtype), to_key, to_value
 
 
-def _each(function):
-    """Takes one after another along the first axis, if there is one in front of the heads'."""
+def _in_parts(function, most_bytes):
+    """Takes as many rows in front of the heads' at once as have maps of so many bytes."""
 
-    def one_by_one(*arrays):
-        return lax.map(lambda one: function(*one), arrays)
+    def part_by_part(query, *others):
+        if query.ndim <= 3:
+            return function(query, *others)
+        *rows, heads, tokens, _ = query.shape
+        count, most = math.prod(rows), most_bytes // (heads * tokens**2 * 4)
+        at_once = max(n for n in range(1, count + 1) if count % n == 0 and n <= max(most, 1))
+        if at_once == count:
+            return function(query, *others)
+        parts = [x.reshape(-1, at_once, *x.shape[len(rows) :]) for x in (query, *others)]
+        outputs = lax.map(lambda part: function(*part), parts)
+        return jax.tree.map(lambda x: x.reshape(*rows, *x.shape[2:]), outputs)
 
-    return lambda *arrays: (one_by_one if arrays[0].ndim > 3 else function)(*arrays)
+    return part_by_part
 
 
 def _plain(query, key, value):
