@@ -4,9 +4,9 @@ XLA asks for a step's temporary arrays anew at every step. By default glibc give
 back to the operating system when they are freed, and the next step pays for every page a second
 time: up to a third of a step's time went into that. Kept, the memory is there for the next step.
 
-Only the main thread's arena can keep large blocks. The other threads keep theirs, though: a
-compilation leaves its arena in thousands of pieces, among which every later allocation there has
-to search, and a step's threads would wait for each other.
+Only the main thread's arena can keep large blocks. The other threads have arenas of their own all
+the same: a compilation leaves an arena in thousands of pieces, among which every later allocation
+from it has to search, and the threads of a step would wait for one another.
 """
 
 import contextlib
