@@ -1,7 +1,9 @@
-"""Full k x k convolution whose gradients are fast on each platform.
+"""Full k x k convolution in the form that is fast on each platform.
 
-On a CPU, XLA's gradient of the kernel is a convolution with a window as large as the image, slower
-than k * k matrix products, so there it is those. Accelerators keep XLA's own.
+On a CPU, a 3x3 convolution is Winograd's (`ops/winograd.py`), with its gradients, unless there are
+so few tiles that transforming the kernel costs more than it saves. What Winograd's does not suit
+has the kernel's gradient as k * k matrix products there: XLA's is a convolution with a window as
+large as the image, and slower. Accelerators keep XLA's own.
 """
 
 import functools
@@ -11,6 +13,14 @@ import jax.numpy as jnp
 from jax import lax
 
 from mobilevit_jax.ops.forms import by_platform, current_form
+from mobilevit_jax.ops.winograd import (
+    tiles,
+    winograd_conv,
+    winograd_input_gradient,
+    winograd_kernel_gradient,
+)
+
+_FEWEST_TILES = 64  # with which Winograd's was measured not to be slower
 
 
 def conv(x: jax.Array, kernel: jax.Array, stride: int = 1, dilation: int = 1) -> jax.Array:
@@ -42,9 +52,22 @@ def _convolution(x, kernel, stride, dilation):
     )
 
 
+def _suits_winograd(x, kernel, dilation):
+    return (
+        kernel.shape[:2] == (3, 3)
+        and dilation == 1
+        and x.dtype == jnp.float32  # whose digits suffice for the transforms
+        and tiles(x.shape) >= _FEWEST_TILES
+    )
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _conv(x, kernel, dilation, form):
-    return _convolution(x, kernel, 1, dilation)
+    def plain(x, kernel):
+        return _convolution(x, kernel, 1, dilation)
+
+    cpu = winograd_conv if _suits_winograd(x, kernel, dilation) else plain
+    return by_platform(form, cpu, plain, x, kernel)
 
 
 def _forward(x, kernel, dilation, form):
@@ -52,16 +75,19 @@ def _forward(x, kernel, dilation, form):
 
 
 def _backward(dilation, form, residuals, gradient):
-    x, kernel = residuals
-    (to_x,) = jax.vjp(lambda x: _convolution(x, kernel, 1, dilation), x)[1](gradient)
+    def plain(x, kernel, gradient):
+        return jax.vjp(lambda x, k: _convolution(x, k, 1, dilation), x, kernel)[1](gradient)
 
-    def products(x, gradient):
-        return _kernel_gradient(x, gradient, kernel, dilation)
+    def products(x, kernel, gradient):
+        (to_x,) = jax.vjp(lambda x: _convolution(x, kernel, 1, dilation), x)[1](gradient)
+        return to_x, _kernel_gradient(x, gradient, kernel, dilation)
 
-    def convolution(x, gradient):
-        return jax.vjp(lambda k: _convolution(x, k, 1, dilation), kernel)[1](gradient)[0]
+    def winograd(x, kernel, gradient):
+        to_x = winograd_input_gradient(gradient, kernel)
+        return to_x, winograd_kernel_gradient(x, gradient)
 
-    return to_x, by_platform(form, products, convolution, x, gradient)
+    cpu = winograd if _suits_winograd(residuals[0], residuals[1], dilation) else products
+    return by_platform(form, cpu, plain, *residuals, gradient)
 
 
 _conv.defvjp(_forward, _backward)
