@@ -1,9 +1,8 @@
 """Attention among the tokens of a patch's place, in the form that is fast on each platform.
 
-Training keeps no map of long sequences: the backward pass computes it again from the softmax's
-sums, as Dao et al. (2022), "FlashAttention", do. A CPU then takes as many rows at a time as have
-maps that stay in its cache, and products are turned so that the tokens, not the few channels of a
-head, are what is contiguous. Of short sequences the maps are kept.
+Training keeps no map: the backward pass computes it again, as Dao et al. (2022), "FlashAttention",
+do. A CPU takes as many rows at a time as have maps that stay in its cache, and its products are
+turned so that the tokens, not the few channels of a head, are what is contiguous.
 """
 
 import functools
@@ -15,7 +14,6 @@ from jax import lax
 
 from mobilevit_jax.ops.forms import by_platform, current_form
 
-_LONG = 128  # tokens from which on computing a map again is cheaper than keeping it
 # Bytes of maps that stay in a CPU's cache, and that the memory allocator keeps for the next time
 # for any thread: pieces of more than 64 MiB it keeps for the main one alone.
 _CACHED, _KEPT = 2**22, 2**24
@@ -32,8 +30,7 @@ def attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
     Returns:
         [..., n, d] in the type of `value`; the softmax is float32.
     """
-    form = _recomputing if query.shape[-2] >= _LONG else _keeping
-    return form(query, key, value, current_form())
+    return _attention(query, key, value, current_form())
 
 
 def attention_map(query: jax.Array, key: jax.Array) -> jax.Array:
@@ -42,67 +39,48 @@ def attention_map(query: jax.Array, key: jax.Array) -> jax.Array:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _keeping(query, key, value, form):
-    return by_platform(form, _divided_last, _plain, query, key, value)
-
-
-def _keeping_forward(query, key, value, form):
-    weights = attention_map(query, key).astype(value.dtype)
-    output = weights @ value
-    return output, (query, key, value, weights, output)
-
-
-def _keeping_backward(form, residuals, gradient):
-    query, key, value, weights, output = residuals
-    along = jnp.sum(gradient * output, -1, keepdims=True, dtype=jnp.float32)
-    to_scores = weights * (_product(gradient, _turned(value)) - along)
-    to_scores = to_scores.astype(query.dtype)
-    return to_scores @ key, _turned(to_scores) @ query, _turned(weights) @ gradient
-
-
-_keeping.defvjp(_keeping_forward, _keeping_backward)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _recomputing(query, key, value, form):
+def _attention(query, key, value, form):
     return by_platform(form, _in_parts(_divided_last, _KEPT), _plain, query, key, value)
 
 
-def _recomputing_forward(query, key, value, form):
-    results = by_platform(form, _in_parts(_with_sums, _CACHED), _with_sums, query, key, value)
-    return results[0], (query, key, value, *results)
+def _forward(query, key, value, form):
+    output = _attention(query, key, value, form)
+    return output, (query, key, value, output)
 
 
-def _recomputing_backward(form, residuals, gradient):
-    return by_platform(form, _in_parts(_gradients, _CACHED), _gradients, *residuals, gradient)
+def _backward(form, residuals, gradient):
+    cpu = _in_parts(_turned_gradients, _CACHED)
+    return by_platform(form, cpu, _plain_gradients, *residuals, gradient)
 
 
-_recomputing.defvjp(_recomputing_forward, _recomputing_backward)
+_attention.defvjp(_forward, _backward)
 
 
-def _with_sums(query, key, value):
-    """Returns the output, and what makes the map again: each query's largest score and factor.
-
-    The factor, one over the sum, is applied behind the products. It is less work there, and keeps
-    XLA from turning them back into products that walk across the rows.
-    """
-    scores = _product(key, _turned(query))  # [..., key, query]
-    largest = jnp.max(scores, -2, keepdims=True)
-    weights = jnp.exp(scores - largest)
-    factor = 1 / jnp.sum(weights, -2, keepdims=True)
-    output = _turned(_product(_turned(value), weights.astype(value.dtype)) * factor)
-    return output.astype(value.dtype), largest, factor
+def _plain_gradients(query, key, value, output, gradient):
+    along = jnp.sum(gradient * output, -1, keepdims=True, dtype=jnp.float32)
+    weights = attention_map(query, key)
+    to_scores = (weights * (_product(gradient, _turned(value)) - along)).astype(query.dtype)
+    to_value = _turned(weights.astype(value.dtype)) @ gradient
+    return to_scores @ key, _turned(to_scores) @ query, to_value
 
 
-def _gradients(query, key, value, output, largest, factor, gradient):
+def _turned_gradients(query, key, value, output, gradient):
     along = jnp.sum(gradient * output, -1, dtype=jnp.float32)[..., None, :]
-    weights = jnp.exp(_product(key, _turned(query)) - largest)
+    weights = jax.nn.softmax(_product(key, _turned(query)), -2)  # [..., key, query]
     to_scores = (weights * (_product(value, _turned(gradient)) - along)).astype(query.dtype)
-    to_query = _turned(_product(_turned(key), to_scores) * factor)
-    of_each = _turned(factor).astype(query.dtype)
-    to_key = to_scores @ (query * of_each)
-    to_value = weights.astype(value.dtype) @ (gradient * of_each)
-    return to_query.astype(query.dtype), to_key, to_value
+    to_query = _turned(_turned(key) @ to_scores + _nothing(to_scores, -2))
+    to_key = to_scores @ query + _nothing(key, -1)
+    to_value = weights.astype(value.dtype) @ gradient + _nothing(value, -1)
+    return to_query, to_key, to_value
+
+
+def _nothing(x, axis):
+    """Returns zeros that have a sum in them.
+
+    A product of many small matrices with one in its operation is shared among the cores: XLA's
+    library of kernels takes the matrices one after another in one thread otherwise.
+    """
+    return 0 * jnp.sum(x, axis, keepdims=True)
 
 
 def _in_parts(function, most_bytes):
