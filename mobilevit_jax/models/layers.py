@@ -90,8 +90,7 @@ class Dense(nn.Module):
         """Maps [..., c] to [..., features]."""
         kernel = self.param("kernel", dense_init, (x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        y = pointwise(x.astype(self.dtype), kernel.astype(self.dtype))
-        return y + jnp.broadcast_to(bias.astype(self.dtype), y.shape)
+        return pointwise(*(array.astype(self.dtype) for array in (x, kernel, bias)))
 
 
 class Dropout(nn.Module):

@@ -68,7 +68,8 @@ def _turned_gradients(query, key, value, output, gradient):
     along = jnp.sum(gradient * output, -1, dtype=jnp.float32)[..., None, :]
     weights = jax.nn.softmax(_product(key, _turned(query)), -2)  # [..., key, query]
     to_scores = (weights * (_product(value, _turned(gradient)) - along)).astype(query.dtype)
-    to_query = _turned(_turned(key) @ to_scores + _nothing(to_scores, -2))
+    key_turned = lax.optimization_barrier(_turned(key))  # else the product turns it, and is slower
+    to_query = _turned(key_turned @ to_scores + _nothing(to_scores, -2))
     to_key = to_scores @ query + _nothing(key, -1)
     to_value = weights.astype(value.dtype) @ gradient + _nothing(value, -1)
     return to_query, to_key, to_value
