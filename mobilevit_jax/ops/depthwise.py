@@ -2,8 +2,9 @@
 
 XLA's grouped convolution is several times slower than PyTorch's on a CPU, so there a k x k
 depthwise convolution is k*k shifted multiply-adds, and its weight gradient a scan over the batch
-that keeps one image in cache. Accelerators keep the plain convolution. The form is chosen when the
-computation is lowered for its platform, so an exported program holds the right one for each.
+that keeps one image in cache, and sums it by tiles. Accelerators keep the plain convolution. The
+form is chosen when the computation is lowered for its platform, so an exported program holds the
+right one for each.
 """
 
 import functools
@@ -13,6 +14,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from mobilevit_jax.ops.forms import by_platform, current_form
+
+_TILE = 4  # pixels a side: smaller tiles write more sums, larger ones were not faster
 
 
 def depthwise_conv(
@@ -78,7 +81,7 @@ def _convolution(x, kernel, stride, dilation):
 
 def _pad(x, kernel, dilation):
     pad = kernel.shape[0] // 2 * dilation
-    return jnp.pad(x, ((0, 0),) * (x.ndim - 3) + ((pad, pad), (pad, pad), (0, 0)))
+    return jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
 
 
 def _taps(padded, size, height, width, stride, dilation):
@@ -136,18 +139,47 @@ def _interleave(parts, axis):
 
 
 def _scanned_kernel_gradient(x, kernel, gradient, stride, dilation):
-    size = kernel.shape[0]
-    height, width = gradient.shape[1:3]
+    """Adds up image by image what each tap sees times the output's gradient.
+
+    Sums over tiles come first, all taps of a tile next to each other, so that its pixels are read
+    from memory once; a sum over the whole image for each tap would read it anew.
+    """
+    size, places = kernel.shape[0], range(_TILE)
+    tiles = [-(-n // _TILE) for n in gradient.shape[1:3]]
+    needed = [(n * _TILE - 1) * stride + (size - 1) * dilation + 1 for n in tiles]
+    of_image = _ends(x.shape[1:3], needed, size // 2 * dilation)
+    of_gradient = _ends(gradient.shape[1:3], [n * _TILE for n in tiles], 0)
+
+    def pixels(image, row, column, step):  # of each tile the one at this place
+        return _every(_every(image, row, step, tiles[0], 0), column, step, tiles[1], 1)
 
     def add_image(total, image_and_gradient):
         image, image_gradient = image_and_gradient
-        padded = _pad(image, kernel, dilation)
-        sums = [
-            jnp.sum(view * image_gradient, axis=(0, 1), dtype=jnp.float32)
-            for _, _, view in _taps(padded, size, height, width, stride, dilation)
-        ]
-        return total + jnp.stack(sums), None
+        image = lax.optimization_barrier(jnp.pad(image, of_image)).astype(jnp.float32)
+        image_gradient = jnp.pad(image_gradient, of_gradient)
+
+        def tile_sums(tap_row, tap_column):
+            top, left = tap_row * dilation, tap_column * dilation
+            return sum(
+                pixels(image, top + row * stride, left + column * stride, _TILE * stride)
+                * pixels(image_gradient, row, column, _TILE)
+                for row in places
+                for column in places
+            )
+
+        sums = jnp.stack([tile_sums(i, j) for i in range(size) for j in range(size)], 2)
+        return total + jnp.sum(lax.optimization_barrier(sums), (0, 1)), None
 
     zeros = jnp.zeros((size * size, x.shape[-1]), jnp.float32)
     total, _ = lax.scan(add_image, zeros, (x, gradient))
     return total.reshape(kernel.shape).astype(kernel.dtype)
+
+
+def _ends(sizes, needed, before):
+    """Returns the padding of [h, w, c] to at least so many rows and columns."""
+    behind = (max(n - before - m, 0) for n, m in zip(needed, sizes, strict=True))
+    return (*((before, n) for n in behind), (0, 0))
+
+
+def _every(x, start, step, count, axis):
+    return lax.slice_in_dim(x, start, start + (count - 1) * step + 1, step, axis)
