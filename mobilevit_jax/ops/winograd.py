@@ -57,14 +57,13 @@ def winograd_kernel_gradient(x: jax.Array, gradient: jax.Array) -> jax.Array:
         x: Images, [b, h, w, c].
         gradient: Gradient by the output, [b, h, w, features].
     """
-    back = tuple(zip(*_OUTPUT, strict=True))
-    rows = jnp.stack(_combined(back, _phases(_even(gradient), 1)))
-    places = jnp.stack(_combined(back, _phases(rows, 3)), 1)
+    to_places, to_taps = (tuple(zip(*m, strict=True)) for m in (_OUTPUT, _KERNEL))
+    rows = jnp.stack(_combined(to_places, _phases(_even(gradient), 1)))
+    places = jnp.stack(_combined(to_places, _phases(rows, 3)), 1)
     to_products = places.reshape(_PLACES**2, -1, gradient.shape[-1])
     to_kernel = _of_tiles(x).swapaxes(1, 2) @ to_products
     to_kernel = to_kernel.reshape(_PLACES, _PLACES, *to_kernel.shape[1:])
-    back = tuple(zip(*_KERNEL, strict=True))
-    return jnp.stack([jnp.stack(_combined(back, row)) for row in _combined(back, to_kernel)])
+    return jnp.stack([jnp.stack(_combined(to_taps, row)) for row in _combined(to_taps, to_kernel)])
 
 
 def _of_tiles(x):
