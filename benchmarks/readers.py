@@ -135,7 +135,7 @@ def _loader(reading: Reading) -> Iterator[int]:
         PlannedBatch(size, size, np.arange(step * rows, (step + 1) * rows))
         for step in range(_BATCHES)
     ]
-    examples = training_examples(_CONFIG, ImageProcessor(), seed=0, epoch=0)
+    examples = training_examples(_CONFIG, ImageProcessor(), seed=0)
     config = LoaderConfig(threads=reading.threads)
     with load_batches(_Files(reading.files), plan, examples, config) as batches:
         for batch in batches:

@@ -11,17 +11,17 @@ Threads and read-ahead are set from the machine and a memory budget, since Grain
 import itertools
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from mobilevit_jax.data.sampler import PlannedBatch
+from mobilevit_jax.data.sampler import PlannedBatch, RunPlan, Scale
 from mobilevit_jax.errors import ConfigurationError, DataError
 
 Batch = dict[str, np.ndarray]
-Plan = Sequence[PlannedBatch] | Sequence[tuple[PlannedBatch, np.ndarray]]
+Plan = Sequence[PlannedBatch] | Sequence[tuple[PlannedBatch, np.ndarray]] | RunPlan
 
 # Added to the pixels of an image for its encoded record, which is there while it is decoded.
 _RECORD_BYTES = 128 * 1024
@@ -100,7 +100,7 @@ def load_batches(
 
     Args:
         split: The records; read by several threads at once.
-        plan: From `plan_epoch` or `plan_evaluation`.
+        plan: A `RunPlan`, or from `plan_epoch` or `plan_evaluation`.
         load_example: Turns (record, record id, planned batch) into a dictionary of arrays with
             one shape and dtype for all examples of a batch. It runs in threads and must be a
             function of its arguments alone; a `DataError` from it means a bad image. Any other
@@ -125,15 +125,29 @@ def load_batches(
         raise ConfigurationError(f"cannot start at step {start} of a plan of {len(plan)} steps")
     if not 0 <= host < hosts:
         raise ConfigurationError(f"host must be from 0 to {hosts - 1}, not {host}")
-    steps = [(step, None) if isinstance(step, PlannedBatch) else step for step in plan]
-    for rows in sorted({len(planned.ids) for planned, _ in steps}):
+    scales = _scales(plan)
+    for rows in sorted({scale.batch_size for scale in scales}):
         if rows % hosts:
             raise ConfigurationError(f"a batch of {rows} does not divide among {hosts} hosts")
-    maker = _BatchMaker(split, steps, load_example, config.skip_bad_images, host, hosts)
-    pixels = (len(p.ids) // hosts * (p.height * p.width * 3 + _RECORD_BYTES) for p, _ in steps)
+    maker = _BatchMaker(split, plan, load_example, config.skip_bad_images, host, hosts)
+    pixels = (b // hosts * (height * width * 3 + _RECORD_BYTES) for height, width, b in scales)
     threads, read_ahead = choose_threads(max(pixels, default=1), config)
     skipped = SkippedImages() if skipped is None else skipped
     return BatchIterator(maker, start, threads, read_ahead, skipped, poll)
+
+
+def _scales(plan: Plan) -> set[Scale]:
+    """Returns the sizes of the plan's batches."""
+    if isinstance(plan, RunPlan):
+        return set(plan.table)
+    steps = (_weighted(plan, step)[0] for step in range(len(plan)))
+    return {Scale(planned.height, planned.width, len(planned.ids)) for planned in steps}
+
+
+def _weighted(plan: Plan, step: int) -> tuple[PlannedBatch, np.ndarray | None]:
+    """Returns a step of the plan with its weights; None where all are 1."""
+    planned = plan[step]
+    return (planned, None) if isinstance(planned, PlannedBatch) else planned
 
 
 def choose_threads(batch_bytes: int, config: LoaderConfig) -> tuple[int, int]:
@@ -183,7 +197,7 @@ class BatchIterator:
         self.skipped = skipped
         self._poll = poll
         self._stop = maker.stop
-        batches = grain.MapDataset.range(start, len(maker.steps)).map(maker)
+        batches = grain.MapDataset.range(start, len(maker.plan)).map(maker)
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=read_ahead)
         self._batches = iter(batches.to_iter_dataset(options))
 
@@ -251,13 +265,13 @@ class _BatchMaker:
     def __init__(
         self,
         split: Records,
-        steps: Sequence[tuple[PlannedBatch, np.ndarray | None]],
+        plan: Plan,
         load_example: LoadExample,
         skip_bad_images: bool,
         host: int,
         hosts: int,
     ) -> None:
-        self.steps = steps
+        self.plan = plan
         self.stop = threading.Event()
         self._split = split
         self._load_example = load_example
@@ -273,7 +287,7 @@ class _BatchMaker:
             return error
 
     def _make(self, step: int) -> _Made:
-        planned, weight = self.steps[step]
+        planned, weight = _weighted(self.plan, step)
         count = len(planned.ids) // self._hosts
         rows = slice(count * self._host, count * (self._host + 1))
         ids = planned.ids[rows].tolist()
@@ -336,10 +350,11 @@ class _BatchMaker:
 
     def _stand_in(self, step: int) -> Mapping[str, Any]:
         """Loads any good example at the size of a step, for a host that has none of its own."""
-        planned = self.steps[step][0]
-        others = itertools.chain(planned.ids, *(other.ids for other, _ in self.steps))
+        planned, _ = _weighted(self.plan, step)
+        steps = (_weighted(self.plan, other)[0] for other in range(len(self.plan)))
+        ids = itertools.chain(planned.ids, itertools.chain.from_iterable(p.ids for p in steps))
         first_error: DataError | None = None
-        for record_id in itertools.islice(dict.fromkeys(map(int, others)), _STAND_INS):
+        for record_id in itertools.islice(_once(map(int, ids)), _STAND_INS):
             try:
                 return self._load(self._read([record_id])[0], record_id, planned)
             except DataError as error:
@@ -368,6 +383,15 @@ def _put(arrays: Batch, row: int, example: Mapping[str, Any], count: int) -> Non
                 f"{arrays[key].dtype} {arrays[key].shape[1:]} in the same batch"
             )
         arrays[key][row] = value
+
+
+def _once(ids: Iterable[int]) -> Iterator[int]:
+    """Yields each id the first time that it comes."""
+    seen: set[int] = set()
+    for record_id in ids:
+        if record_id not in seen:
+            seen.add(record_id)
+            yield record_id
 
 
 def _fill_rest(arrays: Batch, good: list[int], count: int) -> None:

@@ -2,7 +2,8 @@
 
 A table of scales is fixed by the configuration alone. An epoch's plan follows from
 (seed, epoch, number of examples, table), so every host computes the same one, devices only slice
-it, and nothing but the step has to be remembered to resume.
+it, and nothing but the step has to be remembered to resume. A run's plan is that of its epochs,
+one behind another, so that reading ahead does not stop where an epoch ends.
 
 Large images come in small batches and small images in large ones, which keeps the cost of a step
 about level and makes an epoch take fewer updates. Two rules give the batch of a size, both for a
@@ -19,7 +20,10 @@ standard and 232 thousand for the multi-scale sampler (Figure 5b); no released c
 exactly the latter. The paper's formula takes b0 at the largest size, all code at the base size.
 """
 
+import bisect
+import itertools
 import math
+import threading
 from dataclasses import dataclass, fields
 from typing import Literal, NamedTuple
 
@@ -40,11 +44,15 @@ class Scale(NamedTuple):
 
 
 class PlannedBatch(NamedTuple):
-    """One step: the size of its images in pixels and its record ids, int64 [b], for all hosts."""
+    """One step: the size of its images in pixels and its record ids, int64 [b], for all hosts.
+
+    What is drawn at random for a record follows from the epoch, too.
+    """
 
     height: int
     width: int
     ids: np.ndarray
+    epoch: int = 0
 
 
 @dataclass(frozen=True)
@@ -168,7 +176,7 @@ def plan_epoch(
     order = np.resize(order, int(ends[-1]))  # repeats from the front
     starts = [0, *ends[:-1].tolist()]
     return [
-        PlannedBatch(table[k].height, table[k].width, order[start:end])
+        PlannedBatch(table[k].height, table[k].width, order[start:end], epoch)
         for k, start, end in zip(draws.tolist(), starts, ends.tolist(), strict=True)
     ]
 
@@ -176,6 +184,46 @@ def plan_epoch(
 def steps_in_epoch(seed: int, epoch: int, num_examples: int, table: tuple[Scale, ...]) -> int:
     """Counts the steps of `plan_epoch` without ordering the records; takes the same arguments."""
     return len(_draw_scales(seed, epoch, num_examples, table)[0])
+
+
+class RunPlan:
+    """The plans of a run's epochs, one behind another: a sequence of `PlannedBatch`.
+
+    An epoch is planned when one of its steps is asked for, by whichever thread; at most two are
+    kept, since a plan holds the order of all records.
+
+    Attributes:
+        table: The scales to draw from.
+        steps_of_epochs: Steps of each epoch.
+    """
+
+    def __init__(self, seed: int, epochs: int, num_examples: int, table: tuple[Scale, ...]) -> None:
+        """Counts the steps of each epoch; takes the arguments of `plan_epoch`."""
+        self.table = table
+        self.steps_of_epochs = [
+            steps_in_epoch(seed, epoch, num_examples, table) for epoch in range(epochs)
+        ]
+        self._starts = [0, *itertools.accumulate(self.steps_of_epochs)]
+        self._seed, self._num_examples = seed, num_examples
+        self._planned: dict[int, list[PlannedBatch]] = {}
+        self._planning = threading.Lock()
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def __getitem__(self, step: int) -> PlannedBatch:
+        if not 0 <= step < len(self):
+            raise IndexError(f"step {step} of a run of {len(self)}")
+        epoch = bisect.bisect_right(self._starts, step) - 1
+        return self._plan(epoch)[step - self._starts[epoch]]
+
+    def _plan(self, epoch: int) -> list[PlannedBatch]:
+        with self._planning:
+            if epoch not in self._planned:
+                if len(self._planned) == 2:
+                    del self._planned[min(self._planned)]
+                self._planned[epoch] = plan_epoch(self._seed, epoch, self._num_examples, self.table)
+            return self._planned[epoch]
 
 
 def plan_evaluation(

@@ -16,11 +16,10 @@ import numpy as np
 from mobilevit_jax.data.loader import SkippedImages, load_batches
 from mobilevit_jax.data.sampler import (
     PlannedBatch,
+    RunPlan,
     Scale,
     check_devices,
-    plan_epoch,
     scale_table,
-    steps_in_epoch,
 )
 from mobilevit_jax.data.sources import DatasetInfo, Split, dataset_info, open_split
 from mobilevit_jax.errors import unknown_name
@@ -77,10 +76,8 @@ class DataTask(abc.ABC):
             if name
         }
         self.examples = len(self._splits["train"])
-        self.steps_of_epochs = [
-            steps_in_epoch(experiment.seed, epoch, self.examples, self.table)
-            for epoch in range(experiment.epochs)
-        ]
+        self._plan = RunPlan(experiment.seed, experiment.epochs, self.examples, self.table)
+        self.steps_of_epochs = self._plan.steps_of_epochs
         self.skipped = SkippedImages()
 
     @property
@@ -112,26 +109,17 @@ class DataTask(abc.ABC):
 
     def training_batches(self, first_step: int) -> Iterator[Arrays]:
         """Yields this host's rows of every batch from a step of the run to its end."""
-        experiment = self._experiment
-        split = self._splits["train"]
-        done = 0
-        for epoch, steps in enumerate(self.steps_of_epochs):
-            start = max(first_step - done, 0)
-            done += steps
-            if start >= steps:
-                continue
-            plan = plan_epoch(experiment.seed, epoch, len(split), self.table)
-            with load_batches(
-                split,
-                plan,
-                self.training_examples(epoch),
-                experiment.loader,
-                start=start,
-                host=jax.process_index(),
-                hosts=jax.process_count(),
-                skipped=self.skipped,
-            ) as batches:
-                yield from batches
+        with load_batches(
+            self._splits["train"],
+            self._plan,
+            self.training_examples(),
+            self._experiment.loader,
+            start=first_step,
+            host=jax.process_index(),
+            hosts=jax.process_count(),
+            skipped=self.skipped,
+        ) as batches:
+            yield from batches
 
     def timed_parts(self) -> dict[str, Callable[[], Any]]:
         """Returns what the task computes besides the training step, for the benchmark to time."""
@@ -154,7 +142,7 @@ class DataTask(abc.ABC):
         """Returns zeros in the form of what an example holds besides image and weight."""
 
     @abc.abstractmethod
-    def training_examples(self, epoch: int) -> LoadExample:
+    def training_examples(self) -> LoadExample:
         """Returns the function that turns a record into an augmented example.
 
         Its random draws are a function of (seed, epoch, record id) alone.

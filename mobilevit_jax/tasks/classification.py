@@ -49,12 +49,10 @@ class ClassificationTask(DataTask):
         """Returns labels [rows]."""
         return {"label": np.zeros(rows, np.int32)}
 
-    def training_examples(self, epoch: int) -> LoadExample:
+    def training_examples(self) -> LoadExample:
         """Returns the function that turns a record into an augmented example."""
         experiment = self._experiment
-        return training_examples(
-            experiment.augment, experiment.processor, seed=experiment.seed, epoch=epoch
-        )
+        return training_examples(experiment.augment, experiment.processor, seed=experiment.seed)
 
     def evaluate(
         self, variables: Any, split: str, poll: Callable[[], None] | None = None
@@ -156,7 +154,7 @@ def _add_up(parts: Iterator[dict[str, jax.Array]]) -> dict[str, float]:
 
 
 def training_examples(
-    config: AugmentConfig, processor: ImageProcessor, *, seed: int, epoch: int
+    config: AugmentConfig, processor: ImageProcessor, *, seed: int
 ) -> LoadExample:
     """Returns the function that turns a record into an augmented example.
 
@@ -167,7 +165,7 @@ def training_examples(
     def load(record: dict[str, Any], record_id: int, planned: PlannedBatch) -> dict[str, Any]:
         image = decode_and_augment(
             record["image"],
-            example_rng(seed, epoch, record_id),
+            example_rng(seed, planned.epoch, record_id),
             planned.height,
             planned.width,
             config,

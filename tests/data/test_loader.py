@@ -10,7 +10,13 @@ import pytest
 from mobilevit_jax.data.augment import AugmentConfig, augment, example_rng
 from mobilevit_jax.data.decode import decode_image
 from mobilevit_jax.data.loader import LoaderConfig, SkippedImages, choose_threads, load_batches
-from mobilevit_jax.data.sampler import PlannedBatch, Scale, plan_epoch, plan_evaluation
+from mobilevit_jax.data.sampler import (
+    PlannedBatch,
+    RunPlan,
+    Scale,
+    plan_epoch,
+    plan_evaluation,
+)
 from mobilevit_jax.errors import ConfigurationError, DataError
 
 TABLE = (Scale(16, 16, 12), Scale(24, 24, 6), Scale(32, 16, 4))
@@ -307,6 +313,40 @@ def test_read_ahead_is_bounded():
         time.sleep(0.3)
         assert len(made) <= 1 + 4  # the one taken and two for each thread
         next(batches)
+
+
+def test_reading_ahead_does_not_stop_at_the_end_of_an_epoch():
+    made = []
+
+    def counting(record, record_id, planned):
+        made.append(planned.epoch)
+        return load_example(record, record_id, planned)
+
+    plan = RunPlan(0, 100, 4, (Scale(8, 8, 2),))  # two steps an epoch
+    with load_batches(MemorySplit(4), plan, counting, LoaderConfig(threads=2)) as batches:
+        next(batches)
+        end = time.monotonic() + 5
+        while len(made) < 2 + 8 and time.monotonic() < end:
+            time.sleep(0.01)
+    assert sorted(made)[:8] == [0, 0, 0, 0, 1, 1, 1, 1] and max(made) <= 2
+
+
+def test_a_plan_is_not_looked_through_beforehand():
+    asked = []
+
+    class Watched(RunPlan):
+        def __getitem__(self, step):
+            asked.append(step)
+            return super().__getitem__(step)
+
+    plan = Watched(0, 10_000, 50, TABLE)
+    config = LoaderConfig(threads=1)
+    with load_batches(MemorySplit(), plan, load_example, config, start=500) as batches:
+        taken = next(batches)
+    assert taken["label"].tolist() == plan[500].ids.tolist()
+    assert set(asked) <= {500, 501, 502}
+    with pytest.raises(ConfigurationError, match="batch of 4 does not divide among 3 hosts"):
+        load_batches(MemorySplit(), plan, load_example, config, hosts=3)
 
 
 def test_invalid_settings():

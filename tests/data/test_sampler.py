@@ -1,9 +1,13 @@
+import threading
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mobilevit_jax.data import sampler
 from mobilevit_jax.data.sampler import (
+    RunPlan,
     SamplerConfig,
     Scale,
     check_devices,
@@ -161,6 +165,44 @@ def test_plan_refuses_what_it_cannot_plan():
         plan_epoch(0, 0, 10, ())
     with pytest.raises(ConfigurationError, match="seed and epoch"):
         plan_epoch(-1, 0, 10, (Scale(8, 8, 4),))
+
+
+@given(st.integers(0, 5), st.integers(1, 5), st.integers(1, 60))
+def test_a_runs_plan_is_that_of_its_epochs(seed, epochs, examples):
+    table = (Scale(8, 8, 8), Scale(16, 16, 3))
+    run = RunPlan(seed, epochs, examples, table)
+    plans = [plan_epoch(seed, epoch, examples, table) for epoch in range(epochs)]
+    assert run.steps_of_epochs == [len(plan) for plan in plans]
+    expected = [(epoch, planned) for epoch, plan in enumerate(plans) for planned in plan]
+    assert len(run) == len(expected)
+    for step, (epoch, planned) in reversed(list(enumerate(expected))):
+        assert run[step].epoch == epoch and run[step][:2] == planned[:2]
+        np.testing.assert_array_equal(run[step].ids, planned.ids)
+    for outside in (-1, len(run)):
+        with pytest.raises(IndexError, match=f"step {outside} of a run of {len(run)}"):
+            run[outside]
+
+
+def test_an_epoch_is_planned_once_and_when_it_is_asked_for(monkeypatch):
+    planned = []
+
+    def counted(seed, epoch, *others):
+        planned.append(epoch)
+        return plan_epoch(seed, epoch, *others)
+
+    monkeypatch.setattr(sampler, "plan_epoch", counted)
+    run = RunPlan(0, 100, 40, (Scale(8, 8, 10),))
+    assert planned == []
+    threads = [threading.Thread(target=lambda: [run[step] for step in range(12)]) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(set(planned)) == [0, 1, 2]
+    del planned[:]
+    for step in (12, 11, 13, 12):  # two epochs side by side, as threads ask for them
+        run[step]
+    assert planned == [3]
 
 
 @given(st.integers(1, 500), st.integers(1, 64))

@@ -84,14 +84,13 @@ class DetectionTask(DataTask):
             "labels": np.zeros((rows, limit), np.int32),
         }
 
-    def training_examples(self, epoch: int) -> LoadExample:
+    def training_examples(self) -> LoadExample:
         """Returns the function that turns a record into an augmented example."""
         experiment = self._experiment
         return training_examples(
             experiment.detection,
             experiment.processor,
             seed=experiment.seed,
-            epoch=epoch,
             left_out=self.left_out,
         )
 
@@ -150,7 +149,6 @@ def training_examples(
     processor: ImageProcessor,
     *,
     seed: int,
-    epoch: int,
     left_out: LeftOutObjects,
 ) -> LoadExample:
     """Returns the function that turns a record into an augmented example.
@@ -167,7 +165,7 @@ def training_examples(
         image, boxes, labels = augment_boxes(
             image,
             *for_training(found),
-            example_rng(seed, epoch, record_id),
+            example_rng(seed, planned.epoch, record_id),
             planned.height,
             planned.width,
             config.augment,

@@ -64,7 +64,7 @@ class SegmentationTask(DataTask):
         """Returns masks [rows, h, w]."""
         return {"mask": np.zeros((rows, scale.height, scale.width), np.uint8)}
 
-    def training_examples(self, epoch: int) -> LoadExample:
+    def training_examples(self) -> LoadExample:
         """Returns the function that turns a record into an augmented image and mask."""
         experiment = self._experiment
         return training_examples(
@@ -72,7 +72,6 @@ class SegmentationTask(DataTask):
             experiment.processor,
             len(self.class_names),
             seed=experiment.seed,
-            epoch=epoch,
         )
 
     def evaluate(
@@ -123,7 +122,6 @@ def training_examples(
     num_classes: int,
     *,
     seed: int,
-    epoch: int,
 ) -> LoadExample:
     """Returns the function that turns a record into an augmented image and mask.
 
@@ -136,7 +134,7 @@ def training_examples(
         image = decode_image(found["image"], name=found["name"], channel_order=order)
         mask = read_mask(found["mask"], num_classes, name=found["name"])
         check_size(mask, image, name=found["name"])
-        rng = example_rng(seed, epoch, record_id)
+        rng = example_rng(seed, planned.epoch, record_id)
         image, mask = augment_mask(image, mask, rng, planned.height, planned.width, config.augment)
         return {"image": image, "mask": mask}
 

@@ -227,7 +227,7 @@ class TestTask:
 
     def test_data_without_objects(self, data_dir, monkeypatch):
         task = make_task(data_dir, data=DataConfig("shapes/tiny", str(data_dir)))
-        load = task.training_examples(0)
+        load = task.training_examples()
         record = open_split("shapes/tiny", "train", data_dir).records([0])[0]
         del record["objects"]
         with pytest.raises(DataError, match="is not one for detection"):

@@ -121,8 +121,8 @@ class TestExamples:
 
     def load(self, record, *, order="bgr", epoch=0, record_id=0, classes=4):
         processor = ImageProcessor(do_flip_channel_order=order == "bgr")
-        load = training_examples(SegmentationConfig(), processor, classes, seed=0, epoch=epoch)
-        return load(record, record_id, self.planned)
+        load = training_examples(SegmentationConfig(), processor, classes, seed=0)
+        return load(record, record_id, self.planned._replace(epoch=epoch))
 
     @pytest.mark.parametrize(("order", "channel"), [("bgr", 2), ("rgb", 0)])
     def test_shapes_and_channels(self, order, channel):
