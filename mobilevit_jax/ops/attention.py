@@ -1,8 +1,8 @@
 """Attention among the tokens of a patch's place, in the form that is fast on each platform.
 
 Training keeps no map: the backward pass computes it again, as Dao et al. (2022), "FlashAttention",
-do. A CPU takes as many rows at a time as have maps that stay in its cache, and its products are
-turned so that the tokens, not the few channels of a head, are what is contiguous.
+do. A CPU takes as many maps at a time as stay in its cache, and its products are turned so that the
+tokens, not the few channels of a head, are what is contiguous.
 """
 
 import functools
@@ -16,7 +16,7 @@ from mobilevit_jax.ops.forms import by_platform, current_form
 
 # Bytes of maps that stay in a CPU's cache, and that the memory allocator keeps for the next time
 # for any thread: pieces of more than 64 MiB it keeps for the main one alone.
-_CACHED, _KEPT = 2**22, 2**24
+_CACHED, _KEPT = 2**23, 2**24
 
 
 def attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
@@ -85,19 +85,17 @@ def _nothing(x, axis):
 
 
 def _in_parts(function, most_bytes):
-    """Takes as many rows in front of the heads' at once as have maps of so many bytes."""
+    """Takes as many maps at once as have so many bytes, at least one: those of rows and heads."""
 
     def part_by_part(query, *others):
-        if query.ndim <= 3:
-            return function(query, *others)
-        *rows, heads, tokens, _ = query.shape
-        count, most = math.prod(rows), most_bytes // (heads * tokens**2 * 4)
+        *maps, tokens, _ = query.shape
+        count, most = math.prod(maps), most_bytes // (tokens**2 * 4)
         at_once = max(n for n in range(1, count + 1) if count % n == 0 and n <= max(most, 1))
         if at_once == count:
             return function(query, *others)
-        parts = [x.reshape(-1, at_once, *x.shape[len(rows) :]) for x in (query, *others)]
+        parts = [x.reshape(-1, at_once, *x.shape[len(maps) :]) for x in (query, *others)]
         outputs = lax.map(lambda part: function(*part), parts)
-        return jax.tree.map(lambda x: x.reshape(*rows, *x.shape[2:]), outputs)
+        return jax.tree.map(lambda x: x.reshape(*maps, *x.shape[2:]), outputs)
 
     return part_by_part
 

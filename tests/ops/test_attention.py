@@ -1,3 +1,5 @@
+import importlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,7 +8,7 @@ import pytest
 from mobilevit_jax.ops import attention, attention_map, use_form
 from tests.ops.support import normal, value_and_gradients
 
-# The last one's maps, 4 MiB a row in front of the heads', are taken in parts by a CPU.
+# The last one's 24 maps of 1 MiB are taken in parts by a CPU.
 SHAPES = [(2, 4, 3, 10, 5), (6, 8), (1, 1, 1, 1, 2), (2, 3, 2, 130, 5), (130, 8), (3, 2, 4, 512, 3)]
 
 
@@ -28,6 +30,18 @@ def test_forms_agree_with_the_definition(form, shape):
     expected = value_and_gradients(form, definition, *operands)
     np.testing.assert_allclose(inference, expected[0], rtol=1e-5, atol=1e-5)
     for a, b in zip(value_and_gradients(form, attention, *operands), expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("maps", [0.5, 1, 3, 5, 100])
+def test_any_number_of_maps_at_once(monkeypatch, maps):
+    query, key, value = tokens(2, 2, 3, 9, 5)
+    expected = value_and_gradients("accelerator", attention, query, key, value)
+    module = importlib.import_module("mobilevit_jax.ops.attention")  # the package has the function
+    for limit in ("_CACHED", "_KEPT"):
+        monkeypatch.setattr(module, limit, int(maps * 9 * 9 * 4))
+    found = value_and_gradients("cpu", attention, query, key, value)
+    for a, b in zip(found, expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
