@@ -191,14 +191,14 @@ def plot(results: Results, path: Path) -> None:
     """Draws time for an image against what was varied, and where the arithmetic alone would be."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-    from matplotlib.ticker import NullFormatter, StrMethodFormatter
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     from mobilevit_jax.analysis.plots import COLOURS, DPI
     from mobilevit_jax.atomic import replacing
 
     colours = dict(zip(WORK, COLOURS.values(), strict=False))
     found = [series for series in SERIES if any(f"{series} {w}" in results.rows for w in WORK)]
-    figure = Figure(figsize=(4.4 * len(found), 3.9), dpi=DPI, layout="constrained")
+    figure = Figure(figsize=(4.4 * len(found), 4.2), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     for index, series in enumerate(found, 1):
         axes = figure.add_subplot(1, len(found), index)
@@ -219,6 +219,7 @@ def plot(results: Results, path: Path) -> None:
             labels[work] = _LABELS[series].format(**rows[0])
         axes.set_yscale("log")
         axes.set_ylim(min(shown) / 2, max(shown) * 2)
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axes.yaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("\n".join(f"{work}: {label}" for work, label in labels.items()), fontsize=8)
@@ -226,8 +227,14 @@ def plot(results: Results, path: Path) -> None:
         axes.grid(True, which="both", color="#E4E4E4", linewidth=0.8)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
-        if index == 1:
-            axes.legend(frameon=False, fontsize=8)
+    lines = {line.get_label(): line for axes in figure.axes for line in axes.get_lines()}
+    figure.legend(
+        lines.values(),
+        lines.keys(),
+        loc="outside upper left",
+        ncols=min(4, 2 * len(found)),
+        frameon=False,
+    )
     with replacing(path) as unfinished:
         figure.savefig(unfinished, format="png")
 
