@@ -111,11 +111,23 @@ def test_resizing(size, align_corners):
         assert difference(ours, nhwc(theirs)) < FORWARD
 
 
+def _keep_from_the_kink(norm):
+    """Moves each channel wholly to one side of the ReLU that follows.
+
+    Of some hundred thousand values a few are nearer to 0 than rounding, which differs from machine
+    to machine; on the other side they have another gradient.
+    """
+    scale = np.asarray(norm["scale"])
+    norm["bias"] = np.where(np.arange(len(scale)) % 2, 8, -8).astype(np.float32) * np.abs(scale)
+
+
 def test_training_mode():
     """Batch statistics, the pooled branch's over images alone among them."""
     off = {"dropout": 0.0, "aspp_dropout": 0.0, "head_dropout": 0.0}
     model = create_model("deeplabv3_mobilevit_xxs", num_classes=5, upsample=False, **off)
     variables, pixels = random_variables(model), images(96, 64, count=8)
+    for branch in variables["params"]["aspp"].values():
+        _keep_from_the_kink(branch["norm"])
 
     @compiled
     def run(params):
