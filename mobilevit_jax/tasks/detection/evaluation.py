@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from mobilevit_jax.atomic import replacing
+from mobilevit_jax.data.batches import LoadExample
 from mobilevit_jax.data.decode import decode_image
-from mobilevit_jax.data.loader import LoaderConfig, LoadExample, load_batches
+from mobilevit_jax.data.loader import LoaderConfig, load_batches
 from mobilevit_jax.data.objects import to_detection
 from mobilevit_jax.data.sampler import PlannedBatch, plan_evaluation
 from mobilevit_jax.data.sources import DatasetInfo, Split

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from mobilevit_jax.data.batches import Records
 from mobilevit_jax.data.decode import decode_image
-from mobilevit_jax.data.loader import LoaderConfig, Records, load_batches
+from mobilevit_jax.data.loader import LoaderConfig, load_batches
 from mobilevit_jax.data.masks import to_segmentation
 from mobilevit_jax.data.sampler import PlannedBatch, plan_evaluation
 from mobilevit_jax.data.sources import Split
