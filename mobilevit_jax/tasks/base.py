@@ -13,9 +13,9 @@ import flax.linen as nn
 import jax
 import numpy as np
 
+from mobilevit_jax.data.batches import LoadExample
 from mobilevit_jax.data.loader import SkippedImages, load_batches
 from mobilevit_jax.data.sampler import (
-    PlannedBatch,
     RunPlan,
     Scale,
     check_devices,
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
 Arrays = dict[str, np.ndarray]
 _LOOKED_AT = 16  # records of a split, by which hosts see whether they have the same
-
-LoadExample = Callable[[dict[str, Any], int, PlannedBatch], dict[str, Any]]
 
 
 class DataTask(abc.ABC):
