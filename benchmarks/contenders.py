@@ -9,7 +9,6 @@ average. Each call waits until its work is done.
 # pyright: reportMissingImports=false
 
 import contextlib
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -105,9 +104,7 @@ def _ours(work: Work) -> Call:
     config = OptimizerConfig(weight_decay=_DECAY)
     optimizer = create_optimizer(config, lambda step: jnp.float32(1e-3))
     objective, average = ClassificationObjective(_SMOOTHING), EMAConfig(_AVERAGE)
-    create = functools.partial(create_state, model, optimizer, average, objective.metrics, 0)
-    # As the trainer does: it runs once.
-    create = jax.jit(create, compiler_options={"xla_backend_optimization_level": 0})
+    state = create_state(model, optimizer, average, objective.metrics, 0)
     step = parallel.pmap_train(make_train_step(model, optimizer, objective, average, seed=0))
     batch = parallel.shard(
         {
@@ -116,7 +113,7 @@ def _ours(work: Work) -> Call:
             "weight": np.ones(work.batch, np.float32),
         }
     )
-    state = parallel.replicate(create())
+    state = parallel.replicate(state)
 
     def call() -> None:
         nonlocal state

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import jax
 import numpy as np
 
-from mobilevit_jax.convert import files, hub, initialise, load_state_dict, native
+from mobilevit_jax.convert import files, hub, load_state_dict, native
 from mobilevit_jax.convert.config import Configured, read_config, timm_processor
 from mobilevit_jax.convert.recognise import recognise
 from mobilevit_jax.errors import ConfigurationError, DataError
@@ -296,6 +296,7 @@ def _with_classes(loaded: Pretrained, model: Any) -> dict[str, Any]:
     """Returns the variables with what depends on the number of classes left out or drawn anew."""
     from flax import traverse_util
 
+    from mobilevit_jax.models.initial import initialise
     from mobilevit_jax.models.shapes import variable_shapes
 
     old = variable_shapes(loaded.model)
@@ -304,7 +305,7 @@ def _with_classes(loaded: Pretrained, model: Any) -> dict[str, Any]:
     flat: dict[Any, Any] = traverse_util.flatten_dict(loaded.variables)
     kept = {path: leaf for path, leaf in flat.items() if path[:-1] not in layers}
     paths = [path for path in variable_shapes(model) if path[:-1] in layers]
-    return traverse_util.unflatten_dict(kept | initialise(model, paths))
+    return traverse_util.unflatten_dict(kept | initialise(model, jax.random.key(0), paths))
 
 
 def _field_names(model: Any) -> list[str]:

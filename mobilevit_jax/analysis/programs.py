@@ -12,7 +12,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import traverse_util
 
 from mobilevit_jax.analysis import memory
@@ -27,7 +26,7 @@ from mobilevit_jax.tasks.segmentation.objective import SegmentationObjective
 from mobilevit_jax.training import parallel
 from mobilevit_jax.training.compilations import Compilations
 from mobilevit_jax.training.optimizer import OptimizerConfig, create_optimizer
-from mobilevit_jax.training.state import EMAConfig, TrainState, empty_meter
+from mobilevit_jax.training.state import EMAConfig, TrainState, state_from
 from mobilevit_jax.training.step import Objective, make_train_step
 
 DTYPES = ("float32", "bfloat16")
@@ -231,7 +230,7 @@ def _training(model: Any, setting: Setting) -> tuple[Any, tuple[Any, ...], Any]:
     devices = jax.local_device_count()
 
     def fresh(variables: Any) -> TrainState:
-        return _state(variables, optimizer, objective)
+        return state_from(variables, optimizer, ema, objective.metrics)
 
     rows = {  # of one image, since a large batch must not be made before it is known to fit
         name: jax.ShapeDtypeStruct(
@@ -336,18 +335,3 @@ def _shapes(model: Any) -> dict[tuple[str, ...], tuple[int, ...]]:
     variables: Any = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
     leaves: Any = traverse_util.flatten_dict(variables)
     return {path: leaf.shape for path, leaf in leaves.items()}
-
-
-def _state(
-    variables: Any, optimizer: optax.GradientTransformation, objective: Objective
-) -> TrainState:
-    """Returns the state of a run that starts from these variables."""
-    params, batch_stats = variables["params"], variables.get("batch_stats", {})
-    return TrainState(
-        step=jnp.zeros((), jnp.int32),
-        params=params,
-        batch_stats=batch_stats,
-        opt_state=optimizer.init(params),
-        ema={"params": params, "batch_stats": batch_stats},
-        meter=empty_meter(objective.metrics),
-    )

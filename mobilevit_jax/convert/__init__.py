@@ -4,7 +4,7 @@ The names are tables (`cvnets`, `huggingface`, `timm`), one for each kind of mod
 be installed.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NamedTuple, overload
 
 import jax
@@ -19,13 +19,13 @@ from mobilevit_jax.convert.tensors import Gathered, Report, as_array, gather, mi
 from mobilevit_jax.errors import ConfigurationError, DataError, unknown_name
 from mobilevit_jax.models import kind_of
 from mobilevit_jax.models.backbone import BackboneModel
+from mobilevit_jax.models.initial import initialise
 from mobilevit_jax.models.shapes import Path, Shape, variable_shapes
 
 __all__ = [
     "LAYOUTS",
     "Report",
     "detect_layout",
-    "initialise",
     "load_state_dict",
     "to_state_dict",
 ]
@@ -193,7 +193,7 @@ def _assemble(
     `tensors` is emptied on the way, so that what is joined is not held twice.
     """
     lacking = [p for p, entry in entries.items() if not all(n in tensors for n in entry.names)]
-    fresh = initialise(model, lacking)
+    fresh = initialise(model, jax.random.key(0), lacking)
     loaded = {}
     for path, (names, _) in entries.items():
         if path in fresh:
@@ -203,26 +203,6 @@ def _assemble(
             parts = [tensors.pop(name) for name in names]
         loaded[path] = _from_torch(parts[0] if len(parts) == 1 else np.concatenate(parts))
     return loaded
-
-
-def initialise(model: BackboneModel, paths: Sequence[Path]) -> dict[Path, np.ndarray]:
-    """Draws variables as `model.init(jax.random.key(0), ...)` does, and only those asked for.
-
-    Args:
-        model: A model of `create_model`.
-        paths: Of the variables, such as ("params", "classifier", "kernel").
-    """
-    if not paths:
-        return {}
-
-    def draw(key: jax.Array) -> list[jax.Array]:
-        flat: Any = traverse_util.flatten_dict(
-            model.init(key, np.zeros((1, 32, 32, 3), np.float32))
-        )
-        return [flat[path] for path in paths]
-
-    drawn = jax.jit(draw)(jax.random.key(0))
-    return {path: np.array(leaf) for path, leaf in zip(paths, drawn, strict=True)}
 
 
 def _hint(model: BackboneModel, gathered: Gathered, state_dict: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ Layout is [b, h, w, c]; padding is always symmetric and explicit ((k - 1) / 2 * 
 
 import zlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import flax.linen as nn
@@ -22,14 +23,44 @@ Dtype = jnp.dtype | type | str
 # also for depthwise kernels (the fan is not divided by the groups).
 _SPATIAL_AXES_GAIN = 2.0
 BATCH_NORM_EPS = 1e-5
-dense_init = nn.initializers.normal(0.02)
 
 
-def conv_init(key: jax.Array, shape: tuple[int, ...], dtype: Dtype = jnp.float32, /) -> jax.Array:
-    """Kaiming normal by fan-out, not truncated, for a [k, k, in, out] kernel (CVNets v0.1)."""
-    height, width, _, features = shape
-    std = (_SPATIAL_AXES_GAIN / (height * width * features)) ** 0.5
-    return std * jax.random.normal(key, shape, dtype)
+@dataclass(frozen=True)
+class Initializer:
+    """Draws a kernel: a distribution of scale 1 times what the shape asks for.
+
+    Attributes:
+        draw: `jax.random.normal`, or another of its arguments (key, shape, dtype) that draws the
+            same first elements for any shape.
+        scale: From the kernel's shape.
+    """
+
+    draw: Callable[..., jax.Array]
+    scale: Callable[[tuple[int, ...]], float]
+
+    def __call__(
+        self, key: jax.Array, shape: tuple[int, ...], dtype: Dtype = jnp.float32, /
+    ) -> jax.Array:
+        """Returns a kernel of this shape."""
+        return self.scale(shape) * self.draw(key, shape, dtype)
+
+
+def _fan_out(shape: tuple[int, ...]) -> int:
+    return shape[0] * shape[1] * shape[3]
+
+
+def _between_ones(key: jax.Array, shape: tuple[int, ...], dtype: Dtype) -> jax.Array:
+    return jax.random.uniform(key, shape, dtype, -1)
+
+
+# Kaiming normal by fan-out, not truncated, of [k, k, in, out]; Xavier uniform of the same.
+conv_init = Initializer(
+    jax.random.normal, lambda shape: (_SPATIAL_AXES_GAIN / _fan_out(shape)) ** 0.5
+)
+xavier_init = Initializer(
+    _between_ones, lambda shape: (6 / (shape[0] * shape[1] * (shape[2] + shape[3]))) ** 0.5
+)
+dense_init = Initializer(jax.random.normal, lambda shape: 0.02)
 
 
 class Conv(nn.Module):

@@ -12,11 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from mobilevit_jax.models.backbone import BackboneModel, feature_sizes
-from mobilevit_jax.models.layers import Conv, ConvBlock, Dtype
+from mobilevit_jax.models.layers import Conv, ConvBlock, Dtype, xavier_init
 from mobilevit_jax.tasks.detection.anchors import AnchorConfig, anchors, anchors_per_location
 
 # CVNets v0.1 draws the detector's own kernels by Glorot's uniform rule; biases are zero.
-_kernel_init = nn.initializers.xavier_uniform()
+kernel_init = xavier_init
 
 
 class Level(NamedTuple):
@@ -101,7 +101,7 @@ class Predictor(nn.Module):
             self.outputs,
             use_bias=True,
             dtype=self.dtype,
-            kernel_init=_kernel_init,
+            kernel_init=kernel_init,
             name="predict",
         )(x)
 
@@ -166,7 +166,7 @@ class SSDLite(BackboneModel):
             extra = SeparableConv(level.features, dtype=self.dtype, name=level.name, **self.norm)
             maps[level.name] = x = extra(x, train)
         x = jnp.mean(x, axis=(1, 2), keepdims=True, dtype=jnp.float32)
-        conv = Conv(pooled.features, dtype=self.dtype, kernel_init=_kernel_init, name=pooled.name)
+        conv = Conv(pooled.features, dtype=self.dtype, kernel_init=kernel_init, name=pooled.name)
         maps[pooled.name] = nn.relu(conv(x))
         return maps
 
@@ -187,7 +187,7 @@ def _options(module: Any) -> dict[str, Any]:
         "bn_axis_name": module.bn_axis_name,
         "bn_unbiased": module.bn_unbiased,
         "dtype": module.dtype,
-        "kernel_init": _kernel_init,
+        "kernel_init": kernel_init,
     }
 
 

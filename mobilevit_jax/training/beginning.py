@@ -3,8 +3,6 @@
 import functools
 from collections.abc import Callable
 
-import jax
-
 from mobilevit_jax.config import Experiment
 from mobilevit_jax.training import parallel
 from mobilevit_jax.training.contracts import Task, TrainStep
@@ -39,5 +37,4 @@ def begin(
             accumulation=experiment.optimizer.accumulation,
         )
     )
-    # Compiled once and run once: optimising the code would take three times as long.
-    return jax.jit(create, compiler_options={"xla_backend_optimization_level": 0}), step
+    return create, step

@@ -9,8 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import traverse_util
 
 from mobilevit_jax.errors import ConfigurationError
+from mobilevit_jax.models.backbone import BackboneModel
+from mobilevit_jax.models.initial import initialise
 
 NEVER = np.iinfo(np.int32).max
 
@@ -68,7 +71,7 @@ def create_state(
     metrics: tuple[str, ...],
     seed: int,
 ) -> TrainState:
-    """Initialises a run from scratch.
+    """Initialises a run from scratch, without compiling the model; cannot be traced itself.
 
     Args:
         model: The model.
@@ -77,7 +80,29 @@ def create_state(
         metrics: Names of the sums that the task reports.
         seed: Seed of the initialisation.
     """
-    variables = jax.jit(model.init)(jax.random.key(seed), jnp.zeros((1, 32, 32, 3)))
+    variables = _first_variables(model, jax.random.key(seed))
+    # Compiled once and run once: optimising the code would take longer than running it.
+    begin = jax.jit(
+        lambda variables: state_from(variables, optimizer, ema, metrics),
+        compiler_options={"xla_backend_optimization_level": 0},
+    )
+    return begin(variables)
+
+
+def state_from(
+    variables: Any,
+    optimizer: optax.GradientTransformation,
+    ema: EMAConfig,
+    metrics: tuple[str, ...],
+) -> TrainState:
+    """Returns the state of step 0 with these weights.
+
+    Args:
+        variables: {"params"} of a model, and "batch_stats" if it has any.
+        optimizer: The optimizer.
+        ema: Whether an average is kept.
+        metrics: Names of the sums that the task reports.
+    """
     params, batch_stats = variables["params"], variables.get("batch_stats", {})
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -87,6 +112,13 @@ def create_state(
         ema={"params": params, "batch_stats": batch_stats} if ema.decay else {},
         meter=empty_meter(metrics),
     )
+
+
+def _first_variables(model: nn.Module, key: jax.Array) -> Any:
+    """Returns what `model.init` does, of a module of the caller's own by itself."""
+    if isinstance(model, BackboneModel):
+        return jax.device_put(traverse_util.unflatten_dict(initialise(model, key)))
+    return jax.jit(model.init)(key, jnp.zeros((1, 32, 32, 3)))
 
 
 def empty_meter(metrics: tuple[str, ...]) -> dict[str, jax.Array]:

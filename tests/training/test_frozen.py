@@ -12,7 +12,7 @@ import pytest
 
 from mobilevit_jax.training import parallel
 from mobilevit_jax.training.optimizer import OptimizerConfig, create_optimizer
-from mobilevit_jax.training.state import EMAConfig, create_state, empty_meter
+from mobilevit_jax.training.state import EMAConfig, state_from
 from mobilevit_jax.training.step import _mean_statistics, make_train_step
 from tests.small import Objective, batch_of, random_variables, tiny_model
 
@@ -96,14 +96,7 @@ def trained():
         OptimizerConfig(weight_decay=0.5), lambda step: jnp.float32(0.01), freeze_backbone=True
     )
     ema = EMAConfig(decay=0.9)
-    state = jax.eval_shape(lambda: create_state(MODEL, optimizer, ema, ("loss",), 0))
-    before = state.replace(
-        step=np.zeros((), np.int32),
-        **VARIABLES,
-        opt_state=optimizer.init(VARIABLES["params"]),
-        ema=VARIABLES,
-        meter=empty_meter(("loss",)),
-    )
+    before = state_from(VARIABLES, optimizer, ema, ("loss",))
     step = parallel.pmap_train(make_train_step(MODEL, optimizer, Objective(), ema, seed=0))
     after = parallel.replicate(before)
     for seed in range(3):

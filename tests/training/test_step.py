@@ -1,6 +1,7 @@
 # Flax types what `apply` returns as a union, and NumPy arrays stand for JAX's here.
 # pyright: reportArgumentType=false, reportCallIssue=false
 
+import dataclasses
 import functools
 
 import flax.linen as nn
@@ -13,7 +14,7 @@ import pytest
 from mobilevit_jax.training import parallel
 from mobilevit_jax.training.losses import cross_entropy
 from mobilevit_jax.training.optimizer import OptimizerConfig, create_optimizer
-from mobilevit_jax.training.state import NEVER, EMAConfig, create_state, empty_meter
+from mobilevit_jax.training.state import NEVER, EMAConfig, empty_meter, state_from
 from mobilevit_jax.training.step import make_evaluation_step, make_train_step, to_float
 from tests.small import LinearNet, Objective, SmallNet, batch_of, random_variables
 
@@ -32,17 +33,7 @@ class Run:
     def __init__(self, model, ema=NO_EMA, optimizer=None, objective=None, seed=0, accumulation=1):
         optimizer = optimizer or plain_gradient_descent()
         objective = objective or Objective()
-        state = jax.eval_shape(lambda: create_state(model, optimizer, ema, objective.metrics, 0))
-        variables = random_variables(model)
-        params, stats = variables["params"], variables.get("batch_stats", {})
-        self.state = state.replace(
-            step=np.zeros((), np.int32),
-            params=params,
-            batch_stats=stats,
-            opt_state=optimizer.init(params),
-            ema={"params": params, "batch_stats": stats} if ema.decay else {},
-            meter=empty_meter(objective.metrics),
-        )
+        self.state = state_from(random_variables(model), optimizer, ema, objective.metrics)
         self.step = make_train_step(
             model, optimizer, objective, ema, seed=seed, accumulation=accumulation
         )
@@ -260,7 +251,7 @@ class TestMeter:
     def test_the_first_step_without_a_finite_loss_stays(self):
         good = batch_of(8)
         bad = good | {"image": np.full_like(good["image"], np.inf)}
-        state = self.run.state.replace(step=np.int32(5))
+        state = dataclasses.replace(self.run.state, step=np.int32(5))
         for batch, expected in ((good, NEVER), (bad, 6), (bad, 6), (good, 6)):
             state, _ = self.run.on_devices(batch, state)
             assert int(state.meter["bad_step"]) == expected

@@ -14,7 +14,7 @@ from mobilevit_jax import convert
 from mobilevit_jax.models import create_model
 from mobilevit_jax.training import parallel
 from mobilevit_jax.training.optimizer import OptimizerConfig, create_optimizer
-from mobilevit_jax.training.state import EMAConfig, create_state
+from mobilevit_jax.training.state import EMAConfig, state_from
 from mobilevit_jax.training.step import make_train_step
 from tests import reference
 from tests.small import Objective
@@ -46,9 +46,7 @@ def create_run(model):
     )
     variables = convert.load_state_dict(model, reference.state_dict("xxs"))
     ema = EMAConfig(decay=0.0)
-    state = jax.eval_shape(lambda: create_state(model, optimizer, ema, ("loss",), 0))
-    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), state)
-    state = zeros.replace(opt_state=optimizer.init(variables["params"]), **variables)
+    state = state_from(variables, optimizer, ema, ("loss",))
     return state, make_train_step(model, optimizer, Objective(), ema, seed=0)
 
 

@@ -63,7 +63,7 @@ def batch_of(count: int, *, seed: int = 0, objects: int = 3, size: int = 32) -> 
 def train_step(accumulation=1):
     """Returns a fresh state, and a step over four devices that can be called again and again."""
     model, optimizer, ema = SmallDetector(), optax.adam(3e-3), EMAConfig(0.5)
-    state = jax.jit(lambda: create_state(model, optimizer, ema, OBJECTIVE.metrics, 0))()
+    state = create_state(model, optimizer, ema, OBJECTIVE.metrics, 0)
     step = make_train_step(model, optimizer, OBJECTIVE, ema, seed=0, accumulation=accumulation)
     return parallel.replicate(state), parallel.pmap_train(step)
 
