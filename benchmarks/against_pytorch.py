@@ -72,11 +72,13 @@ def worker(task: dict[str, Any]) -> None:
     @functools.cache
     def settled() -> Call:
         call, _ = first()
-        if "jax" in sys.modules:
+        ours = "jax" in sys.modules
+        for _ in range(10 if ours else 2):  # torch.compile goes on at the second call
+            call()
+        if ours:
             from mobilevit_jax.allocator import return_freed_memory
 
-            return_freed_memory()  # as the trainer does after compiling
-        for _ in range(2):  # torch.compile goes on at the second call
+            return_freed_memory()  # as the trainer does after ten steps
             call()
         return call
 

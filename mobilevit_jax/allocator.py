@@ -75,7 +75,9 @@ def return_freed_memory() -> None:
     """Gives back to the system what is free, if `keep_freed_memory` has kept it.
 
     For the moment after a compilation, which needs more memory than it leaves in use, and in other
-    pieces than a step.
+    pieces than a step; and for that after the first steps. glibc before 2.38 asks for a little more
+    than an aligned block takes, so that a step's block does not fit where the last one was once the
+    memory beside it is in use: the place of one of the first steps often stays empty.
     """
     if _kept:
         trim()

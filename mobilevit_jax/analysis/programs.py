@@ -25,6 +25,7 @@ from mobilevit_jax.tasks.detection.objective import DetectionObjective
 from mobilevit_jax.tasks.segmentation.objective import SegmentationObjective
 from mobilevit_jax.training import parallel
 from mobilevit_jax.training.compilations import Compilations
+from mobilevit_jax.training.compiling import lower
 from mobilevit_jax.training.optimizer import OptimizerConfig, create_optimizer
 from mobilevit_jax.training.state import EMAConfig, TrainState, state_from
 from mobilevit_jax.training.step import Objective, make_train_step
@@ -158,7 +159,7 @@ def compile_program(setting: Setting) -> Program:
     memory.check(least, _available(devices), str(setting))  # compiling may take minutes
     with Compilations() as counted:
         begin = time.perf_counter()
-        lowered = function.lower(*arguments)
+        lowered = lower(function, *arguments)
         middle = time.perf_counter()
         compiled = lowered.compile()
         end = time.perf_counter()

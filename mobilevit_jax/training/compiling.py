@@ -1,11 +1,12 @@
 """Compiles the step of every scale ahead of the loop, without being deaf to signals meanwhile."""
 
 import functools
+import gc
 import os
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 
@@ -63,7 +64,7 @@ def compile_scales(
         batch = parallel.shard(task.zero_batch(scale))
         with Compilations(own_thread=True) as counted:
             with tracing:
-                lowered = step.lower(state, batch)
+                lowered = lower(step, state, batch)
             lowered.compile()
         return time.perf_counter() - start, counted
 
@@ -81,6 +82,21 @@ def compile_scales(
     reporter.say(f"compiled in {timing.all_compile_seconds:.1f} s:")
     for line in _table(task, timing):
         reporter.say(line)
+
+
+def lower(function: Any, /, *arguments: Any) -> Any:
+    """Returns `function.lower(*arguments)`, without a search for garbage in the meantime.
+
+    Tracing a step makes millions of objects, most of which stay; looking through them again and
+    again would take a quarter of its time.
+    """
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        return function.lower(*arguments)
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def _name(scale: Scale) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from mobilevit_jax.allocator import return_freed_memory
 from mobilevit_jax.config import Experiment
 from mobilevit_jax.errors import TrainingError
 from mobilevit_jax.training import hosts, parallel, workdir
@@ -30,6 +31,9 @@ from mobilevit_jax.training.timing import RowClock, ScaleClock, Timing
 
 # A signal may reach hosts at different steps, and they must stop after the same one.
 _STEPS_BETWEEN_QUESTIONS = 8
+
+# By then a step finds the place of the last one's memory; see `allocator.return_freed_memory`.
+_STEPS_TO_SETTLE = 10
 
 
 @dataclass(frozen=True)
@@ -200,6 +204,8 @@ def _loop(run: _Run, step: TrainStep, state: TrainState, first: int) -> tuple[Tr
                 row.wait(time.perf_counter() - since)
             state, metrics = step(state, batch)
             row.count(batch["weight"].size * jax.process_count())
+            if done - first == _STEPS_TO_SETTLE:
+                return_freed_memory()
             if before is not None:  # the devices work at most one step ahead of this loop
                 loss = float(before)
                 scales.ended(scale)

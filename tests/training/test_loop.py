@@ -225,8 +225,13 @@ class TestWeights:
             assert checkpoints.metrics(STEPS)["top1"] == validation["top1"]
 
 
-def test_other_settings_of_a_run(data_dir, tmp_path):
-    """Every second epoch evaluated and saved, the best kept, raw weights beside the average."""
+def test_other_settings_of_a_run(data_dir, tmp_path, monkeypatch):
+    """Every second epoch evaluated and saved, the best kept, raw weights beside the average.
+
+    The memory that the first ten steps left free is returned, once.
+    """
+    returned = []
+    monkeypatch.setattr(loop, "return_freed_memory", lambda: returned.append(True))
     experiment = tiny_experiment(
         data_dir,
         epochs=5,
@@ -236,6 +241,7 @@ def test_other_settings_of_a_run(data_dir, tmp_path):
         checkpoint=CheckpointConfig(every_epochs=2, keep_best=1, metric="raw_loss", mode="min"),
     )
     outcome, _ = run(experiment, tmp_path)
+    assert len(returned) == 1
     assert [(row["step"], row["split"]) for row in outcome.rows] == [
         (4, "train"),
         (8, "train"),
