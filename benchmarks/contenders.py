@@ -67,7 +67,7 @@ def entrants(work: Work) -> list[str]:
 
 
 def prepare(contender: str, work: Work) -> Call:
-    """Returns what does the work once; nothing of it has been compiled yet."""
+    """Returns what does the work once; PyTorch compiles when that is called first."""
     if contender in (OURS, FUSED):
         return _ours_forward(work, contender == FUSED) if work.kind == "forward" else _ours(work)
     return _torch_forward(work, contender) if work.kind == "forward" else _torch(work, contender)

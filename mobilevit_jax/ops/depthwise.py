@@ -150,22 +150,23 @@ def _scanned_kernel_gradient(x, kernel, gradient, stride, dilation):
     of_image = _ends(x.shape[1:3], needed, size // 2 * dilation)
     of_gradient = _ends(gradient.shape[1:3], [n * _TILE for n in tiles], 0)
 
-    def pixels(image, row, column, step):  # of each tile the one at this place
-        return _every(_every(image, row, step, tiles[0], 0), column, step, tiles[1], 1)
+    def pixels(image, step):  # of each tile the one at a place; asked for again and again
+        return functools.cache(lambda *place: _every(image, place, step, tiles))
 
     def add_image(total, image_and_gradient):
         image, image_gradient = image_and_gradient
         image = lax.optimization_barrier(jnp.pad(image, of_image)).astype(jnp.float32)
-        image_gradient = jnp.pad(image_gradient, of_gradient)
+        seen = pixels(image, _TILE * stride)
+        sent = pixels(jnp.pad(image_gradient, of_gradient).astype(jnp.float32), _TILE)
 
         def tile_sums(tap_row, tap_column):
             top, left = tap_row * dilation, tap_column * dilation
-            return sum(
-                pixels(image, top + row * stride, left + column * stride, _TILE * stride)
-                * pixels(image_gradient, row, column, _TILE)
+            products = (
+                lax.mul(seen(top + row * stride, left + column * stride), sent(row, column))
                 for row in places
                 for column in places
             )
+            return functools.reduce(lax.add, products)
 
         sums = jnp.stack([tile_sums(i, j) for i in range(size) for j in range(size)], 2)
         return total + jnp.sum(lax.optimization_barrier(sums), (0, 1)), None
@@ -181,5 +182,7 @@ def _ends(sizes, needed, before):
     return (*((before, n) for n in behind), (0, 0))
 
 
-def _every(x, start, step, count, axis):
-    return lax.slice_in_dim(x, start, start + (count - 1) * step + 1, step, axis)
+def _every(image, start, step, counts):
+    """Returns of [h, w, c] so many rows and columns, the same step apart in both directions."""
+    ends = (first + (count - 1) * step + 1 for first, count in zip(start, counts, strict=True))
+    return lax.slice(image, (*start, 0), (*ends, image.shape[2]), (step, step, 1))

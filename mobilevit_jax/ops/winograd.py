@@ -7,6 +7,7 @@ transformed to 2x2 pixels. Sums and halves are all the transforms need, so that 
 a digit at most.
 """
 
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -107,8 +108,8 @@ def _combined(matrix, parts):
 
 def _sum_of(factors, parts):
     terms = [
-        part if factor == 1 else -part if factor == -1 else part * factor
+        part if factor == 1 else lax.neg(part) if factor == -1 else part * factor
         for factor, part in zip(factors, parts, strict=True)
         if factor
     ]
-    return sum(terms[1:], terms[0])
+    return functools.reduce(lax.add, terms)
