@@ -35,7 +35,8 @@ def initialise(
 
     Args:
         model: A model of `create_model`.
-        key: `jax.random.key(seed)`.
+        key: `jax.random.key(seed)`; one of another kind than JAX's own (`impl="rbg"`) gives other
+            values of the same distributions.
         paths: Of the variables asked for, such as ("params", "classifier", "kernel"); all if None.
 
     Returns:
