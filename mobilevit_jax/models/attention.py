@@ -5,12 +5,26 @@ import jax
 import jax.numpy as jnp
 
 from mobilevit_jax.models.layers import Dense, Dropout, Dtype
-from mobilevit_jax.ops import attention, attention_map
+from mobilevit_jax.ops import attention, attention_map, layer_norm
+
+_EPS = 1e-5
 
 
-def layer_norm(name: str, dtype: Dtype) -> nn.LayerNorm:
-    """Layer norm over the last axis, eps 1e-5, two-pass variance, statistics in float32."""
-    return nn.LayerNorm(epsilon=1e-5, dtype=dtype, use_fast_variance=False, name=name)
+class LayerNorm(nn.Module):
+    """Layer norm over the last axis, eps 1e-5, as `nn.LayerNorm` but by `ops.layer_norm`.
+
+    Attributes:
+        dtype: Type of the output; the statistics are float32.
+    """
+
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps [..., c] to the same shape."""
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
+        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
+        return layer_norm(x, scale, bias, _EPS).astype(self.dtype)
 
 
 class MultiHeadAttention(nn.Module):
@@ -71,13 +85,13 @@ class TransformerLayer(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Maps tokens [b, p, n, dim] to the same shape."""
-        y = layer_norm("attention_norm", self.dtype)(x)
+        y = LayerNorm(self.dtype, name="attention_norm")(x)
         y = MultiHeadAttention(
             self.heads, self.attention_dropout, dtype=self.dtype, name="attention"
         )(y, train)
         x = x + Dropout(self.dropout)(y, train)
-        y = layer_norm("ffn_norm", self.dtype)(x)
+        y = LayerNorm(self.dtype, name="ffn_norm")(x)
         y = Dense(self.ffn_dim, dtype=self.dtype, name="ffn_expand")(y)
-        y = Dropout(self.ffn_dropout)(nn.silu(y), train)
+        y = Dropout(self.ffn_dropout)(jax.checkpoint(nn.silu)(y), train)
         y = Dense(x.shape[-1], dtype=self.dtype, name="ffn_reduce")(y)
         return x + Dropout(self.dropout)(y, train)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from mobilevit_jax.models.attention import TransformerLayer, layer_norm
+from mobilevit_jax.models.attention import LayerNorm, TransformerLayer
 from mobilevit_jax.models.layers import Conv, ConvBlock, Dtype, InvertedResidual
 from mobilevit_jax.models.patches import fold, padded_size, resize_bilinear, unfold
 from mobilevit_jax.models.variants import Variant
@@ -114,7 +114,7 @@ class MobileViTBlock(nn.Module):
                 dtype=self.dtype,
                 name=f"transformer_{index}",
             )(tokens, train)
-        tokens = layer_norm("final_norm", self.dtype)(tokens)
+        tokens = LayerNorm(self.dtype, name="final_norm")(tokens)
         return fold(tokens, patch, size)
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import flax.linen as nn
+import flax.struct
 import jax
 import jax.numpy as jnp
 from flax.errors import InvalidRngError
@@ -63,6 +64,27 @@ xavier_init = Initializer(
 dense_init = Initializer(jax.random.normal, lambda shape: 0.02)
 
 
+@flax.struct.dataclass
+class Pending:
+    """A map that the depthwise convolution behind it finishes; see `ops.depthwise_conv`.
+
+    Attributes:
+        x: [b, h, w, c], as the convolution before left it.
+        operands: Factor and offset of the norm, [1, 1, 1, c] each, or nothing.
+        finish: `finish(x, *operands)` is the map; None if it is `x`.
+    """
+
+    x: jax.Array
+    operands: tuple[jax.Array, ...] = ()
+    finish: Callable[..., jax.Array] | None = flax.struct.field(pytree_node=False, default=None)
+
+    def finished(self, train: bool) -> jax.Array:
+        """Returns the map; training keeps nothing but `x`, and computes the rest again."""
+        if self.finish is None:
+            return self.x
+        return (jax.checkpoint(self.finish) if train else self.finish)(self.x, *self.operands)
+
+
 class Conv(nn.Module):
     """A convolution without norm; 1x1 as a matrix product, depthwise by `ops.depthwise_conv`.
 
@@ -87,14 +109,24 @@ class Conv(nn.Module):
     kernel_init: Callable[..., jax.Array] = conv_init
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Convolves `x` [b, h, w, c] to [b, ceil(h / stride), ceil(w / stride), features]."""
+    def __call__(
+        self,
+        x: jax.Array,
+        before: Callable[..., jax.Array] | None = None,
+        operands: tuple[jax.Array, ...] = (),
+    ) -> jax.Array:
+        """Convolves `x` [b, h, w, c] to [b, ceil(h / stride), ceil(w / stride), features].
+
+        With `before`, it convolves `before(x, *operands)`; see `ops.depthwise_conv`.
+        """
         k = self.kernel_size
         shape = (k, k, 1 if self.depthwise else x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape).astype(self.dtype)
+        if before is not None and not self.depthwise:
+            x, before, operands = before(x, *operands), None, ()
         x = x.astype(self.dtype)
         if self.depthwise:
-            x = depthwise_conv(x, kernel, self.stride, self.dilation)
+            x = depthwise_conv(x, kernel, self.stride, self.dilation, before, operands)
         elif k == 1 and self.stride == 1:
             x = pointwise(x, kernel[0, 0])
         else:
@@ -180,15 +212,15 @@ class BatchNorm(nn.Module):
     axis_name: str | None = None
     dtype: Dtype = jnp.float32
 
-    @nn.compact
-    def __call__(
-        self, x: jax.Array, train: bool = False, act: Callable[[jax.Array], jax.Array] | None = None
-    ) -> jax.Array:
-        """Normalises `x` [b, h, w, c] by the batch's statistics or by the running ones.
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Normalises `x` [b, h, w, c] by the batch's statistics or by the running ones."""
+        return self.pending(x, train).finished(train)
 
-        An activation that follows is given along: the backward pass computes both again, so that
-        nothing but `x` is kept for it.
-        """
+    @nn.compact
+    def pending(
+        self, x: jax.Array, train: bool = False, act: Callable[[jax.Array], jax.Array] | None = None
+    ) -> Pending:
+        """Takes the statistics and leaves the rest, with an activation that follows, for later."""
         channels = (x.shape[-1],)
         scale = self.param("scale", nn.initializers.ones, channels)
         bias = self.param("bias", nn.initializers.zeros, channels)
@@ -209,7 +241,7 @@ class BatchNorm(nn.Module):
             y = (x * factor + offset).astype(self.dtype)
             return y if act is None else act(y)
 
-        return (jax.checkpoint(normalised) if train else normalised)(x, factor, offset)
+        return Pending(x, (factor, offset), normalised)
 
     def _statistics(self, x: jax.Array) -> tuple[jax.Array, jax.Array, int]:
         """Returns mean [c], biased variance [c] and the number of values behind each."""
@@ -252,17 +284,26 @@ class ConvBlock(nn.Module):
     dtype: Dtype = jnp.float32
     kernel_init: Callable[..., jax.Array] = conv_init
 
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+    def __call__(self, x: jax.Array | Pending, train: bool = False) -> jax.Array:
         """Maps [b, h, w, c] to [b, ceil(h / stride), ceil(w / stride), features].
+
+        Args:
+            x: The map; if it is pending, a depthwise convolution finishes it on the way.
+            train: Whether the norm takes the batch's statistics.
 
         Raises:
             ValueError: If the norm is fused, and it is to be trained.
         """
+        return self.pending(x, train).finished(train)
+
+    @nn.compact
+    def pending(self, x: jax.Array | Pending, train: bool = False) -> Pending:
+        """As a call, but norm and activation are left to the depthwise convolution behind it."""
         fused = not (self.is_initializing() or self.has_variable("params", "norm"))
         if fused and train:
             raise ValueError("batch norms that are fused into convolutions cannot be trained")
-        x = Conv(
+        taken = x if isinstance(x, Pending) else Pending(x)
+        y = Conv(
             self.features,
             self.kernel_size,
             self.stride,
@@ -272,17 +313,13 @@ class ConvBlock(nn.Module):
             dtype=self.dtype,
             kernel_init=self.kernel_init,
             name="conv",
-        )(x)
-        if not fused:
-            x = BatchNorm(
-                unbiased=self.bn_unbiased,
-                axis_name=self.bn_axis_name,
-                dtype=self.dtype,
-                name="norm",
-            )(x, train, self.act)
-        elif self.act is not None:
-            x = self.act(x)
-        return x
+        )(taken.x, taken.finish, taken.operands)
+        if fused:
+            return Pending(y, (), self.act)
+        norm = BatchNorm(
+            unbiased=self.bn_unbiased, axis_name=self.bn_axis_name, dtype=self.dtype, name="norm"
+        )
+        return norm.pending(y, train, self.act)
 
 
 class InvertedResidual(nn.Module):
@@ -313,7 +350,7 @@ class InvertedResidual(nn.Module):
         """Maps [b, h, w, c] to [b, ceil(h / stride), ceil(w / stride), features]."""
         norm = {"bn_axis_name": self.bn_axis_name, "bn_unbiased": self.bn_unbiased}
         hidden = x.shape[-1] * self.expansion
-        y = ConvBlock(hidden, dtype=self.dtype, name="expand_1x1", **norm)(x, train)
+        expand = ConvBlock(hidden, dtype=self.dtype, name="expand_1x1", **norm)
         y = ConvBlock(
             hidden,
             kernel_size=3,
@@ -323,7 +360,7 @@ class InvertedResidual(nn.Module):
             dtype=self.dtype,
             name="conv_3x3",
             **norm,
-        )(y, train)
+        )(expand.pending(x, train), train)
         y = ConvBlock(self.features, act=None, dtype=self.dtype, name="reduce_1x1", **norm)(
             y, train
         )

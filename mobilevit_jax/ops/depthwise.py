@@ -2,24 +2,32 @@
 
 XLA's grouped convolution is several times slower than PyTorch's on a CPU, so there a k x k
 depthwise convolution is k*k shifted multiply-adds, and its weight gradient a scan over the batch
-that keeps one image in cache, and sums it by tiles. Accelerators keep the plain convolution. The
-form is chosen when the computation is lowered for its platform, so an exported program holds the
-right one for each.
+that keeps one image in cache, and sums it by tiles. Norm and activation before it can be computed
+on the way, for memory: their result is as large as anything that training keeps. Accelerators keep
+the plain convolution. The form is chosen when the computation is lowered for its platform, so an
+exported program holds the right one for each.
 """
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from mobilevit_jax.ops.forms import by_platform, current_form
+from mobilevit_jax.ops.order import after
 
 _TILE = 4  # pixels a side: smaller tiles write more sums, larger ones were not faster
 
 
 def depthwise_conv(
-    x: jax.Array, kernel: jax.Array, stride: int = 1, dilation: int = 1
+    x: jax.Array,
+    kernel: jax.Array,
+    stride: int = 1,
+    dilation: int = 1,
+    before: Callable[..., jax.Array] | None = None,
+    operands: tuple[jax.Array, ...] = (),
 ) -> jax.Array:
     """Convolves every channel with its own k x k filter, padded by (k - 1) / 2 * dilation.
 
@@ -28,39 +36,54 @@ def depthwise_conv(
         kernel: Filters, [k, k, 1, c], k odd.
         stride: Step of the output in pixels.
         dilation: Distance of neighbouring taps in pixels.
+        before: What happens to each element first, `before(x, *operands)` for any b, h and w. A
+            CPU does not keep its result for the backward pass, which computes it again image by
+            image.
+        operands: Its other arguments, each [1, 1, 1, c].
 
     Returns:
-        [b, ceil(h / stride), ceil(w / stride), c], in the type of `x`.
+        [b, ceil(h / stride), ceil(w / stride), c], in the type of the images that are convolved.
     """
-    return _depthwise(x, kernel, stride, dilation, current_form())
+    return _depthwise(x, operands, kernel, before, stride, dilation, current_form())
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def _depthwise(x, kernel, stride, dilation, form):
-    return by_platform(
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5, 6))
+def _depthwise(x, operands, kernel, before, stride, dilation, form):
+    return _forward(x, operands, kernel, before, stride, dilation, form)[0]
+
+
+def _forward(x, operands, kernel, before, stride, dilation, form):
+    seen = x if before is None else before(x, *operands)
+    y = by_platform(
         form,
-        lambda x, kernel: _shifted(x, kernel, stride, dilation),
-        lambda x, kernel: _convolution(x, kernel, stride, dilation),
-        x,
+        lambda seen, kernel: _shifted(seen, kernel, stride, dilation),
+        lambda seen, kernel: _convolution(seen, kernel, stride, dilation),
+        seen,
         kernel,
     )
+    # A CPU needs no `seen` below, and XLA leaves out what nobody needs.
+    return y, (x, operands, seen, kernel)
 
 
-def _forward(x, kernel, stride, dilation, form):
-    return _depthwise(x, kernel, stride, dilation, form), (x, kernel)
+def _backward(before, stride, dilation, form, residuals, gradient):
+    x, operands, seen, kernel = residuals
 
-
-def _backward(stride, dilation, form, residuals, gradient):
-    def shifted(x, kernel, gradient):
+    def shifted(x, operands, seen, kernel, gradient):
         return (
-            _shifted_input_gradient(x, kernel, gradient, stride, dilation),
-            _scanned_kernel_gradient(x, kernel, gradient, stride, dilation),
+            _shifted_input_gradient(seen, kernel, gradient, stride, dilation),
+            _scanned_kernel_gradient(x, operands, kernel, gradient, before, stride, dilation),
         )
 
-    def convolution(x, kernel, gradient):
-        return jax.vjp(lambda x, k: _convolution(x, k, stride, dilation), x, kernel)[1](gradient)
+    def convolution(x, operands, seen, kernel, gradient):
+        return jax.vjp(lambda x, k: _convolution(x, k, stride, dilation), seen, kernel)[1](gradient)
 
-    return by_platform(form, shifted, convolution, *residuals, gradient)
+    to_seen, to_kernel = by_platform(form, shifted, convolution, *residuals, gradient)
+    if before is None:
+        return to_seen, (), to_kernel
+    # The checkpoint parts what is computed again from the forward pass, which else would keep it.
+    waiting = after(to_seen, x, form)
+    to_x, *to_operands = jax.vjp(jax.checkpoint(before), waiting, *operands)[1](to_seen)
+    return to_x, tuple(to_operands), to_kernel
 
 
 _depthwise.defvjp(_forward, _backward)
@@ -138,7 +161,7 @@ def _interleave(parts, axis):
     return jnp.stack(parts, axis + 1).reshape(shape)
 
 
-def _scanned_kernel_gradient(x, kernel, gradient, stride, dilation):
+def _scanned_kernel_gradient(x, operands, kernel, gradient, before, stride, dilation):
     """Adds up image by image what each tap sees times the output's gradient.
 
     Sums over tiles come first, all taps of a tile next to each other, so that its pixels are read
@@ -155,6 +178,7 @@ def _scanned_kernel_gradient(x, kernel, gradient, stride, dilation):
 
     def add_image(total, image_and_gradient):
         image, image_gradient = image_and_gradient
+        image = image if before is None else before(image[None], *operands)[0]
         image = lax.optimization_barrier(jnp.pad(image, of_image)).astype(jnp.float32)
         seen = pixels(image, _TILE * stride)
         sent = pixels(jnp.pad(image_gradient, of_gradient).astype(jnp.float32), _TILE)

@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from mobilevit_jax.ops.order import after
+
 _Matrix = tuple[tuple[float, ...], ...]
 _INPUT: _Matrix = ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1))
 _KERNEL: _Matrix = ((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1))
@@ -62,7 +64,7 @@ def winograd_kernel_gradient(x: jax.Array, gradient: jax.Array) -> jax.Array:
     rows = jnp.stack(_combined(to_places, _phases(_even(gradient), 1)))
     places = jnp.stack(_combined(to_places, _phases(rows, 3)), 1)
     to_products = places.reshape(_PLACES**2, -1, gradient.shape[-1])
-    to_kernel = _of_tiles(x).swapaxes(1, 2) @ to_products
+    to_kernel = _of_tiles(after(gradient, x, "cpu")).swapaxes(1, 2) @ to_products
     to_kernel = to_kernel.reshape(_PLACES, _PLACES, *to_kernel.shape[1:])
     return jnp.stack([jnp.stack(_combined(to_taps, row)) for row in _combined(to_taps, to_kernel)])
 

@@ -132,6 +132,29 @@ def test_the_input_is_added_only_where_shapes_stay(features, stride, expected):
     np.testing.assert_array_equal(y, x if expected else np.zeros(y.shape))
 
 
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("kernel_size", [1, 3])
+def test_a_pending_map_is_finished_by_the_convolution_behind_it(train, kernel_size):
+    first = ConvBlock(4)
+    second = ConvBlock(4, kernel_size, depthwise=kernel_size == 3)
+    x = jnp.asarray(normal(2, 5, 4, 3))
+    variables = [
+        block.init(jax.random.key(index), y)
+        for index, (block, y) in enumerate([(first, x), (second, jnp.zeros((2, 5, 4, 4)))])
+    ]
+
+    def outputs(x, method):
+        y, _ = first.apply(variables[0], x, train, mutable=["batch_stats"], method=method)
+        return second.apply(variables[1], y, train, mutable=["batch_stats"])
+
+    def run(method):
+        (z, updates), pull = jax.vjp(lambda x: outputs(x, method), x)
+        return z, updates, pull((jnp.cos(z), jax.tree.map(jnp.zeros_like, updates)))
+
+    for a, b in zip(*(jax.tree.leaves(run(how)) for how in ("pending", "__call__")), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
 def test_block_activates_unless_told_otherwise():
     x = normal(1, 4, 4, 3)
     on, off = ConvBlock(4, 3), ConvBlock(4, 3, act=None)

@@ -21,3 +21,11 @@ def value_and_gradients(form, function, *operands):
             return y, *pull(jnp.asarray(normal(*y.shape, seed=9), y.dtype))
 
     return jax.jit(run)(*operands)
+
+
+def planned_bytes(loss, *operands):
+    """Returns what XLA plans for temporary arrays when it computes the gradients of operands."""
+    gradients = jax.jit(jax.grad(loss, tuple(range(len(operands)))))
+    analysis = gradients.lower(*operands).compile().memory_analysis()
+    assert analysis is not None
+    return analysis.temp_size_in_bytes

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mobilevit_jax.ops import depthwise_conv, use_form
-from tests.ops.support import normal, value_and_gradients
+from tests.ops.support import normal, planned_bytes, value_and_gradients
 
 
 @pytest.mark.parametrize(
@@ -32,6 +32,43 @@ def test_forms_agree_in_value_and_gradients(kernel_size, stride, dilation, heigh
     for a, b, c in zip(shifted, convolution, chosen, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5)
         np.testing.assert_allclose(c, b, rtol=1e-4, atol=2e-5)
+
+
+def silu_of_affine(x, factor, offset):
+    return jax.nn.silu(x * factor + offset)
+
+
+@pytest.mark.parametrize("form", ["cpu", "accelerator", "auto"])
+@pytest.mark.parametrize(("stride", "dilation"), [(1, 1), (2, 1), (1, 2)])
+def test_what_comes_before_equals_that_by_itself(form, stride, dilation):
+    def on_the_way(x, kernel, *operands):
+        return depthwise_conv(x, kernel, stride, dilation, silu_of_affine, operands)
+
+    def by_itself(x, kernel, *operands):
+        return depthwise_conv(silu_of_affine(x, *operands), kernel, stride, dilation)
+
+    shapes = (3, 7, 6, 4), (3, 3, 1, 4), (1, 1, 1, 4), (1, 1, 1, 4)
+    operands = [normal(*shape, seed=seed) for seed, shape in enumerate(shapes)]
+    actual, expected = (value_and_gradients(form, f, *operands) for f in (on_the_way, by_itself))
+    for a, b in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5)
+
+
+def test_what_comes_before_is_not_kept_for_training():
+    x, kernel = jnp.zeros((8, 32, 32, 16)), jnp.zeros((3, 3, 1, 16))
+    operands = jnp.ones((1, 1, 1, 16)), jnp.zeros((1, 1, 1, 16))
+
+    def planned(convolve):
+        def loss(x, kernel):
+            for _ in range(4):
+                x = convolve(x, kernel)
+            return jnp.sum(jnp.sin(x))
+
+        return planned_bytes(loss, x, kernel) / x.nbytes
+
+    on_the_way = planned(lambda x, k: depthwise_conv(x, k, 1, 1, silu_of_affine, operands))
+    by_itself = planned(lambda x, k: depthwise_conv(silu_of_affine(x, *operands), k))
+    assert on_the_way < by_itself - 2.5
 
 
 def test_value_against_a_loop():

@@ -1,0 +1,30 @@
+"""What XLA's CPU compiler computes together, and when; elsewhere it is left to choose."""
+
+import jax
+from jax import lax
+
+from mobilevit_jax.ops.forms import Form, by_platform
+
+
+def apart(x: jax.Array, form: Form) -> jax.Array:
+    """Returns `x`, computed once in an operation that ends there."""
+    return by_platform(form, lax.optimization_barrier, lambda x: x, x)
+
+
+def after(gradient: jax.Array, x: jax.Array, form: Form) -> jax.Array:
+    """Returns `x`, for operations of a backward pass that shall wait for the gradient.
+
+    An operation is taken as soon as its operands are there, so that what a backward pass computes
+    of kept arrays alone would be computed in the forward pass, and kept as well.
+
+    Args:
+        gradient: What is waited for.
+        x: As many axes.
+        form: See `by_platform`.
+    """
+
+    def waiting(gradient, x):
+        first = lax.slice(gradient, (0,) * gradient.ndim, (1,) * gradient.ndim)
+        return x + 0 * first.astype(x.dtype)
+
+    return by_platform(form, waiting, lambda gradient, x: x, gradient, x)
