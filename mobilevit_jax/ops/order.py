@@ -15,7 +15,8 @@ def after(gradient: jax.Array, x: jax.Array, form: Form) -> jax.Array:
     """Returns `x`, for operations of a backward pass that shall wait for the gradient.
 
     An operation is taken as soon as its operands are there, so that what a backward pass computes
-    of kept arrays alone would be computed in the forward pass, and kept as well.
+    of kept arrays alone would be computed in the forward pass, and kept as well. One element of the
+    gradient stands for all; where that is not finite, `x` becomes NaN.
 
     Args:
         gradient: What is waited for.
