@@ -154,10 +154,10 @@ def test_dictionaries_that_are_in_many_places(tmp_path, top):
     with zipfile.ZipFile(path, "w") as archive:
         contents = pickle.dumps(shared if top is None else {top: shared}, protocol=2)
         archive.writestr("archive/data.pkl", contents)
-    start = time.perf_counter()
+    start = time.thread_time()
     with pytest.raises(DataError, match="dictionary without tensors.*no state dict"):
         read_state_dict(path)
-    assert time.perf_counter() - start < 2
+    assert time.thread_time() - start < 2
 
 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 22421304\n"

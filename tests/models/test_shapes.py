@@ -100,7 +100,7 @@ def test_order_of_use():
 
 def test_takes_no_time():
     model = create_model("mobilevit_s", variant=TINY)
-    start = time.perf_counter()
+    start = time.thread_time()
     for _ in range(10):
         variable_shapes(model)
-    assert time.perf_counter() - start < 0.2  # tracing takes some 0.5 s once
+    assert time.thread_time() - start < 0.2  # tracing takes some 0.5 s once
