@@ -6,9 +6,10 @@
 Every contender has a process of its own, which builds its model and compiles it; then they take
 turns, one working while the others sleep, for several rounds. A ratio is the other's time over ours
 in the same round, and the median over the rounds is reported: above 1, ours is faster. All are held
-to the same cores. The contenders: transformers' MobileViT eager, eager with channels-last tensors,
-`torch.compile`, and that with channels-last; for SSDLite, which transformers does not have, torch
-modules of equal shapes on transformers' backbone.
+to the same cores, and compute on the first GPU if there is one (`gpu.sh`). The contenders:
+transformers' MobileViT eager, eager with channels-last tensors, `torch.compile`, and that with
+channels-last; for SSDLite, which transformers does not have, torch modules of equal shapes on
+transformers' backbone.
 
 Rows are written as soon as they are there; the same command again goes on with what is missing.
 """
@@ -36,6 +37,7 @@ from mobilevit_jax.errors import ConfigurationError
 SIZES = ("xxs", "xs", "s")
 PACKAGES = ("mobilevit_jax", "jax", "jaxlib", "flax", "torch", "transformers")
 PART = {"forward": ("1", "8"), "train": ("16",), "first": ("16",)}
+_CPU = "CPU"
 
 
 def work_of(options: argparse.Namespace) -> list[Work]:
@@ -44,8 +46,8 @@ def work_of(options: argparse.Namespace) -> list[Work]:
     for dtype, kind in itertools.product(options.dtypes, options.kinds):
         batches = options.batches or [int(batch) for batch in PART[kind]]
         found += [
-            Work(kind, f"mobilevit_{size}", batch, options.size, dtype)
-            for size, batch in itertools.product(options.models, batches)
+            Work(kind, f"mobilevit_{model}", batch, size, dtype)
+            for size, model, batch in itertools.product(options.sizes, options.models, batches)
         ]
         if kind == "forward" and options.downstream:
             found += [
@@ -82,11 +84,13 @@ def worker(task: dict[str, Any]) -> None:
             call()
         return call
 
-    def answer(seconds: float | None) -> dict[str, float]:
+    def answer(seconds: float | None) -> dict[str, Any]:
         if seconds is None:
-            return {"seconds": first()[1]}
+            return {"seconds": first()[1], "device": _device()}
         call = settled()
-        return {"seconds": _median(call, seconds), "peak_bytes": _peak_bytes(call, before)}
+        measured = {"seconds": _median(call, seconds), "peak_bytes": _peak_bytes(call, before)}
+        _leave_room()
+        return measured
 
     serve(answer)
 
@@ -107,6 +111,23 @@ def _import(contender: str, threads: int) -> None:
     import torch_models  # noqa: F401
 
     torch.set_num_threads(threads)
+    if torch.cuda.is_available():
+        torch.set_float32_matmul_precision("high")  # TF32, which is JAX's default on a GPU
+
+
+def _device() -> str:
+    """Returns what this process computes on: `_CPU`, or the GPU's name."""
+    if "jax" in sys.modules:
+        device = sys.modules["jax"].devices()[0]
+        return _CPU if device.platform == "cpu" else device.device_kind
+    cuda = sys.modules["torch"].cuda
+    return cuda.get_device_name() if cuda.is_available() else _CPU
+
+
+def _leave_room() -> None:
+    """Gives the GPU's memory that PyTorch keeps free to the next contender."""
+    if "torch" in sys.modules and sys.modules["torch"].cuda.is_available():
+        sys.modules["torch"].cuda.empty_cache()
 
 
 def _median(call: Call, seconds: float) -> float:
@@ -149,6 +170,7 @@ def compare(work: Work, options: argparse.Namespace) -> dict[str, Any]:
     seconds: dict[str, list[float]] = {name: [] for name in names}
     first: dict[str, float] = {}
     peak: dict[str, int] = {}
+    devices: dict[str, str] = {}
     with contextlib.ExitStack() as stack:
         workers: dict[str, Worker] = {}
         for name in names:
@@ -156,7 +178,9 @@ def compare(work: Work, options: argparse.Namespace) -> dict[str, Any]:
             scratch = stack.enter_context(tempfile.TemporaryDirectory())
             workers[name] = Worker(__file__, task, _environment(len(options.cores), scratch))
             stack.callback(workers[name].close)
-            first[name] = workers[name].ask()["seconds"]  # before the next one starts
+            answer = workers[name].ask()  # before the next one starts
+            first[name], devices[name] = answer["seconds"], answer["device"]
+        _check_devices(devices)
         for _ in range(0 if work.kind == "first" else options.rounds):
             for name, one in workers.items():
                 answer = one.ask(options.seconds)
@@ -166,10 +190,21 @@ def compare(work: Work, options: argparse.Namespace) -> dict[str, Any]:
         seconds = {name: [value] for name, value in first.items()}
     return {
         "work": dataclasses.asdict(work),
+        "device": devices[OURS],
         "seconds": seconds,
         "first_seconds": first,
         "peak_bytes": peak,
     }
+
+
+def _check_devices(devices: dict[str, str]) -> None:
+    """Raises ConfigurationError if some contenders compute on a GPU and others do not."""
+    if len({device == _CPU for device in devices.values()}) > 1:
+        where = ", ".join(f"{name} on {device}" for name, device in devices.items())
+        raise ConfigurationError(
+            f"the contenders do not compute on the same device: {where}; for a GPU install the "
+            "extra 'cuda' and a CUDA build of torch, for the CPU set CUDA_VISIBLE_DEVICES=''"
+        )
 
 
 def _environment(threads: int, scratch: str) -> dict[str, str | None]:
@@ -183,6 +218,8 @@ def _environment(threads: int, scratch: str) -> dict[str, str | None]:
         "JAX_COMPILATION_CACHE_DIR": None,
         # One device each.
         "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0"),
+        # Several processes share the GPU, of which JAX would take three quarters each.
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
         "XLA_FLAGS": " ".join(flag for flag in flags if "device_count" not in flag),
     }
 
@@ -231,7 +268,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--kinds", nargs="+", choices=tuple(PART), default=list(PART))
     parser.add_argument("--models", nargs="+", choices=SIZES, default=list(SIZES))
     parser.add_argument("--batches", nargs="+", type=int, help="default: 1 8, training 16")
-    parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--sizes", nargs="+", type=int, default=[256])
     parser.add_argument("--dtypes", nargs="+", choices=("float32", "bfloat16"), default=["float32"])
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
     parser.add_argument(
@@ -246,8 +283,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     available = sorted(os.sched_getaffinity(0))
     if not 1 <= options.threads <= len(available):
         parser.error(f"--threads must be from 1 to {len(available)}, the cores there are")
-    if min(options.rounds, options.size, *(options.batches or [1])) < 1 or options.seconds < 0:
-        parser.error("--rounds, --size and --batches must be at least 1, --seconds not below 0")
+    if min(options.rounds, *options.sizes, *(options.batches or [1])) < 1 or options.seconds < 0:
+        parser.error("--rounds, --sizes and --batches must be at least 1, --seconds not below 0")
     if OURS not in options.contenders:
         parser.error(f"--contenders must have {OURS!r}, which the others are compared with")
     options.cores = available[: options.threads]

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-SMALL = ("--models", "xxs", "--batches", "1", "--size", "32", "--rounds", "1", "--seconds", "0")
+SMALL = ("--models", "xxs", "--batches", "1", "--sizes", "32", "--rounds", "1", "--seconds", "0")
 
 
 @pytest.fixture
@@ -63,6 +63,7 @@ def test_ours_alone_and_what_is_there_is_kept(tmp_path):
     assert key == "forward mobilevit_xxs 32 x1 float32"
     assert set(row["seconds"]) == {"ours", "ours, norms fused"}
     assert row["seconds"]["ours"][0] > 0 and row["first_seconds"]["ours"] > 0
+    assert row["device"] == "CPU" or "NVIDIA" in row["device"]
     shown, progress = run(*SMALL, *only_ours, "--kinds", "forward", "--output", output)
     assert json.loads(output.read_text())["rows"] == {key: row} and progress == ""
     assert key in shown
@@ -79,6 +80,25 @@ def test_ours_alone_and_what_is_there_is_kept(tmp_path):
 )
 def test_bad_input(arguments, words):
     assert words in run(*arguments, status=2)[1]
+
+
+def test_contenders_on_different_devices_are_refused(scripts):
+    from against_pytorch import ConfigurationError, _check_devices
+
+    _check_devices({"ours": "CPU", "eager": "CPU"})
+    _check_devices({"ours": "NVIDIA H200", "eager": "NVIDIA H200 (another name of it)"})
+    with pytest.raises(ConfigurationError, match="ours on CPU, eager on NVIDIA H200; .*'cuda'"):
+        _check_devices({"ours": "CPU", "eager": "NVIDIA H200"})
+
+
+def test_every_size_is_a_row(scripts):
+    from against_pytorch import parse, work_of
+
+    options = parse(["--kinds", "train", "--models", "xs", "--sizes", "160", "320"])
+    assert list(map(str, work_of(options))) == [
+        "train step mobilevit_xs 160 x16 float32",
+        "train step mobilevit_xs 320 x16 float32",
+    ]
 
 
 def test_torch_is_missing(scripts, monkeypatch, capsys):
