@@ -28,11 +28,11 @@ CHECK
 mkdir -p "$directory"
 both=(--dtypes bfloat16 float32)
 measure() {  # $1: the tables' name; then what prints them
-    local name="$1"
+    local name="$1" unfinished="$directory/$1.unfinished"
     shift
     echo "== $name"
-    "$@" > "$directory/$name.unfinished"
-    mv "$directory/$name.unfinished" "$directory/$name.md"
+    "$@" > "$unfinished" || { rm "$unfinished"; return 1; }
+    mv "$unfinished" "$directory/$name.md"
 }
 
 measure forward python benchmarks/against_pytorch.py --kinds forward --batches 1 32 256 \
