@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # All that is measured on one NVIDIA GPU, beside PyTorch on the same GPU: `benchmarks/gpu.sh DIRECTORY`.
 #
-# Some hours, as every contender compiles for every row; the same command again goes on with what is
-# missing. float32 products are TF32 in both libraries, JAX's default on a GPU. Needs the extras
+# Some hours, as every contender compiles for every row; the same command again goes on with the
+# rows of the comparisons that are missing, and does shares and profiles anew. float32 products are TF32 in both libraries, JAX's default on a GPU. Needs the extras
 # 'cuda' and 'parity', and a CUDA build of torch.
 set -euo pipefail
 
 directory="$(realpath -m "${1:?usage: benchmarks/gpu.sh DIRECTORY, for its tables and JSON files}")"
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+export CUDA_VISIBLE_DEVICES="${CUDA_VISIBLE_DEVICES:-0}"
 
 python - <<'CHECK'
 import importlib.util
