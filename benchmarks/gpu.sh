@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# All that is measured on one NVIDIA GPU, beside PyTorch on the same GPU: `benchmarks/gpu.sh DIRECTORY`.
+# All that is measured on one NVIDIA GPU, beside PyTorch on it: `benchmarks/gpu.sh DIRECTORY`.
 #
 # Some hours, as every contender compiles for every row; the same command again goes on with the
-# rows of the comparisons that are missing, and does shares and profiles anew. float32 products are TF32 in both libraries, JAX's default on a GPU. Needs the extras
-# 'cuda' and 'parity', and a CUDA build of torch.
+# rows of the comparisons that are missing, and does shares and profiles anew. float32 products are
+# TF32 in both libraries, JAX's default on a GPU. Needs the extras 'cuda' and 'parity', and a CUDA
+# build of torch.
 set -euo pipefail
 
 directory="$(realpath -m "${1:?usage: benchmarks/gpu.sh DIRECTORY, for its tables and JSON files}")"
