@@ -23,7 +23,6 @@ import itertools
 import json
 import os
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -61,7 +60,8 @@ def worker(task: dict[str, Any]) -> None:
     """What the process of one contender does: a work, first from nothing, then again and again."""
     os.sched_setaffinity(0, task["cores"])
     work = Work(**task["work"])
-    _import(task["contender"], len(task["cores"]))
+    ours = task["contender"] in (OURS, FUSED)
+    _import(ours, len(task["cores"]))
     before = _resident_bytes("VmRSS")
 
     @functools.cache
@@ -74,8 +74,7 @@ def worker(task: dict[str, Any]) -> None:
     @functools.cache
     def settled() -> Call:
         call, _ = first()
-        ours = "jax" in sys.modules
-        for _ in range(10 if ours else 2):  # torch.compile goes on at the second call
+        for _ in range(10):  # torch.compile goes on at the second call
             call()
         if ours:
             from mobilevit_jax.allocator import return_freed_memory
@@ -86,18 +85,18 @@ def worker(task: dict[str, Any]) -> None:
 
     def answer(seconds: float | None) -> dict[str, Any]:
         if seconds is None:
-            return {"seconds": first()[1], "device": _device()}
+            return {"seconds": first()[1], "device": _our_device() if ours else _torch_device()}
         call = settled()
-        measured = {"seconds": _median(call, seconds), "peak_bytes": _peak_bytes(call, before)}
-        _leave_room()
+        measured = {"seconds": _median(call, seconds)}
+        measured["peak_bytes"] = (_our_peak if ours else _torch_peak)(call, before)
         return measured
 
     serve(answer)
 
 
-def _import(contender: str, threads: int) -> None:
+def _import(ours: bool, threads: int) -> None:
     """Loads the libraries, whose time and memory are not the work's."""
-    if contender in (OURS, FUSED):
+    if ours:
         from mobilevit_jax.allocator import keep_memory_of_steps
 
         keep_memory_of_steps()  # as all our commands do
@@ -115,19 +114,19 @@ def _import(contender: str, threads: int) -> None:
         torch.set_float32_matmul_precision("high")  # TF32, which is JAX's default on a GPU
 
 
-def _device() -> str:
-    """Returns what this process computes on: `_CPU`, or the GPU's name."""
-    if "jax" in sys.modules:
-        device = sys.modules["jax"].devices()[0]
-        return _CPU if device.platform == "cpu" else device.device_kind
-    cuda = sys.modules["torch"].cuda
-    return cuda.get_device_name() if cuda.is_available() else _CPU
+def _our_device() -> str:
+    """Returns `_CPU`, or the GPU's name."""
+    import jax
+
+    device = jax.devices()[0]
+    return _CPU if device.platform == "cpu" else device.device_kind
 
 
-def _leave_room() -> None:
-    """Gives the GPU's memory that PyTorch keeps free to the next contender."""
-    if "torch" in sys.modules and sys.modules["torch"].cuda.is_available():
-        sys.modules["torch"].cuda.empty_cache()
+def _torch_device() -> str:
+    """Returns `_CPU`, or the GPU's name."""
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else _CPU
 
 
 def _median(call: Call, seconds: float) -> float:
@@ -140,17 +139,29 @@ def _median(call: Call, seconds: float) -> float:
     return statistics.median(taken)
 
 
-def _peak_bytes(call: Call, before: int) -> int:
-    """Returns the most memory that is held during a call, without what the libraries hold."""
-    if "torch" in sys.modules and sys.modules["torch"].cuda.is_available():
-        cuda = sys.modules["torch"].cuda
-        cuda.reset_peak_memory_stats()
-        call()
-        return cuda.max_memory_allocated()
-    if "jax" in sys.modules:
-        statistics_ = sys.modules["jax"].local_devices()[0].memory_stats()
-        if statistics_:
-            return statistics_["peak_bytes_in_use"]
+def _our_peak(call: Call, before: int) -> int:
+    """Returns the most memory that is held: on a GPU ever since the start, compiling included."""
+    import jax
+
+    statistics_ = jax.local_devices()[0].memory_stats()
+    return statistics_["peak_bytes_in_use"] if statistics_ else _process_peak(call, before)
+
+
+def _torch_peak(call: Call, before: int) -> int:
+    """Returns the most memory that is held during a call; a GPU's is free for the next one then."""
+    from torch import cuda
+
+    if not cuda.is_available():
+        return _process_peak(call, before)
+    cuda.reset_peak_memory_stats()
+    call()
+    peak = cuda.max_memory_allocated()
+    cuda.empty_cache()
+    return peak
+
+
+def _process_peak(call: Call, before: int) -> int:
+    """Returns the most memory of the process during a call, without what the libraries hold."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
     call()

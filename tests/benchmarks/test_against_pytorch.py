@@ -135,6 +135,16 @@ class TestTorch:
             assert set(row["seconds"]) == set(contenders)
             assert all(value > 0 for value in row["peak_bytes"].values())
 
+    def test_pytorch_is_asked_and_not_jax(self, monkeypatch):
+        import against_pytorch
+        import jax
+        import torch_models  # noqa: F401 (imports jax)
+
+        monkeypatch.setattr(jax, "devices", None)
+        monkeypatch.setattr(jax, "local_devices", None)
+        assert against_pytorch._torch_device()
+        assert against_pytorch._torch_peak(lambda: None, 0) > 0
+
     @pytest.mark.parametrize("contender", ["eager", "eager channels-last"])
     def test_training_moves_the_weights(self, contender, monkeypatch):
         import contenders
