@@ -147,4 +147,5 @@ def test_the_memory_of_a_computation_stays(how, variables, kept, asynchronous):
     )
     done, dispatch, faults = answer.stdout.split()
     assert (done, dispatch) == (str(kept), str(asynchronous))
-    assert (int(faults) < 1000) == (not asynchronous)  # an array in between has 24,000 pages
+    # In another thread it depends on the arena that glibc has given to it.
+    assert asynchronous or int(faults) < 1000  # an array in between has 24,000 pages
