@@ -6,10 +6,10 @@ import shlex
 from pathlib import Path
 
 import pytest
-import tyro
 
 from mobilevit_jax.cli.main import COMMANDS, main
 from mobilevit_jax.training.records import read_metrics
+from tests.command_lines import Parsed, parse_only
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = ("README.md", "docs/tpu_gpu.md", "docs/resume.md", "experiments/README.md")
@@ -17,10 +17,6 @@ GUIDE = "docs/tpu_gpu.md"
 EXPERIMENT, STUDY = "experiments/quickstart.py", "experiments/ablations/weight_decay.py"
 _FENCED = re.compile(r"^```(\w*)\n(.*?)^```", re.M | re.S)
 _INLINE = re.compile(r"`(mobilevit [a-z][^`]*)`")
-
-
-class Parsed(BaseException):
-    """Comes in place of doing what a command line says."""
 
 
 def documented(document):
@@ -64,17 +60,12 @@ def test_the_documents_are_read():
 
 @pytest.mark.parametrize(("document", "line"), dict.fromkeys(COMMAND_LINES))
 def test_is_a_command_that_is_understood(document, line, monkeypatch, capsys):
-    def parse(*arguments, **options):
-        raise Parsed(real(*arguments, **options))
-
-    real = tyro.cli
-    monkeypatch.setattr(tyro, "cli", parse)
     monkeypatch.chdir(ROOT)
     words = shlex.split(with_values(line))
     if words == [words[0]] and words[0] != "models":
         return  # a sentence speaks of the command as such
     with pytest.raises((Parsed, SystemExit)) as ended:
-        assert main(words) == "never", capsys.readouterr().err
+        assert parse_only(words, monkeypatch) == "never", capsys.readouterr().err
     if isinstance(ended.value, SystemExit):
         assert words[-1] == "--help", capsys.readouterr().err
 

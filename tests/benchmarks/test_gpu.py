@@ -9,9 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import tyro
 
-from mobilevit_jax.cli.main import main
+from tests.command_lines import Parsed, parse_only
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SCRIPT = BENCHMARKS / "gpu.sh"
@@ -31,20 +30,12 @@ def commands():
 
 
 def test_its_commands_are_understood(monkeypatch):
-    class Parsed(BaseException):
-        pass
-
-    def parse(*arguments, **options):
-        raise Parsed(real(*arguments, **options))
-
-    real = tyro.cli
-    monkeypatch.setattr(tyro, "cli", parse)
     monkeypatch.syspath_prepend(BENCHMARKS)
     found = []
     for program, *arguments in commands():
         if program == "mobilevit":
             with pytest.raises(Parsed):
-                main(arguments)
+                parse_only(arguments, monkeypatch)
             found.append("mobilevit")
         else:
             name = Path(arguments[0]).stem
