@@ -1,15 +1,17 @@
 """Times our models against PyTorch's, doing the same work in the same run.
 
-    pip install torch==2.13.0 && pip install -e '.[parity]'
+    pip install torch==2.13.0 && pip install -e '.[parity,runtimes]'
     python benchmarks/against_pytorch.py --output benchmarks/results/cpu.json
 
 Every contender has a process of its own, which builds its model and compiles it; then they take
 turns, one working while the others sleep, for several rounds. A ratio is the other's time over ours
-in the same round, and the median over the rounds is reported: above 1, ours is faster. All are held
-to the same cores, and compute on the first GPU if there is one (`gpu.sh`). The contenders:
-transformers' MobileViT eager, eager with channels-last tensors, `torch.compile`, and that with
-channels-last; for SSDLite, which transformers does not have, torch modules of equal shapes on
-transformers' backbone.
+in the same round, and the median over the rounds is reported, with the least and the largest: above
+1, ours is faster. All are held to the same cores, and compute on the first GPU if there is one
+(`gpu.sh`). The contenders: transformers' MobileViT eager, eager with channels-last tensors,
+`torch.compile`, and that with channels-last; for SSDLite, which transformers does not have, torch
+modules that compute the same on transformers' backbone; and for inference in float32 on a CPU,
+onnxruntime and OpenVINO on the graph that `torch.onnx` makes of the same model. All have the same
+weights, and must give the same outputs before anything is timed (`equal_weights.py`).
 
 Rows are written as soon as they are there; the same command again goes on with what is missing.
 """
@@ -18,6 +20,7 @@ import argparse
 import contextlib
 import dataclasses
 import functools
+import importlib
 import importlib.util
 import itertools
 import json
@@ -25,18 +28,39 @@ import os
 import statistics
 import tempfile
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from contenders import CONTENDERS, FUSED, OURS, Call, Work, entrants, prepare
+import numpy as np
+from contenders import (
+    CONTENDERS,
+    FUSED,
+    ONNXRUNTIME,
+    OPENVINO,
+    OURS,
+    OUTPUTS,
+    RUNTIMES,
+    Call,
+    Work,
+    differing,
+    entrants,
+    outputs_of,
+    prepare,
+)
 from reporting import Results, Worker, markdown, plain_errors, say, serve, surroundings
 
-from mobilevit_jax.errors import ConfigurationError
+from mobilevit_jax.errors import ConfigurationError, DataError
 
 SIZES = ("xxs", "xs", "s")
-PACKAGES = ("mobilevit_jax", "jax", "jaxlib", "flax", "torch", "transformers")
+PACKAGES = (
+    *("mobilevit_jax", "jax", "jaxlib", "flax", "torch", "transformers"),
+    *(ONNXRUNTIME, OPENVINO.lower()),
+)
 PART = {"forward": ("1", "8"), "train": ("16",), "first": ("16",)}
 _CPU = "CPU"
+# Of an output, as a share of the largest: bfloat16 has 8 bits, TF32 on a GPU 11.
+_TOLERANCE = {"float32": 1e-2, "bfloat16": 0.3}
 
 
 def work_of(options: argparse.Namespace) -> list[Work]:
@@ -57,19 +81,26 @@ def work_of(options: argparse.Namespace) -> list[Work]:
 
 
 def worker(task: dict[str, Any]) -> None:
-    """What the process of one contender does: a work, first from nothing, then again and again."""
+    """What a process does: write the weights, or a contender's work again and again."""
     os.sched_setaffinity(0, task["cores"])
-    work = Work(**task["work"])
-    ours = task["contender"] in (OURS, FUSED)
-    _import(ours, len(task["cores"]))
+    work, directory = Work(**task["work"]), Path(task["directory"])
+    if "contenders" in task:
+        serve(lambda _: _write_weights(work, directory, set(task["contenders"])))
+        return
+    contender = task["contender"]
+    ours = contender in (OURS, FUSED)
+    _import(contender, len(task["cores"]))
     before = _resident_bytes("VmRSS")
 
     @functools.cache
     def first() -> tuple[Call, float]:
         start = time.perf_counter()
-        call = prepare(task["contender"], work)
-        call()
-        return call, time.perf_counter() - start
+        call = prepare(contender, work, directory)
+        found = call()
+        taken = time.perf_counter() - start
+        if found is not None:
+            _check_outputs(contender, found, work, directory)
+        return call, taken
 
     @functools.cache
     def settled() -> Call:
@@ -85,18 +116,38 @@ def worker(task: dict[str, Any]) -> None:
 
     def answer(seconds: float | None) -> dict[str, Any]:
         if seconds is None:
-            return {"seconds": first()[1], "device": _our_device() if ours else _torch_device()}
+            return {"seconds": first()[1], "device": _device(contender)}
         call = settled()
         measured = {"seconds": _median(call, seconds)}
-        measured["peak_bytes"] = (_our_peak if ours else _torch_peak)(call, before)
+        measured["peak_bytes"] = _peak(contender)(call, before)
         return measured
 
     serve(answer)
 
 
-def _import(ours: bool, threads: int) -> None:
+def _write_weights(work: Work, directory: Path, contenders: set[str]) -> None:
+    import equal_weights
+
+    runtimes = contenders & set(RUNTIMES)
+    others = contenders - {OURS, FUSED}
+    equal_weights.write(work, directory, bool(others), bool(runtimes))
+
+
+def _check_outputs(contender: str, found: Any, work: Work, directory: Path) -> None:
+    """Raises DataError if a contender does not compute what the others do."""
+    arrays = outputs_of(found, channels_first=contender not in (OURS, FUSED))
+    with np.load(directory / OUTPUTS) as expected:
+        problem = differing(arrays, list(expected.values()), _TOLERANCE[work.dtype])
+    if problem:
+        raise DataError(f"{contender} does not compute the same: {problem}")
+
+
+def _import(contender: str, threads: int) -> None:
     """Loads the libraries, whose time and memory are not the work's."""
-    if ours:
+    if contender in RUNTIMES:
+        importlib.import_module(contender.lower())
+        return
+    if contender in (OURS, FUSED):
         from mobilevit_jax.allocator import keep_memory_of_steps
 
         keep_memory_of_steps()  # as all our commands do
@@ -112,6 +163,18 @@ def _import(ours: bool, threads: int) -> None:
     torch.set_num_threads(threads)
     if torch.cuda.is_available():
         torch.set_float32_matmul_precision("high")  # TF32, which is JAX's default on a GPU
+
+
+def _device(contender: str) -> str:
+    if contender in RUNTIMES:
+        return _CPU
+    return _our_device() if contender in (OURS, FUSED) else _torch_device()
+
+
+def _peak(contender: str) -> Callable[[Call, int], int]:
+    if contender in RUNTIMES:
+        return _process_peak
+    return _our_peak if contender in (OURS, FUSED) else _torch_peak
 
 
 def _our_device() -> str:
@@ -184,8 +247,14 @@ def compare(work: Work, options: argparse.Namespace) -> dict[str, Any]:
     devices: dict[str, str] = {}
     with contextlib.ExitStack() as stack:
         workers: dict[str, Worker] = {}
+        shared = {
+            "work": dataclasses.asdict(work),
+            "cores": options.cores,
+            "directory": stack.enter_context(tempfile.TemporaryDirectory()),
+        }
+        _prepare_weights(shared | {"contenders": names}, _environment(len(options.cores), ""))
         for name in names:
-            task = {"contender": name, "work": dataclasses.asdict(work), "cores": options.cores}
+            task = shared | {"contender": name}
             scratch = stack.enter_context(tempfile.TemporaryDirectory())
             workers[name] = Worker(__file__, task, _environment(len(options.cores), scratch))
             stack.callback(workers[name].close)
@@ -206,6 +275,15 @@ def compare(work: Work, options: argparse.Namespace) -> dict[str, Any]:
         "first_seconds": first,
         "peak_bytes": peak,
     }
+
+
+def _prepare_weights(task: dict[str, Any], environment: Mapping[str, str | None]) -> None:
+    """Has the weights written and compared, by a process that does not stay."""
+    one = Worker(__file__, task, environment)
+    try:
+        one.ask()
+    finally:
+        one.close()
 
 
 def _check_devices(devices: dict[str, str]) -> None:
@@ -235,10 +313,19 @@ def _environment(threads: int, scratch: str) -> dict[str, str | None]:
     }
 
 
-def ratio(row: dict[str, Any], other: str, ours: str = OURS) -> float:
-    """Returns the median over the rounds of the other's time over ours."""
-    pairs = zip(row["seconds"][other], row["seconds"][ours], strict=True)
-    return statistics.median(theirs / own for theirs, own in pairs)
+def ratios(row: dict[str, Any], other: str) -> list[float]:
+    """Returns the other's time over ours in each round, ascending."""
+    pairs = zip(row["seconds"][other], row["seconds"][OURS], strict=True)
+    return sorted(theirs / own for theirs, own in pairs)
+
+
+def _ratio(row: dict[str, Any], other: str) -> str:
+    """Returns the median over the rounds, and the least and the largest."""
+    if other not in row["seconds"]:
+        return ""
+    found = ratios(row, other)
+    spread = f" ({found[0]:.2f} to {found[-1]:.2f})" if len(found) > 1 else ""
+    return f"{statistics.median(found):.2f}{spread}"
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -254,8 +341,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         own = {name: statistics.median(values) for name, values in row["seconds"].items()}
         times = [f"{own[name] * 1e3:.1f}" if name in own else "" for name in names]
-        ratios = [f"{ratio(row, name):.2f}" if name in own else "" for name in others]
-        lines.append([Work(**row["work"]), *times, *ratios])
+        lines.append([Work(**row["work"]), *times, *(_ratio(row, name) for name in others)])
     return markdown(columns, lines)
 
 
@@ -314,6 +400,13 @@ def check(options: argparse.Namespace) -> None:
             f"{' and '.join(missing)} cannot be imported; install the extra: "
             "pip install torch==2.13.0 && pip install -e '.[parity]'"
         )
+    wanted = set(options.contenders) & set(RUNTIMES)
+    needed = ("onnx", "onnxscript", *(name.lower() for name in wanted)) if wanted else ()
+    if missing := [name for name in needed if not importlib.util.find_spec(name)]:
+        raise ConfigurationError(
+            f"{' and '.join(missing)} cannot be imported; install the extra (pip install -e "
+            f"'.[runtimes]'), or leave {' and '.join(sorted(wanted))} out of --contenders"
+        )
 
 
 def main() -> None:
@@ -324,8 +417,8 @@ def main() -> None:
             worker(json.loads(options.worker))
             return
         check(options)
-        # What a row does not tell itself.
-        settings = {"threads": options.threads, "seconds": options.seconds}
+        # What a row does not tell itself; files from before weights were equal do not go on.
+        settings = {"threads": options.threads, "seconds": options.seconds, "weights": "equal"}
         results = Results(options.output, settings, surroundings(PACKAGES, options.threads))
         for work in work_of(options):
             if str(work) not in results.rows:

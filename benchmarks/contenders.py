@@ -2,25 +2,33 @@
 
 Both sides get images that are on the device already, float32 for a forward pass and uint8 for a
 training step: converted, forward, label smoothing 0.1, backward, AdamW, and the weights' moving
-average. Each call waits until its work is done.
+average. Each call waits until its work is done. All load the weights that `equal_weights` wrote.
 """
 
 # Neither torch nor transformers need be installed where the types are checked.
 # pyright: reportMissingImports=false
 
 import contextlib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-Call = Callable[[], None]
+Call = Callable[[], Any]
 
 OURS, FUSED = "ours", "ours, norms fused"
 EAGER, CHANNELS_LAST = "eager", "eager channels-last"
 COMPILE, COMPILE_CHANNELS_LAST = "torch.compile", "torch.compile channels-last"
-CONTENDERS = (OURS, FUSED, EAGER, CHANNELS_LAST, COMPILE, COMPILE_CHANNELS_LAST)
+ONNXRUNTIME, OPENVINO = "onnxruntime", "OpenVINO"
+RUNTIMES = (ONNXRUNTIME, OPENVINO)
+CONTENDERS = (OURS, FUSED, EAGER, CHANNELS_LAST, COMPILE, COMPILE_CHANNELS_LAST, *RUNTIMES)
+
+# The files of `equal_weights`, and the name of the graph's input.
+OUR_WEIGHTS, TORCH_WEIGHTS = "ours.safetensors", "torch.safetensors"
+ONNX_FILE, OUTPUTS, INPUT = "model.onnx", "outputs.npz", "images"
 
 _CLASSES, _SMOOTHING, _DECAY, _AVERAGE = 1000, 0.1, 0.01, 0.9995
 
@@ -62,32 +70,87 @@ class Work:
 
 
 def entrants(work: Work) -> list[str]:
-    """Returns the contenders of a work; norms are fused for inference alone."""
-    return [name for name in CONTENDERS if name != FUSED or work.kind == "forward"]
+    """Returns the contenders of a work.
+
+    Norms are fused for inference alone, and the runtimes know nothing else; they take float32.
+    """
+    if work.kind != "forward":
+        absent = (FUSED, *RUNTIMES)
+    else:
+        absent = () if work.dtype == "float32" else RUNTIMES
+    return [name for name in CONTENDERS if name not in absent]
 
 
-def prepare(contender: str, work: Work) -> Call:
-    """Returns what does the work once; PyTorch compiles when that is called first."""
+def prepare(contender: str, work: Work, directory: Path) -> Call:
+    """Returns what does the work once; PyTorch compiles when that is called first.
+
+    Args:
+        contender: One of `CONTENDERS`.
+        work: What it is to do.
+        directory: Where `equal_weights.write` has put its files.
+
+    Returns:
+        A function that returns the outputs of a forward pass, or nothing.
+    """
+    forward = work.kind == "forward"
+    if contender in RUNTIMES:
+        return (_openvino if contender == OPENVINO else _onnxruntime)(work, directory)
     if contender in (OURS, FUSED):
-        return _ours_forward(work, contender == FUSED) if work.kind == "forward" else _ours(work)
-    return _torch_forward(work, contender) if work.kind == "forward" else _torch(work, contender)
+        if forward:
+            return _ours_forward(work, directory, contender == FUSED)
+        return _ours(work, directory)
+    return (_torch_forward if forward else _torch)(work, directory, contender)
 
 
-def _ours_forward(work: Work, fused: bool) -> Call:
+def outputs_of(found: Any, channels_first: bool = False) -> list[np.ndarray]:
+    """Returns what a model gave as float32 arrays, maps with their channels last."""
+    found = found if isinstance(found, tuple | list) else [found]
+    # NumPy has no bfloat16, so that PyTorch has to widen its own.
+    arrays = [np.asarray(x.float().cpu() if hasattr(x, "cpu") else x, np.float32) for x in found]
+    return [x.transpose(0, 2, 3, 1) if channels_first and x.ndim == 4 else x for x in arrays]
+
+
+def differing(found: list[np.ndarray], expected: list[np.ndarray], tolerance: float) -> str:
+    """Says how outputs differ from those that are expected; "" if they do not.
+
+    Args:
+        found: Of some images.
+        expected: Of the first of them.
+        tolerance: Allowed difference, as a share of the largest value.
+    """
+    for ours, theirs in zip(expected, found, strict=True):
+        first = theirs[: len(ours)]
+        if first.shape != ours.shape:
+            return f"outputs are {ours.shape} and {first.shape}"
+        difference = np.abs(first - ours).max() / np.abs(ours).max()
+        if not difference <= tolerance:
+            return f"outputs differ by {difference:.2g} of the largest"
+    return ""
+
+
+def _load_ours(work: Work, directory: Path, model: Any) -> Any:
+    from safetensors.numpy import load_file
+
+    from mobilevit_jax.convert.native import from_native
+
+    return from_native(model, load_file(directory / OUR_WEIGHTS))
+
+
+def _ours_forward(work: Work, directory: Path, fused: bool) -> Call:
     import jax
 
     import mobilevit_jax as mvj
 
     model = mvj.create_model(work.model, dtype=work.dtype)
-    images = jax.device_put(work.images())
-    variables = jax.jit(model.init)(jax.random.key(0), images[:1])
+    variables = jax.device_put(_load_ours(work, directory, model))
     if fused:
         variables = mvj.fuse_batch_norm(variables)
+    images = jax.device_put(work.images())
     apply = jax.jit(model.apply)
     return lambda: jax.block_until_ready(apply(variables, images))
 
 
-def _ours(work: Work) -> Call:
+def _ours(work: Work, directory: Path) -> Call:
     import jax
     import jax.numpy as jnp
 
@@ -96,7 +159,7 @@ def _ours(work: Work) -> Call:
     from mobilevit_jax.training import parallel
     from mobilevit_jax.training.compiling import lower
     from mobilevit_jax.training.optimizer import OptimizerConfig, create_optimizer
-    from mobilevit_jax.training.state import EMAConfig, create_state
+    from mobilevit_jax.training.state import EMAConfig, create_state, state_from
     from mobilevit_jax.training.step import make_train_step
 
     model = create_model(
@@ -105,7 +168,10 @@ def _ours(work: Work) -> Call:
     config = OptimizerConfig(weight_decay=_DECAY)
     optimizer = create_optimizer(config, lambda step: jnp.float32(1e-3))
     objective, average = ClassificationObjective(_SMOOTHING), EMAConfig(_AVERAGE)
-    state = create_state(model, optimizer, average, objective.metrics, 0)
+    # A new run draws its weights first, as PyTorch's constructors do.
+    create_state(model, optimizer, average, objective.metrics, 0)
+    variables = jax.device_put(_load_ours(work, directory, model))
+    state = state_from(variables, optimizer, average, objective.metrics)
     step = parallel.pmap_train(make_train_step(model, optimizer, objective, average, seed=0))
     batch = parallel.shard(
         {
@@ -125,32 +191,33 @@ def _ours(work: Work) -> Call:
     return call
 
 
-def _torch_forward(work: Work, contender: str) -> Call:
+def _torch_forward(work: Work, directory: Path, contender: str) -> Call:
     import torch
 
-    device, model = _torch_model(work, contender)
+    device, model = _torch_model(work, directory, contender)
     dtype = getattr(torch, work.dtype)
     model = model.eval().to(dtype)
-    images = _torch_images(work, contender, device).to(dtype)
+    images = torch_images(work, contender, device).to(dtype)
 
     @torch.inference_mode()
-    def call() -> None:
-        model(images)
+    def call() -> Any:
+        found = model(images)
         _wait(device)
+        return found
 
     return call
 
 
-def _torch(work: Work, contender: str) -> Call:
+def _torch(work: Work, directory: Path, contender: str) -> Call:
     import torch
 
-    device, model = _torch_model(work, contender)
+    device, model = _torch_model(work, directory, contender)
     model.train()
     tensors = [p.detach() for p in model.parameters()]
     tensors += [b for b in model.buffers() if b.is_floating_point()]
     average = [tensor.clone() for tensor in tensors]
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=_DECAY)
-    images = _torch_images(work, contender, device)
+    images = torch_images(work, contender, device)
     labels = torch.from_numpy(work.labels()).to(device)
     narrow = work.dtype != "float32"
 
@@ -173,12 +240,15 @@ def _torch(work: Work, contender: str) -> Call:
     return call
 
 
-def _torch_model(work: Work, contender: str) -> tuple[str, Any]:
+def _torch_model(work: Work, directory: Path, contender: str) -> tuple[str, Any]:
     import torch
+    from safetensors.torch import load_file
     from torch_models import create
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = create(work.model).to(device)
+    model = create(work.model)
+    model.load_state_dict(load_file(directory / TORCH_WEIGHTS))
+    model = model.to(device)
     if "channels-last" in contender:
         model = model.to(memory_format=torch.channels_last)
     if "compile" in contender:
@@ -186,7 +256,8 @@ def _torch_model(work: Work, contender: str) -> tuple[str, Any]:
     return device, model
 
 
-def _torch_images(work: Work, contender: str, device: str) -> Any:
+def torch_images(work: Work, contender: str, device: str) -> Any:
+    """Returns the work's images as PyTorch takes them, [b, 3, h, w], on a device."""
     import torch
 
     last = "channels-last" in contender
@@ -200,3 +271,33 @@ def _wait(device: str) -> None:
         import torch
 
         torch.cuda.synchronize()
+
+
+def _onnxruntime(work: Work, directory: Path) -> Call:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = len(os.sched_getaffinity(0))
+    session = onnxruntime.InferenceSession(
+        directory / ONNX_FILE, options, providers=["CPUExecutionProvider"]
+    )
+    given = {INPUT: _channels_first(work)}
+    return lambda: session.run(None, given)
+
+
+def _openvino(work: Work, directory: Path) -> Call:
+    import openvino
+
+    options = {
+        "INFERENCE_NUM_THREADS": len(os.sched_getaffinity(0)),
+        "PERFORMANCE_HINT": "LATENCY",
+        # Otherwise it takes bfloat16 where the CPU has it.
+        "INFERENCE_PRECISION_HINT": "f32",
+    }
+    compiled = openvino.Core().compile_model(directory / ONNX_FILE, "CPU", options)
+    images = _channels_first(work)
+    return lambda: list(compiled(images, share_inputs=True, share_outputs=True).values())
+
+
+def _channels_first(work: Work) -> np.ndarray:
+    return np.ascontiguousarray(work.images().transpose(0, 3, 1, 2))

@@ -37,12 +37,14 @@ measure() {  # $1: the tables' name; then what prints them
     mv "$unfinished" "$directory/$name.md"
 }
 
+contenders=(--contenders ours "ours, norms fused" eager "eager channels-last" torch.compile
+    "torch.compile channels-last")
 measure forward python benchmarks/against_pytorch.py --kinds forward --batches 1 32 256 \
-    "${both[@]}" --output "$directory/forward.json"
+    "${contenders[@]}" "${both[@]}" --output "$directory/forward.json"
 measure train python benchmarks/against_pytorch.py --kinds train --batches 1 32 256 \
-    "${both[@]}" --output "$directory/train.json"
+    "${contenders[@]}" "${both[@]}" --output "$directory/train.json"
 measure scales python benchmarks/against_pytorch.py --kinds train --batches 128 \
-    --sizes 160 192 256 288 320 "${both[@]}" --output "$directory/scales.json"
+    --sizes 160 192 256 288 320 "${contenders[@]}" "${both[@]}" --output "$directory/scales.json"
 # The shares of the GPU's own best: one large matrix product, one large copy.
 measure shares mobilevit benchmark mobilevit_xxs mobilevit_xs mobilevit_s --work forward train \
     --sizes 256 --batches 1 32 256 "${both[@]}" --output "$directory/shares.json"

@@ -1,12 +1,13 @@
 """The PyTorch side of the comparison: transformers' models, and SSDLite of torch modules.
 
-transformers has no SSDLite on MobileViT, so one of the same shapes stands here, on transformers'
-backbone. Weights are random: only time and memory are compared.
+transformers has no SSDLite on MobileViT, so one that computes the same stands here, on its
+backbone. Its modules are named as ours, so that `equal_weights` can carry our weights over.
 """
 
 # Neither torch nor transformers need be installed where the types are checked.
 # pyright: reportMissingImports=false
 
+from collections import OrderedDict
 from typing import Any
 
 import torch
@@ -59,37 +60,36 @@ class _Segmenter(_Logits):
         return nn.functional.interpolate(logits, images.shape[2:], mode="bilinear")
 
 
-class _Block(nn.Sequential):
+def _named(**modules: nn.Module) -> nn.Sequential:
+    return nn.Sequential(OrderedDict(modules))
+
+
+def _block(
+    inputs: int,
+    features: int,
+    kernel: int = 1,
+    stride: int = 1,
+    groups: int = 1,
+    relu: bool = True,
+) -> nn.Sequential:
     """Convolution, batch norm and, if asked for, ReLU."""
-
-    def __init__(
-        self,
-        inputs: int,
-        features: int,
-        kernel: int = 1,
-        stride: int = 1,
-        groups: int = 1,
-        relu: bool = True,
-    ) -> None:
-        convolution = nn.Conv2d(
-            inputs, features, kernel, stride, kernel // 2, groups=groups, bias=False
-        )
-        layers = [convolution, nn.BatchNorm2d(features), *([nn.ReLU()] if relu else [])]
-        super().__init__(*layers)
+    conv = nn.Conv2d(inputs, features, kernel, stride, kernel // 2, groups=groups, bias=False)
+    norm = nn.BatchNorm2d(features)
+    return _named(conv=conv, norm=norm, relu=nn.ReLU()) if relu else _named(conv=conv, norm=norm)
 
 
-def _separable(inputs: int, features: int, stride: int) -> nn.Sequential:
-    depthwise = _Block(inputs, inputs, 3, stride, groups=inputs, relu=False)
-    return nn.Sequential(depthwise, _Block(inputs, features))
+def _separable(inputs: int, features: int) -> nn.Sequential:
+    depthwise = _block(inputs, inputs, 3, 2, groups=inputs, relu=False)
+    return _named(depthwise=depthwise, pointwise=_block(inputs, features))
 
 
 def _predictor(inputs: int, width: int, outputs: int, depthwise: bool) -> nn.Sequential:
-    layers: list[nn.Module] = []
+    layers: dict[str, nn.Module] = {}
     if inputs != width:
-        layers.append(_Block(inputs, width))
+        layers["project"] = _block(inputs, width)
     if depthwise:
-        layers.append(_Block(width, width, 3, groups=width, relu=False))
-    return nn.Sequential(*layers, nn.Conv2d(width, outputs, 1))
+        layers["depthwise"] = _block(width, width, 3, groups=width, relu=False)
+    return _named(**layers, predict=nn.Conv2d(width, outputs, 1))
 
 
 class SSDLite(nn.Module):
@@ -99,32 +99,32 @@ class SSDLite(nn.Module):
         """Builds it for a size of MobileViT."""
         super().__init__()
         ours = create_model(f"ssdlite_mobilevit_{size}")
-        config = _config(f"mobilevit_{size}")
         self.numbers = 4 + ours.num_classes
-        self.backbone = MobileViTModel(config, expand_output=False)
+        self.backbone = MobileViTModel(_config(f"mobilevit_{size}"), expand_output=False)
         channels = [*ours.variant.channels[4:], *(level.features for level in LEVELS[2:])]
-        self.extras = nn.ModuleList(
-            _separable(before, after, 2)
-            for before, after in zip(channels[1:4], channels[2:5], strict=True)
-        )
-        self.pooled = nn.Conv2d(channels[4], channels[5], 1, bias=False)
         counts = anchors_per_location(ours.anchor_config)
-        self.heads = nn.ModuleList(
-            _predictor(inputs, level.width, count * self.numbers, level is not LEVELS[-1])
-            for inputs, level, count in zip(channels, LEVELS, counts, strict=True)
-        )
+        for level, before, after in zip(LEVELS[2:5], channels[1:4], channels[2:5], strict=True):
+            self.add_module(level.name, _separable(before, after))
+        self.extra_pool = nn.Conv2d(channels[4], channels[5], 1, bias=False)
+        for index, (level, inputs, count) in enumerate(zip(LEVELS, channels, counts, strict=True)):
+            predictor = _predictor(
+                inputs, level.width, count * self.numbers, level is not LEVELS[-1]
+            )
+            self.add_module(f"head_{index}", predictor)
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Maps images [b, 3, h, w] to logits [b, A, classes] and offsets [b, A, 4]."""
         found = self.backbone(pixel_values=images, output_hidden_states=True, return_dict=True)
         maps = list(found.hidden_states[-2:])
-        for extra in self.extras:
-            maps.append(extra(maps[-1]))
+        for level in LEVELS[2:5]:
+            maps.append(self.get_submodule(level.name)(maps[-1]))
         pooled = nn.functional.adaptive_avg_pool2d(maps[-1], 1)
-        maps.append(nn.functional.relu(self.pooled(pooled)))
+        maps.append(nn.functional.relu(self.extra_pool(pooled)))
         rows = [
-            head(x).permute(0, 2, 3, 1).reshape(len(images), -1, self.numbers)
-            for head, x in zip(self.heads, maps, strict=True)
+            self.get_submodule(f"head_{index}")(x)
+            .permute(0, 2, 3, 1)
+            .reshape(len(images), -1, self.numbers)
+            for index, x in enumerate(maps)
         ]
         outputs = torch.cat(rows, 1)
         return outputs[..., 4:], outputs[..., :4]

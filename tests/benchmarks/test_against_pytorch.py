@@ -12,6 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from flax import traverse_util
+
+from mobilevit_jax.errors import DataError
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SMALL = ("--models", "xxs", "--batches", "1", "--sizes", "32", "--rounds", "1", "--seconds", "0")
@@ -37,7 +40,7 @@ def run(*arguments, status=0):
 
 
 def test_ratios_are_medians_of_rounds(scripts):
-    from against_pytorch import ratio, table
+    from against_pytorch import ratios, table
 
     row = {
         "work": {"kind": "train", "model": "m", "batch": 2, "size": 8, "dtype": "float32"},
@@ -45,12 +48,12 @@ def test_ratios_are_medians_of_rounds(scripts):
         "seconds": {"ours": [1.0, 10.0, 1.0], "eager": [2.0, 20.0, 3.0]},
         "peak_bytes": {"ours": 1, "eager": 2},
     }
-    assert ratio(row, "eager") == 2.0
+    assert ratios(row, "eager") == [2.0, 2.0, 3.0]
     assert table([row]).splitlines()[-1].split("|")[1:] == [
         " train step m 8 x2 float32 ",
         " 1000.0 ",
         " 3000.0 ",
-        " 2.00 ",
+        " 2.00 (2.00 to 3.00) ",
         "",
     ]
 
@@ -101,6 +104,18 @@ def test_every_size_is_a_row(scripts):
     ]
 
 
+def test_runtimes_are_missing(scripts, monkeypatch, capsys):
+    import against_pytorch
+
+    monkeypatch.setattr(sys, "argv", ["against_pytorch.py", "--contenders", "ours", "OpenVINO"])
+    there = lambda name: name not in ("onnxscript", "openvino")  # noqa: E731
+    monkeypatch.setattr(against_pytorch.importlib.util, "find_spec", there)
+    with pytest.raises(SystemExit):
+        against_pytorch.main()
+    said = capsys.readouterr().err
+    assert re.search(r"onnxscript and openvino cannot .*'.\[runtimes\]'.* leave OpenVINO out", said)
+
+
 def test_torch_is_missing(scripts, monkeypatch, capsys):
     import against_pytorch
 
@@ -146,11 +161,13 @@ class TestTorch:
         assert against_pytorch._torch_peak(lambda: None, 0) > 0
 
     @pytest.mark.parametrize("contender", ["eager", "eager channels-last"])
-    def test_training_moves_the_weights(self, contender, monkeypatch):
+    def test_training_moves_the_weights(self, contender, monkeypatch, tmp_path):
         import contenders
+        import equal_weights
         import torch
 
         work = contenders.Work("train", "mobilevit_xxs", 2, 32)
+        equal_weights.write(work, tmp_path, others=True, runtimes=False)
         kept = []
         make = contenders._torch_model
 
@@ -159,7 +176,7 @@ class TestTorch:
             return kept[-1]
 
         monkeypatch.setattr(contenders, "_torch_model", remembered)
-        call = contenders.prepare(contender, work)
+        call = contenders.prepare(contender, work, tmp_path)
         model = kept[0][1]
         before = [p.detach().clone() for p in model.parameters()]
         call()
@@ -167,25 +184,112 @@ class TestTorch:
         assert np.mean(moved) > 0.9  # at this size some attention is among one token
 
     @pytest.mark.parametrize(
-        ("name", "size"), [("ssdlite_mobilevit_xxs", 320), ("deeplabv3_mobilevit_xxs", 64)]
+        ("name", "size"),
+        [("mobilevit_xxs", 64), ("ssdlite_mobilevit_xxs", 320), ("deeplabv3_mobilevit_xxs", 64)],
     )
-    def test_the_same_work(self, name, size):
-        import jax
-        import torch
+    @pytest.mark.parametrize("kind", ["forward", "train"])
+    def test_both_sides_compute_the_same(self, kind, name, size, tmp_path):
+        from contenders import OUR_WEIGHTS, TORCH_WEIGHTS, Work
+        from equal_weights import write
+        from safetensors.numpy import load_file
+
+        write(Work(kind, name, 1, size), tmp_path, others=True, runtimes=False)  # raises otherwise
+        ours, theirs = (load_file(tmp_path / file) for file in (OUR_WEIGHTS, TORCH_WEIGHTS))
+        counted = (x.size for key, x in theirs.items() if not key.endswith("num_batches_tracked"))
+        assert sum(counted) == sum(x.size for x in ours.values())
+
+    @pytest.mark.parametrize("name", ["mobilevit_xxs", "deeplabv3_mobilevit_xxs"])
+    def test_fresh_weights_of_transformers_are_refused(self, name):
+        """What was timed once: its activations fade to denormal numbers."""
+        from equal_weights import compare
         from torch_models import create
 
-        import mobilevit_jax as mvj
+        images = np.random.default_rng(0).random((1, 256, 256, 3), np.float32)
+        with pytest.raises(DataError, match="PyTorch's activations are denormal numbers in"):
+            compare(create(name).eval(), images, [])
 
-        model = mvj.create_model(name)
-        images = jax.ShapeDtypeStruct((1, size, size, 3), np.float32)
-        variables = jax.eval_shape(model.init, jax.random.key(0), images)
-        ours = jax.eval_shape(model.apply, variables, images)
-        theirs = create(name).eval()
-        with torch.inference_mode():
-            found = theirs(torch.zeros(1, 3, size, size))
-        if isinstance(found, tuple):
-            assert [x.shape for x in ours] == [tuple(x.shape) for x in found]
-        else:
-            assert ours.shape == tuple(found.permute(0, 2, 3, 1).shape)
-        count = sum(p.size for p in jax.tree.leaves(variables["params"]))
-        assert sum(p.numel() for p in theirs.parameters()) == count
+    def test_other_outputs_are_refused(self):
+        from equal_weights import compare
+        from torch import nn
+
+        images = np.ones((1, 4, 4, 3), np.float32)
+        compare(nn.ReLU(), images, [images])
+        with pytest.raises(DataError, match="equal weights, but outputs differ by 0.5"):
+            compare(nn.ReLU(), images, [2 * images])
+        with pytest.raises(DataError, match="equal weights, but outputs differ by nan"):
+            compare(nn.ReLU(), images, [images * np.nan])
+
+    @pytest.mark.slow
+    def test_a_contender_that_computes_something_else(self, tmp_path):
+        import against_pytorch
+        import contenders
+        import equal_weights
+
+        work = contenders.Work("forward", "mobilevit_xxs", 1, 64)
+        equal_weights.write(work, tmp_path, others=True, runtimes=False)
+        found = contenders.prepare("eager", work, tmp_path)()
+        against_pytorch._check_outputs("eager", found, work, tmp_path)
+        with pytest.raises(DataError, match="eager does not compute the same: outputs differ by"):
+            against_pytorch._check_outputs("eager", 1.1 * found, work, tmp_path)
+
+    @pytest.mark.slow
+    def test_inference_runtimes(self, tmp_path):
+        runtimes = ("onnxruntime", "OpenVINO")
+        for name in ("onnx", "onnxscript", *map(str.lower, runtimes)):
+            pytest.importorskip(name, reason="needs the extra 'runtimes'")
+        output = tmp_path / "results.json"
+        run(
+            *(*SMALL, "--kinds", "forward", "--no-downstream", "--output", output),
+            *("--contenders", "ours", *runtimes),
+        )
+        (row,) = json.loads(output.read_text())["rows"].values()
+        for name in runtimes:
+            assert row["seconds"][name][0] > 0 and row["peak_bytes"][name] > 0
+
+
+def test_contenders_of_a_work(scripts):
+    from contenders import CONTENDERS, Work, entrants
+
+    trained = entrants(Work("train", "mobilevit_xxs", 1, 32))
+    assert set(CONTENDERS) - set(trained) == {"ours, norms fused", "onnxruntime", "OpenVINO"}
+    assert entrants(Work("forward", "mobilevit_xxs", 1, 32)) == list(CONTENDERS)
+    narrow = entrants(Work("forward", "mobilevit_xxs", 1, 32, "bfloat16"))
+    assert set(CONTENDERS) - set(narrow) == {"onnxruntime", "OpenVINO"}
+
+
+def test_a_denormal_number_is_found(scripts):
+    from equal_weights import refuse_denormals
+
+    x = np.array([0.0, -1.0, 1e-30], np.float32)
+    refuse_denormals("ours", {"a": x})
+    with pytest.raises(DataError, match=r"ours activations are denormal .* 1 of 2 .*25% of b"):
+        refuse_denormals("ours", {"a": x, "b": np.append(x, np.float32(-1e-40))})
+
+
+# Attention and the norms' sums are computed alike for all sizes of a model.
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [("mobilevit_xxs", 64), ("ssdlite_mobilevit_xxs", 128), ("deeplabv3_mobilevit_xxs", 64)],
+)
+@pytest.mark.parametrize("weights", ["drawn", "initial"])
+def test_weights_that_are_timed_keep_activations_at_their_size(scripts, name, size, weights):
+    """Those of `mobilevit benchmark`, `scaling.py` and `profile_work.py`, and of a new run."""
+    import jax
+    from equal_weights import flax_activations, refuse_denormals
+
+    import mobilevit_jax as mvj
+    from mobilevit_jax.analysis.programs import draw_variables
+    from mobilevit_jax.models.initial import initialise
+
+    model = mvj.create_model(name)
+    images = np.random.default_rng(0).random((1, size, size, 3), np.float32)
+    if weights == "drawn":
+        variables = draw_variables(model)
+    else:
+        variables = traverse_util.unflatten_dict(initialise(model, jax.random.key(0)))
+    _, kept = model.apply(variables, images, capture_intermediates=True, mutable="intermediates")
+    activations = flax_activations(kept["intermediates"])
+    assert len(activations) > 50
+    refuse_denormals("ours", activations)
+    least = min(float(np.abs(x).max()) for x in activations.values())
+    assert least > (1e-2 if weights == "drawn" else 1e-6)
