@@ -5,6 +5,7 @@ depend on which; `classification`, `detection` and `segmentation` add the rest.
 """
 
 import abc
+import functools
 import hashlib
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ from mobilevit_jax.training.step import Objective
 
 if TYPE_CHECKING:
     from mobilevit_jax.config import Experiment
+    from mobilevit_jax.tasks.evaluation import SplitEvaluator
 
 Arrays = dict[str, np.ndarray]
 _LOOKED_AT = 16  # records of a split, by which hosts see whether they have the same
@@ -119,6 +121,26 @@ class DataTask(abc.ABC):
         ) as batches:
             yield from batches
 
+    @functools.cached_property
+    def _evaluator(self) -> "SplitEvaluator":
+        return self._make_evaluator()
+
+    def evaluate(
+        self, variables: Any, split: str, poll: Callable[[], None] | None = None
+    ) -> dict[str, float]:
+        """Returns `evaluation_metrics` and "count" of weights on "validation" or "test".
+
+        What `poll`, called before each batch, raises ends the evaluation.
+        """
+        experiment = self._experiment
+        return self._evaluator(
+            variables,
+            self._splits[split],
+            experiment.evaluation.batch_size,
+            experiment.loader,
+            poll=poll,
+        )
+
     def timed_parts(self) -> dict[str, Callable[[], Any]]:
         """Returns what the task computes besides the training step, for the benchmark to time."""
         return {}
@@ -147,13 +169,8 @@ class DataTask(abc.ABC):
         """
 
     @abc.abstractmethod
-    def evaluate(
-        self, variables: Any, split: str, poll: Callable[[], None] | None = None
-    ) -> dict[str, float]:
-        """Returns `evaluation_metrics` and "count" of weights on "validation" or "test".
-
-        What `poll`, called before each batch, raises ends the evaluation.
-        """
+    def _make_evaluator(self) -> "SplitEvaluator":
+        """Builds what measures the model's weights."""
 
 
 def _fingerprint(split: Split) -> dict[str, Any]:

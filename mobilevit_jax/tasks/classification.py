@@ -1,25 +1,23 @@
 """Image classification: how a record becomes an example, and how weights are evaluated."""
 
 import collections
-import functools
-import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import flax.linen as nn
-import jax
 import numpy as np
 
 from mobilevit_jax.data.augment import AugmentConfig, decode_and_augment, example_rng
 from mobilevit_jax.data.decode import decode_image
-from mobilevit_jax.data.loader import LoaderConfig, load_batches
-from mobilevit_jax.data.sampler import PlannedBatch, Scale, plan_evaluation
+from mobilevit_jax.data.loader import LoaderConfig
+from mobilevit_jax.data.sampler import PlannedBatch, Scale
 from mobilevit_jax.data.sources import DatasetInfo, Split
 from mobilevit_jax.errors import ConfigurationError
 from mobilevit_jax.processing import ImageProcessor
 from mobilevit_jax.tasks.base import Arrays, DataTask, LoadExample, record_name
 from mobilevit_jax.tasks.classification_objective import ClassificationObjective
 from mobilevit_jax.tasks.classifier import Classifier
+from mobilevit_jax.tasks.evaluation import SplitEvaluator
 from mobilevit_jax.training import parallel
 from mobilevit_jax.training.step import make_evaluation_step
 
@@ -41,8 +39,7 @@ class ClassificationTask(DataTask):
     def _make_objective(self, experiment: "Experiment") -> ClassificationObjective:
         return ClassificationObjective(experiment.loss.label_smoothing)
 
-    @functools.cached_property
-    def _evaluator(self) -> "Evaluator":
+    def _make_evaluator(self) -> "Evaluator":
         return Evaluator(self.model, self.objective, self._experiment.processor)
 
     def zero_targets(self, scale: Scale, rows: int) -> Arrays:
@@ -54,22 +51,9 @@ class ClassificationTask(DataTask):
         experiment = self._experiment
         return training_examples(experiment.augment, experiment.processor, seed=experiment.seed)
 
-    def evaluate(
-        self, variables: Any, split: str, poll: Callable[[], None] | None = None
-    ) -> dict[str, float]:
-        """Returns {"loss", "top1", "top5", "count"} of weights on "validation" or "test"."""
-        experiment = self._experiment
-        return self._evaluator(
-            variables,
-            self._splits[split],
-            experiment.evaluation.batch_size,
-            experiment.loader,
-            poll=poll,
-        )
 
-
-class Evaluator:
-    """Measures weights on a split: every example counted once, for any size and devices."""
+class Evaluator(SplitEvaluator):
+    """Measures loss and accuracy of weights on a split; see `SplitEvaluator`."""
 
     def __init__(
         self,
@@ -78,8 +62,11 @@ class Evaluator:
         processor: ImageProcessor,
     ) -> None:
         """Compiles nothing yet; the first call does."""
-        self._step = parallel.pmap_evaluate(make_evaluation_step(model, objective))
-        self._processor = processor
+        super().__init__(
+            parallel.pmap_evaluate(make_evaluation_step(model, objective)),
+            evaluation_examples(processor),
+            processor.crop_size,
+        )
 
     def __call__(
         self,
@@ -90,33 +77,11 @@ class Evaluator:
         *,
         poll: Callable[[], None] | None = None,
     ) -> dict[str, float]:
-        """Evaluates.
-
-        Args:
-            variables: {"params", "batch_stats"}.
-            split: The data.
-            batch_size: Images of a batch over all devices; lowered to what the data need, and
-                rounded up to a multiple of the devices.
-            loader: Threads and memory; with `skip_bad_images` they are left out of the count.
-            poll: Called before each batch; what it raises ends the evaluation.
-
-        Returns:
-            {"loss", "top1", "top5"} as means and "count", the number of images behind them.
-        """
-        devices = jax.device_count()
-        rows = -(-min(batch_size, len(split)) // devices) * devices
-        plan = plan_evaluation(len(split), *self._processor.crop_size, rows)
-        with load_batches(
-            split,
-            plan,
-            evaluation_examples(self._processor),
-            loader,
-            host=jax.process_index(),
-            hosts=jax.process_count(),
-            poll=poll,
-        ) as batches:
-            parts = (self._step(variables, batch) for batch in parallel.prefetch(batches))
-            total = _add_up(parts)
+        """Returns {"loss", "top1", "top5"} as means, and "count"; see `SplitEvaluator`."""
+        total: dict[str, float] = collections.defaultdict(float)  # float64 on any device
+        for sums in self._outputs(variables, split, batch_size, loader, poll):
+            for name, value in sums.items():
+                total[name] += float(value)
         count = total.pop("count")
         means = {name: value / max(count, 1) for name, value in total.items()}
         return means | {"count": int(count)}
@@ -142,15 +107,6 @@ def create_evaluator(
 def create_predictor(loaded: "Pretrained", processor: ImageProcessor) -> Classifier:
     """Builds what answers for images."""
     return Classifier(loaded.model, loaded.variables, processor, loaded.class_names)
-
-
-def _add_up(parts: Iterator[dict[str, jax.Array]]) -> dict[str, float]:
-    """Adds dictionaries of device scalars in float64, reading each while the next is computed."""
-    total: dict[str, float] = collections.defaultdict(float)
-    for before, _ in itertools.pairwise(itertools.chain(parts, [{}])):
-        for name, value in before.items():
-            total[name] += float(value)
-    return dict(total)
 
 
 def training_examples(

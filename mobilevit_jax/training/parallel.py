@@ -8,7 +8,7 @@ than pmap returns it would cost one more compilation of the first shape.
 import collections
 import itertools
 import os
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import jax
@@ -20,6 +20,7 @@ from mobilevit_jax.errors import ConfigurationError
 
 AXIS = "batch"
 
+T = TypeVar("T")
 Tree = TypeVar("Tree")
 Arrays = Mapping[str, Any]
 
@@ -100,6 +101,19 @@ def prefetch(
         close = getattr(iterator, "close", None)
         if close is not None:
             close()
+
+
+def one_behind(items: Iterable[T]) -> Iterator[T]:
+    """Yields each item when the next one has been made, the last one at the end.
+
+    Of what the devices compute, one result is read while they are busy with the next.
+    """
+    iterator = iter(items)
+    for item in iterator:
+        for following in iterator:
+            yield item
+            item = following
+        yield item
 
 
 def connect_devices() -> None:

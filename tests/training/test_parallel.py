@@ -97,6 +97,21 @@ def test_prefetch_closes_its_source_when_left_early():
     assert source.closed and source.taken < 5
 
 
+@pytest.mark.parametrize("count", [0, 1, 2, 5])
+def test_one_behind_hands_out_what_the_next_has_followed(count):
+    made = []
+
+    def items():
+        for number in range(count):
+            made.append(number)
+            yield number
+
+    for place, item in enumerate(parallel.one_behind(items())):
+        assert item == place
+        assert len(made) == min(item + 2, count)
+    assert made == list(range(count))
+
+
 def test_random_keys_differ_by_seed_step_and_device():
     def keys(seed, step):
         return jax.random.key_data(parallel.device_key(seed, step))[None]

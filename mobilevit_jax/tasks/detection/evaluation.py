@@ -1,6 +1,5 @@
 """Evaluation of detectors: from a split and weights to COCO's numbers and its results file."""
 
-import itertools
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,19 +12,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from mobilevit_jax.atomic import replacing
-from mobilevit_jax.data.batches import LoadExample
-from mobilevit_jax.data.decode import decode_image
-from mobilevit_jax.data.loader import LoaderConfig, load_batches
+from mobilevit_jax.data.loader import LoaderConfig
 from mobilevit_jax.data.objects import to_detection
-from mobilevit_jax.data.sampler import PlannedBatch, plan_evaluation
 from mobilevit_jax.data.sources import DatasetInfo, Split
 from mobilevit_jax.errors import ConfigurationError, DataError
 from mobilevit_jax.processing import ImageProcessor
-from mobilevit_jax.tasks.base import record_name
 from mobilevit_jax.tasks.detection.average_precision import coco_metrics
 from mobilevit_jax.tasks.detection.config import DetectionConfig
 from mobilevit_jax.tasks.detection.nms import detect_batch
 from mobilevit_jax.tasks.detection.pixels import pixel_boxes
+from mobilevit_jax.tasks.evaluation import (
+    SplitEvaluator,
+    each_image,
+    image_examples,
+    image_step,
+)
 from mobilevit_jax.training import parallel
 from mobilevit_jax.training.step import to_float
 
@@ -55,8 +56,8 @@ class Found:
     scores: np.ndarray
 
 
-class DetectionEvaluator:
-    """Measures weights on a split: every image counted once, for any size and devices."""
+class DetectionEvaluator(SplitEvaluator):
+    """Measures COCO's average precisions of weights on a split; see `SplitEvaluator`."""
 
     def __init__(
         self, model: nn.Module, processor: ImageProcessor, config: DetectionConfig
@@ -68,7 +69,9 @@ class DetectionEvaluator:
             processor: What images go through.
             config: What counts as a detection.
         """
-        self._step = parallel.pmap_predict(_make_step(model, config))
+        super().__init__(
+            image_step(_predictor(model, config)), image_examples(processor), processor.crop_size
+        )
         self._model: Any = model
         self._processor = processor
         self._truth: dict[tuple[Any, ...], dict[int, dict[str, Any]]] = {}
@@ -80,21 +83,16 @@ class DetectionEvaluator:
         batch_size: int,
         loader: LoaderConfig,
         *,
-        results: Path | None = None,
         poll: Callable[[], None] | None = None,
+        results: Path | None = None,
     ) -> dict[str, float]:
-        """Evaluates.
+        """Evaluates; see `SplitEvaluator`.
 
         Memory holds a few batches, and of each image no more than its objects and detections.
 
         Args:
-            variables: {"params", "batch_stats"}.
-            split: The data.
-            batch_size: Images of a batch over all devices; lowered to what the data need, and
-                rounded up to a multiple of the devices.
-            loader: Threads and memory; with `skip_bad_images` they are left out of the count.
+            variables, split, batch_size, loader, poll: See there.
             results: JSON file to write the detections to, in COCO's format for results.
-            poll: Called before each batch; what it raises ends the evaluation.
 
         Returns:
             `average_precision.METRICS` as fractions, without those of sizes that no object has,
@@ -105,7 +103,8 @@ class DetectionEvaluator:
             DataError: If an image cannot be decoded, or there is no object at all.
         """
         check_classes(self._model.num_classes, split.info)
-        found = list(self._detect(variables, split, batch_size, loader, poll))
+        outputs = self._outputs(variables, split, batch_size, loader, poll)
+        found = [_found(image, self._processor) for batch in outputs for image in each_image(batch)]
         numbers = split.info.category_ids or tuple(range(1, len(split.info.class_names) + 1))
         truth = self._truth_of(split, [image.index for image in found])
         annotations = _annotations(found, truth, numbers)
@@ -124,31 +123,6 @@ class DetectionEvaluator:
             )
         return coco_metrics(image_ids, numbers, annotations, answers) | {"count": len(found)}
 
-    def _detect(
-        self,
-        variables: Any,
-        split: Split,
-        batch_size: int,
-        loader: LoaderConfig,
-        poll: Callable[[], None] | None,
-    ) -> Iterator[Found]:
-        """Yields what was found in each image, reading one batch while the next is computed."""
-        devices = jax.device_count()
-        rows = -(-min(batch_size, len(split)) // devices) * devices
-        plan = plan_evaluation(len(split), *self._processor.crop_size, rows)
-        with load_batches(
-            split,
-            plan,
-            evaluation_examples(self._processor),
-            loader,
-            host=jax.process_index(),
-            hosts=jax.process_count(),
-            poll=poll,
-        ) as batches:
-            outputs = (self._step(variables, batch) for batch in parallel.prefetch(batches))
-            for before, _ in itertools.pairwise(itertools.chain(outputs, [None])):
-                yield from _unpack(parallel.gather_rows(before), self._processor)
-
     def _truth_of(self, split: Split, indices: list[int]) -> dict[int, dict[str, Any]]:
         """Reads the objects of images, once for all evaluations of a split."""
         key = (split.info.directory, split.name, *indices)
@@ -157,56 +131,35 @@ class DetectionEvaluator:
         return self._truth[key]
 
 
-def _make_step(model: nn.Module, config: DetectionConfig) -> Any:
-    """Builds `step(variables, batch) -> rows` for `parallel.pmap_predict`."""
+def _predictor(
+    model: nn.Module, config: DetectionConfig
+) -> Callable[[Any, jax.Array], dict[str, jax.Array]]:
+    """Builds `predict(variables, images) -> answers` for `image_step`."""
     detector: Any = model
     nms = config.nms()
 
-    def step(variables: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        images = to_float(batch["image"])
+    def predict(variables: Any, images: jax.Array) -> dict[str, jax.Array]:
         anchors = jnp.asarray(detector.anchors(*images.shape[1:3]))
-        logits, offsets = detector.apply(variables, images)
-        found = detect_batch(logits, offsets, anchors, config=nms)
-        return found._asdict() | {name: batch[name] for name in ("index", "size", "weight")}
+        logits, offsets = detector.apply(variables, to_float(images))
+        return detect_batch(logits, offsets, anchors, config=nms)._asdict()
 
-    return step
-
-
-def evaluation_examples(processor: ImageProcessor) -> LoadExample:
-    """Returns the function that turns a record into an example as prediction would see it.
-
-    An example holds "image", "index" (the record's place in the split, int32) and "size" (height
-    and width of the stored image, int32 [2]).
-    """
-    order = processor.channel_order
-
-    def load(record: dict[str, Any], record_id: int, planned: PlannedBatch) -> dict[str, Any]:
-        name = record_name(record, record_id)
-        image = decode_image(record["image"], name=name, channel_order=order)
-        return {
-            "image": processor.pixels(image),
-            "index": np.int32(record_id),
-            "size": np.array(image.shape[:2], np.int32),
-        }
-
-    return load
+    return predict
 
 
-def _unpack(rows: dict[str, np.ndarray], processor: ImageProcessor) -> Iterator[Found]:
-    """Yields the images of a batch; not its padding."""
-    for row in np.flatnonzero(rows["weight"]):
-        height, width = rows["size"][row].tolist()
-        valid = rows["valid"][row]
-        corners = pixel_boxes(rows["boxes"][row][valid], height, width, processor)
-        low, high = np.split(corners.astype(np.float64), 2, axis=1)
-        yield Found(
-            int(rows["index"][row]),
-            height,
-            width,
-            np.concatenate([low, high - low], axis=1).round(_PLACES),
-            rows["labels"][row][valid],
-            rows["scores"][row][valid].astype(np.float64).round(_SCORE_PLACES),
-        )
+def _found(image: dict[str, np.ndarray], processor: ImageProcessor) -> Found:
+    """Returns what the detector found in an image, in its own pixels."""
+    height, width = image["size"].tolist()
+    valid = image["valid"]
+    corners = pixel_boxes(image["boxes"][valid], height, width, processor)
+    low, high = np.split(corners.astype(np.float64), 2, axis=1)
+    return Found(
+        int(image["index"]),
+        height,
+        width,
+        np.concatenate([low, high - low], axis=1).round(_PLACES),
+        image["labels"][valid],
+        image["scores"][valid].astype(np.float64).round(_SCORE_PLACES),
+    )
 
 
 def _read_truth(split: Split, indices: list[int]) -> Iterator[tuple[int, dict[str, Any]]]:

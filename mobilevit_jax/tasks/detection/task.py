@@ -1,6 +1,5 @@
 """Detection: how a record becomes an example; `objective` has the loss, `evaluation` measures."""
 
-import functools
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -71,8 +70,7 @@ class DetectionTask(DataTask):
         options = experiment.detection
         return DetectionObjective(self.model, options.match_threshold, options.negative_ratio)
 
-    @functools.cached_property
-    def _evaluator(self) -> DetectionEvaluator:
+    def _make_evaluator(self) -> DetectionEvaluator:
         experiment = self._experiment
         return DetectionEvaluator(self.model, experiment.processor, experiment.detection)
 
@@ -100,19 +98,6 @@ class DetectionTask(DataTask):
 
         experiment = self._experiment
         return timed_parts(self.model, experiment.detection, *experiment.processor.crop_size)
-
-    def evaluate(
-        self, variables: Any, split: str, poll: Callable[[], None] | None = None
-    ) -> dict[str, float]:
-        """Returns COCO's average precisions and "count" on "validation" or "test"."""
-        experiment = self._experiment
-        return self._evaluator(
-            variables,
-            self._splits[split],
-            experiment.evaluation.batch_size,
-            experiment.loader,
-            poll=poll,
-        )
 
 
 def create_task(experiment: "Experiment") -> DetectionTask:

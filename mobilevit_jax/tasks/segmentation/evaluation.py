@@ -4,25 +4,29 @@ The network's class map is resized to the image to the nearest pixel (CVNets v0.
 every pixel of the ground truth but void (255) is counted under its class and the predicted one.
 """
 
-import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import jax
 import numpy as np
 
-from mobilevit_jax.data.batches import Records
+from mobilevit_jax.data.batches import LoadExample, Records
 from mobilevit_jax.data.decode import decode_image
-from mobilevit_jax.data.loader import LoaderConfig, load_batches
+from mobilevit_jax.data.loader import LoaderConfig
 from mobilevit_jax.data.masks import to_segmentation
-from mobilevit_jax.data.sampler import PlannedBatch, plan_evaluation
+from mobilevit_jax.data.sampler import PlannedBatch
 from mobilevit_jax.data.sources import Split
 from mobilevit_jax.data.voc_names import VOID
 from mobilevit_jax.errors import DataError
 from mobilevit_jax.processing import ImageProcessor
-from mobilevit_jax.tasks.base import LoadExample
+from mobilevit_jax.tasks.evaluation import (
+    SplitEvaluator,
+    each_image,
+    image_examples,
+    image_step,
+)
 from mobilevit_jax.tasks.segmentation.config import SegmentationConfig
 from mobilevit_jax.tasks.segmentation.maps import (
     keeping_aspect,
@@ -31,7 +35,6 @@ from mobilevit_jax.tasks.segmentation.maps import (
     resize_classes,
     whole_images,
 )
-from mobilevit_jax.training import parallel
 
 _DECODERS = 4  # threads that compare class maps with masks, unless the loader has a number
 
@@ -88,9 +91,15 @@ class _Row(NamedTuple):
     size: tuple[int, int]
     classes: np.ndarray
 
+    @classmethod
+    def of(cls, image: dict[str, np.ndarray]) -> Self:
+        """Takes what `each_image` gives."""
+        height, width = image["size"].tolist()
+        return cls(int(image["index"]), (height, width), image["classes"])
 
-class SegmentationEvaluator:
-    """Measures weights on a split: every image once, at its own size, for any number of devices.
+
+class SegmentationEvaluator(SplitEvaluator):
+    """Measures weights on a split, every image at its own size; see `SplitEvaluator`.
 
     Only one batch of class maps is kept at a time, and one matrix.
 
@@ -117,12 +126,12 @@ class SegmentationEvaluator:
             class_names: The background's, then the others'.
         """
         classify = make_classify(model)
-
-        def step(variables: Any, batch: Any) -> dict[str, jax.Array]:
-            rest = {name: batch[name] for name in ("index", "size", "weight")}
-            return {"classes": classify(variables, batch["image"]), **rest}
-
-        self._step = parallel.pmap_predict(step)
+        whole = whole_images(processor)
+        super().__init__(
+            image_step(lambda variables, images: {"classes": classify(variables, images)}),
+            _examples(whole),
+            whole.crop_size,
+        )
         self._classify = jax.jit(classify)
         self._processor = processor
         self._config = config
@@ -159,23 +168,20 @@ class SegmentationEvaluator:
         *,
         poll: Callable[[], None] | None = None,
     ) -> Confusion:
-        """Evaluates.
+        """Evaluates; see `SplitEvaluator`.
 
         Args:
-            variables: {"params", "batch_stats"}.
-            split: The data.
-            batch_size: Images of a batch over all devices; lowered to what the data need, and
-                rounded up to a multiple of the devices. With the protocol "keep_aspect", images
-                come one by one, on one device (of each host, if there are several).
-            loader: Threads and memory; with `skip_bad_images`, images or masks that cannot be
-                decoded are left out of the count.
-            poll: Called before each batch, or image; what it raises ends the evaluation.
+            variables, split, poll: See there.
+            batch_size: See there. With the protocol "keep_aspect", images come one by one, on one
+                device (of each host, if there are several).
+            loader: See there; masks that cannot be decoded are skipped as images are.
 
         Raises:
             DataError: If an image or a mask cannot be used, or no pixel has a class.
         """
         if self._config.protocol == "fixed":
-            batches = self._in_batches(variables, split, batch_size, loader, poll)
+            outputs = self._outputs(variables, split, batch_size, loader, poll)
+            batches = ([_Row.of(image) for image in each_image(batch)] for batch in outputs)
         else:
             batches = self._one_by_one(variables, split, loader, poll)
         size = len(self._class_names)
@@ -190,39 +196,6 @@ class SegmentationEvaluator:
         if not matrix.any():
             raise DataError(f"no pixel of {split.info.name} {split.name} has a class")
         return Confusion(matrix, self._class_names, count)
-
-    def _in_batches(
-        self,
-        variables: Any,
-        split: Split,
-        batch_size: int,
-        loader: LoaderConfig,
-        poll: Callable[[], None] | None,
-    ) -> Iterator[list[_Row]]:
-        """Yields the answers of each batch, while the devices work on the next."""
-        processor = whole_images(self._processor)
-        devices = jax.device_count()
-        rows = -(-min(batch_size, len(split)) // devices) * devices
-        with load_batches(
-            split,
-            plan_evaluation(len(split), *processor.crop_size, rows),
-            _examples(processor),
-            loader,
-            host=jax.process_index(),
-            hosts=jax.process_count(),
-            poll=poll,
-        ) as batches:
-            running = (self._step(variables, batch) for batch in parallel.prefetch(batches))
-            for now, _ in itertools.pairwise(itertools.chain(running, [None])):
-                found = parallel.gather_rows(now)
-                yield [
-                    _Row(int(index), (int(size[0]), int(size[1])), classes)
-                    for index, size, classes, weight in zip(
-                        *(found[name] for name in ("index", "size", "classes", "weight")),
-                        strict=True,
-                    )
-                    if weight
-                ]
 
     def _one_by_one(
         self,
@@ -293,12 +266,11 @@ def _comparison(
 
 
 def _examples(processor: ImageProcessor) -> LoadExample:
-    """Returns the function that turns a record into what the evaluation's step takes."""
+    """Returns `image_examples`; a record without a mask is refused before anything is computed."""
+    load_image = image_examples(processor)
 
-    def load(record: dict[str, Any], record_id: int, planned: PlannedBatch) -> dict[str, Any]:
-        image = _decode(record, processor)
-        size = np.array(image.shape[:2], np.int32)
-        return {"image": processor.pixels(image), "index": np.int32(record_id), "size": size}
+    def load(record: dict[str, Any], record_id: int, planned: PlannedBatch) -> Mapping[str, Any]:
+        return load_image(to_segmentation(record), record_id, planned)
 
     return load
 

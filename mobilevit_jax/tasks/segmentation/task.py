@@ -1,7 +1,5 @@
 """Segmentation: how a record becomes an example; see `tasks.base`. `objective` has the loss."""
 
-import functools
-from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -53,8 +51,7 @@ class SegmentationTask(DataTask):
         """Names of the metrics that `evaluate` gives, besides "count"."""
         return ("miou", "pixel_accuracy")
 
-    @functools.cached_property
-    def _evaluator(self) -> SegmentationEvaluator:
+    def _make_evaluator(self) -> SegmentationEvaluator:
         experiment = self._experiment
         return SegmentationEvaluator(
             self.model, experiment.processor, experiment.segmentation, self.class_names
@@ -72,19 +69,6 @@ class SegmentationTask(DataTask):
             experiment.processor,
             len(self.class_names),
             seed=experiment.seed,
-        )
-
-    def evaluate(
-        self, variables: Any, split: str, poll: Callable[[], None] | None = None
-    ) -> dict[str, float]:
-        """Returns {"miou", "pixel_accuracy", "count"} on "validation" or "test"."""
-        experiment = self._experiment
-        return self._evaluator(
-            variables,
-            self._splits[split],
-            experiment.evaluation.batch_size,
-            experiment.loader,
-            poll=poll,
         )
 
 
