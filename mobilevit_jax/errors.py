@@ -68,6 +68,11 @@ def unknown_name(kind: str, name: str, allowed: Iterable[str]) -> ConfigurationE
     return ConfigurationError(f"unknown {kind} {name!r}{nearest(name, allowed)}; known: {shown}")
 
 
+def count(number: int, noun: str) -> str:
+    """Returns "1 image" or "2 images", for a message."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def shortened(text: object, limit: int = 200) -> str:
     """Returns a text in one line of at most `limit` characters, for a message.
 

@@ -10,6 +10,7 @@ import jax
 
 from mobilevit_jax.config import Experiment
 from mobilevit_jax.errors import ConfigurationError
+from mobilevit_jax.tasks.base import DataTask
 from mobilevit_jax.training import parallel
 from mobilevit_jax.training.beginning import begin
 from mobilevit_jax.training.compiling import compile_scales
@@ -44,7 +45,7 @@ class Report:
     parts_seconds: dict[str, float]
 
 
-def measure(experiment: Experiment, task: Task, steps: int, reporter: Reporter) -> Report:
+def measure(experiment: Experiment, task: DataTask, steps: int, reporter: Reporter) -> Report:
     """Measures an experiment; nothing is saved.
 
     Args:
@@ -109,7 +110,7 @@ def _steps(step: Any, state: Any, task: Task, repeats: int = 5) -> tuple[Any, di
     return state, {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def _parts(task: Task, repeats: int = 5) -> dict[str, float]:
+def _parts(task: DataTask, repeats: int = 5) -> dict[str, float]:
     """Median seconds of each of the task's parts, the parts taking turns."""
     parts = task.timed_parts()
     for part in parts.values():

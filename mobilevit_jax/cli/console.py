@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from mobilevit_jax.errors import count as count
+
 # Without a terminal there is no width to fit: rich would fold tables at 80 columns.
 _PLAIN_WIDTH = 240
 
@@ -39,11 +41,6 @@ def make_console(stream: TextIO) -> Console:
 def say(message: str) -> None:
     """Prints one line for the reader, on stderr, as it is (no markup)."""
     make_console(sys.stderr).print(message, markup=False, soft_wrap=True)
-
-
-def count(number: int, noun: str) -> str:
-    """Returns "1 image" or "2 images"."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str = "") -> None:

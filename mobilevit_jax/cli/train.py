@@ -154,14 +154,8 @@ def _train(experiment: Experiment, task: "DataTask", directory: Path, initial: A
     say(_summary(experiment, task, directory))
     with TrainProgress(total, epochs=experiment.epochs) as progress:
         outcome = loop.train(experiment, task, directory, progress, initial)
-    if task.skipped.count:
-        say(f"skipped {count(task.skipped.count, 'image')} that could not be decoded")
-    left_out = getattr(task, "left_out", None)
-    if left_out is not None and left_out.count:
-        say(
-            f"{count(left_out.count, 'object')} beyond detection.max_boxes = "
-            f"{experiment.detection.max_boxes} of an image took no part, the smallest ones"
-        )
+    for note in task.notes():
+        say(note)
     if jax.process_index() == 0:
         _report(experiment, task, outcome, directory)
     if not outcome.finished:

@@ -16,14 +16,10 @@ import numpy as np
 
 from mobilevit_jax.data.batches import LoadExample
 from mobilevit_jax.data.loader import SkippedImages, load_batches
-from mobilevit_jax.data.sampler import (
-    RunPlan,
-    Scale,
-    check_devices,
-    scale_table,
-)
+from mobilevit_jax.data.sampler import RunPlan, Scale, check_devices, scale_table
 from mobilevit_jax.data.sources import DatasetInfo, Split, dataset_info, open_split
-from mobilevit_jax.errors import unknown_name
+from mobilevit_jax.errors import count, unknown_name
+from mobilevit_jax.training.contracts import Task
 from mobilevit_jax.training.step import Objective
 
 if TYPE_CHECKING:
@@ -34,21 +30,14 @@ Arrays = dict[str, np.ndarray]
 _LOOKED_AT = 16  # records of a split, by which hosts see whether they have the same
 
 
-class DataTask(abc.ABC):
+class DataTask(Task, abc.ABC):
     """Joins data, model and objective for the training loop.
 
     Attributes:
         class_names: Of the data set.
-        model: The model.
-        objective: Loss and metrics.
-        table: The scales of the run.
-        steps_of_epochs: Steps of each epoch.
         examples: Number of training examples.
         skipped: Images that could not be decoded, if the run skips them.
-        main_metric: The metric that ranks checkpoints unless the experiment names another.
     """
-
-    main_metric: str
 
     def __init__(self, experiment: "Experiment") -> None:
         """Opens the splits and builds the model.
@@ -61,10 +50,10 @@ class DataTask(abc.ABC):
         info = dataset_info(data.dataset, data.data_dir)
         self._experiment = experiment
         self.class_names = self._names_of(info)
-        self.model: Any = self._make_model(experiment, info)
-        self.objective: Any = self._make_objective(experiment)
+        self.model = self._make_model(experiment, info)
+        self.objective = self._make_objective(experiment)
         _check_metric(experiment, self.evaluation_metrics)
-        self.table: tuple[Scale, ...] = scale_table(experiment.sampler)
+        self.table = scale_table(experiment.sampler)
         check_devices(self.table, jax.device_count(), experiment.optimizer.accumulation)
         self._splits: dict[str, Split] = {
             role: open_split(data.dataset, name, data.data_dir)
@@ -82,7 +71,7 @@ class DataTask(abc.ABC):
 
     @property
     def evaluation_splits(self) -> tuple[str, ...]:
-        """Those of "validation" and "test" that the experiment names."""
+        """See `Task`."""
         return tuple(role for role in self._splits if role != "train")
 
     @property
@@ -99,7 +88,7 @@ class DataTask(abc.ABC):
         return {role: _fingerprint(split) for role, split in self._splits.items()}
 
     def zero_batch(self, scale: Scale) -> Arrays:
-        """Returns this host's rows of a batch of a scale, all zero but its weights, to compile."""
+        """See `Task`."""
         rows = scale.batch_size // jax.process_count()
         return {
             "image": np.zeros((rows, scale.height, scale.width, 3), np.uint8),
@@ -108,7 +97,7 @@ class DataTask(abc.ABC):
         }
 
     def training_batches(self, first_step: int) -> Iterator[Arrays]:
-        """Yields this host's rows of every batch from a step of the run to its end."""
+        """See `Task`."""
         with load_batches(
             self._splits["train"],
             self._plan,
@@ -128,10 +117,7 @@ class DataTask(abc.ABC):
     def evaluate(
         self, variables: Any, split: str, poll: Callable[[], None] | None = None
     ) -> dict[str, float]:
-        """Returns `evaluation_metrics` and "count" of weights on "validation" or "test".
-
-        What `poll`, called before each batch, raises ends the evaluation.
-        """
+        """Returns `evaluation_metrics` and "count"; see `Task`."""
         experiment = self._experiment
         return self._evaluator(
             variables,
@@ -140,6 +126,11 @@ class DataTask(abc.ABC):
             experiment.loader,
             poll=poll,
         )
+
+    def notes(self) -> list[str]:
+        """Returns what to tell the user of the data when training ends, such as images skipped."""
+        skipped = self.skipped.count
+        return [f"skipped {count(skipped, 'image')} that could not be decoded"] if skipped else []
 
     def timed_parts(self) -> dict[str, Callable[[], Any]]:
         """Returns what the task computes besides the training step, for the benchmark to time."""

@@ -19,7 +19,7 @@ from mobilevit_jax.tasks.classification_objective import ClassificationObjective
 from mobilevit_jax.tasks.classifier import Classifier
 from mobilevit_jax.tasks.evaluation import SplitEvaluator
 from mobilevit_jax.training import parallel
-from mobilevit_jax.training.step import make_evaluation_step
+from mobilevit_jax.training.step import Objective, make_evaluation_step
 
 if TYPE_CHECKING:
     from mobilevit_jax.config import Experiment
@@ -58,7 +58,7 @@ class Evaluator(SplitEvaluator):
     def __init__(
         self,
         model: nn.Module,
-        objective: ClassificationObjective,
+        objective: Objective,
         processor: ImageProcessor,
     ) -> None:
         """Compiles nothing yet; the first call does."""

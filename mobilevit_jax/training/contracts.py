@@ -27,54 +27,42 @@ class TrainStep(Protocol):
 
 
 class Task(Protocol):
-    """What the loop needs of a task; `tasks.classification.ClassificationTask` is one."""
+    """What the loop needs of a task; `tasks.base.DataTask` has all that tasks share.
 
-    @property
-    def model(self) -> nn.Module:
-        """The model."""
-        ...
+    Attributes:
+        model: The model.
+        objective: Loss and metrics.
+        main_metric: The metric that ranks checkpoints unless the experiment names another.
+        table: The scales of the run.
+        steps_of_epochs: Steps of each epoch.
+    """
 
-    @property
-    def objective(self) -> Objective:
-        """Loss and metrics."""
-        ...
-
-    @property
-    def main_metric(self) -> str:
-        """The metric that ranks checkpoints unless the experiment names another."""
-        ...
-
-    @property
-    def table(self) -> tuple[Scale, ...]:
-        """The scales of the run."""
-        ...
-
-    @property
-    def steps_of_epochs(self) -> list[int]:
-        """Steps of each epoch."""
-        ...
+    model: nn.Module
+    objective: Objective
+    main_metric: str
+    table: tuple[Scale, ...]
+    steps_of_epochs: list[int]
 
     @property
     def evaluation_splits(self) -> tuple[str, ...]:
-        """Those of "validation" and "test" that there are."""
+        """Those of "validation" and "test" that the experiment names."""
         ...
 
     def zero_batch(self, scale: Scale) -> dict[str, np.ndarray]:
-        """Returns this host's rows of a batch, to compile a scale with."""
+        """Returns this host's rows of a batch of a scale, all zero but its weights, to compile."""
         ...
 
     def training_batches(self, first_step: int) -> Iterator[dict[str, np.ndarray]]:
-        """Yields this host's rows from a step of the run to its end."""
+        """Yields this host's rows of every batch from a step of the run to its end."""
         ...
 
     def evaluate(
         self, variables: Any, split: str, poll: Callable[[], None] | None = None
     ) -> dict[str, float]:
-        """Measures weights on "validation" or "test"; what `poll` raises ends it early."""
-        ...
+        """Returns the metrics and "count" of weights on "validation" or "test".
 
-    def timed_parts(self) -> dict[str, Callable[[], Any]]:
-        """Returns what else the benchmark times, by name."""
+        What `poll`, called before each batch, raises ends the evaluation.
+        """
         ...
 
 

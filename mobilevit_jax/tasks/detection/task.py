@@ -14,6 +14,7 @@ from mobilevit_jax.data.decode import decode_image
 from mobilevit_jax.data.objects import for_training, pad_objects, to_detection
 from mobilevit_jax.data.sampler import PlannedBatch, Scale
 from mobilevit_jax.data.sources import DatasetInfo
+from mobilevit_jax.errors import count
 from mobilevit_jax.processing import ImageProcessor
 from mobilevit_jax.tasks.base import Arrays, DataTask, LoadExample
 from mobilevit_jax.tasks.detection.average_precision import METRICS
@@ -91,6 +92,17 @@ class DetectionTask(DataTask):
             seed=experiment.seed,
             left_out=self.left_out,
         )
+
+    def notes(self) -> list[str]:
+        """Adds how many objects were left out."""
+        notes = super().notes()
+        if self.left_out.count:
+            notes.append(
+                f"{count(self.left_out.count, 'object')} beyond detection.max_boxes = "
+                f"{self._experiment.detection.max_boxes} of an image took no part, the smallest "
+                "ones"
+            )
+        return notes
 
     def timed_parts(self) -> dict[str, Callable[[], Any]]:
         """Returns forward pass, matching and NMS at the size of evaluation; see `timed`."""
