@@ -34,14 +34,24 @@ def from_dict(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
         if name not in fields:
             unknown = shortened(f"{where}{name}", 80)
             raise ConfigurationError(f"unknown field {unknown}{nearest(name[:80], fields)}")
-        arguments[name] = _parse(hints[name], value, f"{where}{name}")
+        arguments[name] = parse(hints[name], value, f"{where}{name}")
     try:
         return cls(**arguments)
     except ConfigurationError as error:
         raise ConfigurationError(shortened(error, 600)) from error
 
 
-def _parse(hint: Any, value: Any, where: str) -> Any:
+def parse(hint: Any, value: Any, where: str) -> Any:
+    """Returns a value of JSON in the type of an annotation.
+
+    Args:
+        hint: bool, int, float, str or None; a dataclass, tuple, union or literal of these.
+        value: As JSON has it; lists stand for tuples, and whole numbers are numbers too.
+        where: What to call it in an error.
+
+    Raises:
+        ConfigurationError: If it is of another type, or NaN.
+    """
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
         return _parse_union(inner, value, where)
@@ -73,7 +83,7 @@ def _parse_union(choices: tuple[Any, ...], value: Any, where: str) -> Any:
         fitting = sorted(choices, key=lambda choice: choice is not type(value))
     for choice in fitting:
         try:
-            return _parse(choice, value, where)
+            return parse(choice, value, where)
         except ConfigurationError:
             if len(fitting) == 1:
                 raise  # it tells best what is wrong
@@ -94,7 +104,7 @@ def _parse_tuple(inner: tuple[Any, ...], value: Any, where: str) -> tuple[Any, .
     if len(value) != len(inner):
         raise _wrong(where, f"a list of {len(inner)}", value)
     places = range(len(value))
-    return tuple(_parse(inner[i], value[i], f"{where}[{i}]") for i in places)
+    return tuple(parse(inner[i], value[i], f"{where}[{i}]") for i in places)
 
 
 def _as_float(value: int, where: str) -> float:

@@ -1,16 +1,15 @@
 """Values out of other people's JSON, with their type made sure of, and models made of them."""
 
 import dataclasses
-import math
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mobilevit_jax.errors import ConfigurationError, DataError
 from mobilevit_jax.models import Variant, create_model
+from mobilevit_jax.typed import parse
 
 _MOST_BLOCKS, _WIDEST = 100, 2**16
-
-_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 
 
 def checked(name: str, value: Any, example: Any) -> Any:
@@ -25,27 +24,19 @@ def checked(name: str, value: Any, example: Any) -> Any:
     Raises:
         DataError: If it is not.
     """
+    kind = hint = type(example)
     if isinstance(example, tuple):
-        if isinstance(value, list | tuple) and len(value) == len(example):
-            return tuple(checked(name, item, example[0]) for item in value)
-        raise DataError(f"{name} must be a list of {len(example)}, not {value!r}")
-    kind = type(example)
-    if isinstance(value, bool) or isinstance(example, bool):
-        fits = isinstance(value, bool) and isinstance(example, bool)
-    else:
-        fits = isinstance(value, kind) or (kind is float and isinstance(value, int))
-    if not fits:
-        raise DataError(f"{name} must be {_KINDS[kind]}, not {value!r}")
-    if kind is float and not _is_finite(value):
-        raise DataError(f"{name} must be a finite number, not {value!r:.40}")
-    return kind(value)
-
-
-def _is_finite(value: float) -> bool:
+        kind = type(example[0])
+        hint = tuple[(kind,) * len(example)]
+    for number in value if isinstance(value, list | tuple) else (value,):
+        # NaN is not below anything; a whole number may have hundreds of digits.
+        if kind is float and isinstance(number, int | float):
+            if not abs(number) <= sys.float_info.max:
+                raise DataError(f"{name} must be a finite number, not {number!r:.40}")
     try:
-        return math.isfinite(value)
-    except OverflowError:  # a whole number of hundreds of digits
-        return False
+        return parse(hint, value, name)
+    except ConfigurationError as error:
+        raise DataError(str(error)) from error
 
 
 def mapping(name: str, value: Any) -> Mapping[str, Any]:
