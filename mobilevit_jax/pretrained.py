@@ -19,6 +19,7 @@ from mobilevit_jax.models import create_model, kind_of, model_name
 from mobilevit_jax.processing import CONFIG_NAME as PROCESSOR_NAME
 from mobilevit_jax.processing import ImageProcessor
 from mobilevit_jax.tasks import task_of
+from mobilevit_jax.training.names import EXPERIMENT
 
 if TYPE_CHECKING:
     from mobilevit_jax.config import Experiment
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 Choice = Literal["latest", "best", "average"] | int
 
 CONFIG = "config.json"
-EXPERIMENT = "experiment.json"
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 
 

@@ -20,6 +20,7 @@ from mobilevit_jax.errors import ConfigurationError, naming, unknown_name
 from mobilevit_jax.models.backbone import BackboneModel
 from mobilevit_jax.processing import CONFIG_NAME as PROCESSOR_NAME
 from mobilevit_jax.processing import ImageProcessor
+from mobilevit_jax.training.names import EXPERIMENT
 
 WEIGHTS_NAME = "model.safetensors"
 Layout = Literal["huggingface", "cvnets", "timm", "native"]
@@ -27,8 +28,6 @@ Layout = Literal["huggingface", "cvnets", "timm", "native"]
 # The order of channels that readers of a layout assume where no configuration says otherwise:
 # transformers' image processor turns them round by default, CVNets v0.1 reads images with OpenCV.
 _CHANNEL_ORDERS = {"huggingface": "bgr", "cvnets": "bgr", "timm": "rgb"}
-# What a work directory has: it would be read as the run that it is, not as what is saved into it.
-_EXPERIMENT = "experiment.json"
 _STEM = ("params", "backbone", "conv_1", "conv", "kernel")
 # In the order in which they take their places.
 _NAMES = (WEIGHTS_NAME, PROCESSOR_NAME, config.CONFIG_NAME)
@@ -77,9 +76,10 @@ def save_pretrained(
         hint = "; CVNets has files only, see save_weights" if layout == "cvnets" else ""
         error = unknown_name("layout of a directory", layout, ("huggingface", "native", "timm"))
         raise ConfigurationError(f"{error}{hint}")
-    if (Path(directory) / _EXPERIMENT).exists():
+    # It would be read as the run that it is, not as what is saved into it.
+    if (Path(directory) / EXPERIMENT).exists():
         raise ConfigurationError(
-            f"{directory} is a work directory (it holds {_EXPERIMENT}), and what is saved there "
+            f"{directory} is a work directory (it holds {EXPERIMENT}), and what is saved there "
             "would not be found; choose another directory"
         )
     documents: dict[str, dict[str, Any]] = {PROCESSOR_NAME: processor.to_dict()}

@@ -11,7 +11,7 @@ from mobilevit_jax.data.sampler import SamplerConfig
 from mobilevit_jax.models.config import ModelConfig
 from mobilevit_jax.processing import ImageProcessor
 from mobilevit_jax.study import Line, Row, Study, Table
-from mobilevit_jax.training import workdir
+from mobilevit_jax.training import names, workdir
 from mobilevit_jax.training.records import MetricsLog
 from mobilevit_jax.training.timing import Timing
 
@@ -71,7 +71,7 @@ def make_run(
     timing.scale_seconds, timing.scale_steps = {"32x32": 2.0}, {"32x32": steps}
     timing.devices = "4 x TPU v4"
     if steps:
-        workdir.write_json(directory / workdir.TIMING, asdict(timing))
+        workdir.write_json(directory / names.TIMING, asdict(timing))
     for size, value in (sizes or {}).items():
         result = {"dataset": "flowers", "split": "test", "size": size, metric: value}
         workdir.write_json(directory / f"evaluation-flowers-test-{size}.json", result)

@@ -12,10 +12,8 @@ from typing import Any
 from mobilevit_jax.analysis.sweeps import Run, RunRecord, Sweep, find_sweeps, read_run, read_sweep
 from mobilevit_jax.config import Experiment
 from mobilevit_jax.errors import ConfigurationError, DataError, MobileViTError, shortened
-from mobilevit_jax.training import lock, records, workdir
+from mobilevit_jax.training import names, records, workdir
 
-# Where `mobilevit benchmark FILE --output` is to leave the speeds of a run.
-BENCHMARK = "benchmark.json"
 TINY_DATASET = "shapes/tiny"
 MAIN_METRICS = ("top1", "map", "miou")
 
@@ -202,10 +200,10 @@ def _entry(name: str, run: Run) -> Entry:
         str(record.get("commit") or ""),
         {str(k): str(v) for k, v in versions.items()} if isinstance(versions, dict) else {},
         _rows(directory),
-        _json(directory / workdir.TIMING),
-        _json(directory / BENCHMARK),
+        _json(directory / names.TIMING),
+        _json(directory / names.BENCHMARK),
         _time(record.get("begun")),
-        _written(directory / records.FILE_NAME),
+        _written(directory / names.METRICS),
         is_going(directory),
     )
 
@@ -281,7 +279,7 @@ def is_going(directory: Path) -> bool:
     It is asked for as a reader and given back at once, so that nothing is written.
     """
     try:
-        with (directory / lock.FILE_NAME).open("rb") as file:
+        with (directory / names.LOCK).open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             return False
     except BlockingIOError:

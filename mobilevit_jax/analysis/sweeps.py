@@ -15,7 +15,7 @@ from mobilevit_jax.config import Experiment, from_dict
 from mobilevit_jax.data.sampler import scale_table, steps_in_epoch
 from mobilevit_jax.errors import ConfigurationError, DataError, MobileViTError, shortened
 from mobilevit_jax.study import Line, Study, Table
-from mobilevit_jax.training import records, workdir
+from mobilevit_jax.training import names, records, workdir
 
 RECORD = "sweep-{}.json"
 State = Literal["waiting", "running", "done", "failed", "stopped"]
@@ -253,7 +253,7 @@ def evaluations(directory: Path) -> dict[int, dict[str, Any]]:
     data = workdir.read_experiment(directory)[0].data
     wanted = data.dataset, data.test or data.validation
     found = {}
-    for path in sorted(directory.glob("evaluation-*.json")):
+    for path in sorted(directory.glob(names.EVALUATION.format("*"))):
         try:
             result = json.loads(path.read_text(encoding="utf-8"))
             size, has = result["size"], (result["dataset"], result["split"])
@@ -282,7 +282,7 @@ def _whole(directory: Path) -> tuple[Experiment, int]:
 
 def _rows(directory: Path) -> list[records.Row]:
     """Returns the rows of metrics, none if the run has not got that far."""
-    if not (directory / records.FILE_NAME).exists():
+    if not (directory / names.METRICS).exists():
         return []
     return records.read_metrics(directory)
 

@@ -16,9 +16,10 @@ from mobilevit_jax.cli.weights import WeightsOptions
 from mobilevit_jax.data.loader import LoaderConfig
 from mobilevit_jax.data.sources import dataset_info, open_split
 from mobilevit_jax.errors import ConfigurationError
-from mobilevit_jax.pretrained import EXPERIMENT, Pretrained
+from mobilevit_jax.pretrained import Pretrained
 from mobilevit_jax.processing import ImageProcessor
 from mobilevit_jax.tasks import class_names_of, create_evaluator, create_predictor, task_of
+from mobilevit_jax.training.names import EVALUATION, EXPERIMENT
 from mobilevit_jax.training.workdir import write_json
 
 
@@ -154,7 +155,7 @@ def _default_output(choice: WeightsOptions, result: dict[str, Any]) -> Path:
         parts.insert(0, directory.name)
         directory = Path()
     stem = re.sub(r"[^\w.-]+", "_", "-".join(parts))
-    return directory / f"evaluation-{stem}.json"
+    return directory / EVALUATION.format(stem)
 
 
 def evaluate(arguments: Arguments, loaded: Pretrained) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from mobilevit_jax.data.sampler import plan_epoch
 from mobilevit_jax.errors import ConfigurationError
 from mobilevit_jax.study import load_run
 from mobilevit_jax.tasks import task_of
+from mobilevit_jax.training import names
 
 if TYPE_CHECKING:
     from mobilevit_jax.tasks.base import DataTask
@@ -169,8 +170,8 @@ def _report(experiment: Experiment, task: "DataTask", outcome: Any, directory: P
     from mobilevit_jax.training import workdir
 
     if outcome.timing.steps:  # else nothing was trained, and an earlier file still holds
-        workdir.write_json(directory / workdir.TIMING, dataclasses.asdict(outcome.timing))
-    _draw(outcome.rows, directory / workdir.CURVES)
+        workdir.write_json(directory / names.TIMING, dataclasses.asdict(outcome.timing))
+    _draw(outcome.rows, directory / names.CURVES)
     if outcome.finished:
         _print_result(experiment, outcome, directory)
         _print_next(experiment, task, directory)
@@ -273,7 +274,7 @@ def _print_result(experiment: Experiment, outcome: Any, directory: Path) -> None
         share = timing.data_wait_seconds / max(timing.train_seconds, 1e-9)
         say(
             f"trained at {timing.images / timing.train_seconds:.0f} images/s, "
-            f"waiting for data {share:.1%} of the time; curves in {directory}/learning_curves.png"
+            f"waiting for data {share:.1%} of the time; curves in {directory / names.CURVES}"
         )
 
 
@@ -281,7 +282,7 @@ def _print_next(experiment: Experiment, task: "DataTask", directory: Path) -> No
     """Prints the command that predicts; a data set that was drawn leaves an image to try it on."""
     image = "IMAGE"
     if _is_drawn(experiment):
-        path = directory / "example.png"
+        path = directory / names.EXAMPLE
         if not path.exists():
             path.write_bytes(task.first_image())
         image = shlex.quote(os.fspath(path))

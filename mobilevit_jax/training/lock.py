@@ -11,8 +11,7 @@ import filelock
 
 from mobilevit_jax.errors import ConfigurationError
 from mobilevit_jax.training import agreement, parallel
-
-FILE_NAME = ".lock"
+from mobilevit_jax.training.names import LOCK
 
 # From file systems without locks: Lustre mounted without them, NFS without its lock service.
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
@@ -56,7 +55,7 @@ def locked(workdir: Path, *, warn: Callable[[str], None]) -> Iterator[None]:
 def hold(workdir: Path, warn: Callable[[str], None]) -> Iterator[None]:
     """Does what `locked` does, for this process alone and without asking JAX for devices."""
     workdir.mkdir(parents=True, exist_ok=True)
-    path = workdir / FILE_NAME
+    path = workdir / LOCK
     holder = _holder(path)  # now, because older versions of filelock empty the file when they ask
     # Its own fallback is a mere file, which a crash leaves behind.
     lock = filelock.FileLock(path, timeout=0, fallback_to_soft=False)

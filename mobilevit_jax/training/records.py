@@ -18,9 +18,8 @@ from typing import Any, Self
 from mobilevit_jax.atomic import replacing
 from mobilevit_jax.errors import DataError, naming
 from mobilevit_jax.training.board import Board
+from mobilevit_jax.training.names import METRICS, TENSORBOARD
 
-FILE_NAME = "metrics.jsonl"
-TENSORBOARD_NAME = "tensorboard"
 SPLITS = ("train", "validation", "test")
 
 Row = dict[str, Any]
@@ -58,7 +57,7 @@ class MetricsLog:
             DataError: If the rows that are there cannot be read.
             OSError: If the directory cannot be written.
         """
-        self._path = Path(workdir) / FILE_NAME
+        self._path = Path(workdir) / METRICS
         self._active = active
         kept = [] if resume_step is None else _rows_up_to(self._path, resume_step)
         if pending:
@@ -69,7 +68,7 @@ class MetricsLog:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         _replace(self._path, kept)
         self._file = self._path.open("a", encoding="utf-8")
-        self._board = _open_tensorboard(Path(workdir) / TENSORBOARD_NAME, resume_step)
+        self._board = _open_tensorboard(Path(workdir) / TENSORBOARD, resume_step)
 
     def __enter__(self) -> Self:
         return self
@@ -134,11 +133,11 @@ def read_metrics(workdir: str | Path) -> list[Row]:
     Raises:
         DataError: If there is no record, or if another line is damaged.
     """
-    path = Path(workdir) / FILE_NAME
+    path = Path(workdir) / METRICS
     try:
         return _read(path)
     except FileNotFoundError:
-        raise DataError(f"no {FILE_NAME} in {workdir}; is it the directory of a run?") from None
+        raise DataError(f"no {METRICS} in {workdir}; is it the directory of a run?") from None
 
 
 def _read(path: Path) -> list[Row]:

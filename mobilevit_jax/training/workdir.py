@@ -12,12 +12,7 @@ from typing import Any
 from mobilevit_jax.atomic import replacing
 from mobilevit_jax.config import Experiment, differences, from_dict, to_dict
 from mobilevit_jax.errors import ConfigurationError, DataError, check_local
-from mobilevit_jax.training import records
-
-EXPERIMENT = "experiment.json"
-CHECKPOINTS = "checkpoints"
-CURVES = "learning_curves.png"
-TIMING = "timing.json"
+from mobilevit_jax.training.names import CHECKPOINTS, EXPERIMENT, METRICS
 
 _PACKAGES = (
     *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy"),
@@ -83,7 +78,7 @@ def saved_steps(workdir: Path) -> list[int]:
 
 def is_started(workdir: Path) -> bool:
     """Whether a run has left anything there that another experiment would destroy."""
-    metrics = workdir / records.FILE_NAME
+    metrics = workdir / METRICS
     return bool(saved_steps(workdir)) or (metrics.exists() and metrics.stat().st_size > 0)
 
 

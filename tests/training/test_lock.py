@@ -11,7 +11,8 @@ import filelock
 import pytest
 
 from mobilevit_jax.errors import ConfigurationError
-from mobilevit_jax.training.lock import FILE_NAME, locked
+from mobilevit_jax.training.lock import locked
+from mobilevit_jax.training.names import LOCK
 
 HOLDER = """
     import os, sys, time
@@ -49,7 +50,7 @@ def test_a_second_run_is_refused_and_a_crash_leaves_no_lock(tmp_path):
                 refuse(workdir, rf"process {os.getpid()} on")
         finally:
             os.kill(forked, signal.SIGKILL)
-    assert [path.name for path in workdir.iterdir()] == [FILE_NAME]
+    assert [path.name for path in workdir.iterdir()] == [LOCK]
 
 
 def test_it_ends_with_the_block_however_that_ends(tmp_path):
@@ -65,15 +66,15 @@ def test_it_ends_with_the_block_however_that_ends(tmp_path):
 
 def test_a_holder_that_said_nothing(tmp_path):
     """A full disk, or the moment before it says who it is."""
-    with filelock.FileLock(tmp_path / FILE_NAME):
+    with filelock.FileLock(tmp_path / LOCK):
         refuse(tmp_path, f"another run is at work in {tmp_path}; wait for it")
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"(process 1 on elsewhere)"])
 def test_what_stands_in_the_file_locks_nothing(tmp_path, content):
-    (tmp_path / FILE_NAME).write_bytes(content)
+    (tmp_path / LOCK).write_bytes(content)
     with locked(tmp_path, warn=pytest.fail):
-        assert f"process {os.getpid()} on" in (tmp_path / FILE_NAME).read_text()
+        assert f"process {os.getpid()} on" in (tmp_path / LOCK).read_text()
 
 
 @pytest.mark.skipif(not os.path.isdir("/sys/kernel"), reason="no directory that root cannot write")
