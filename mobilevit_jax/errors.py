@@ -6,21 +6,29 @@ import re
 from collections.abc import Iterable, Iterator
 from os import PathLike
 
+# Of the command line: all done; an error; bad usage or configuration; stopped by a signal, saved.
+EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_STOPPED = 0, 1, 2, 3
+
 
 class MobileViTError(ValueError):
     """Base of the errors below; the command line prints their message and no traceback."""
 
 
 class ConfigurationError(MobileViTError):
-    """Bad usage, option or configuration (exit status 2)."""
+    """Bad usage, option or configuration (`EXIT_USAGE`)."""
 
 
 class DataError(MobileViTError):
-    """A file, data set or checkpoint that cannot be used as it is (exit status 1)."""
+    """A file, data set or checkpoint that cannot be used as it is (`EXIT_FAILED`)."""
 
 
 class TrainingError(MobileViTError):
-    """A run that cannot go on, for example because its loss is not finite (exit status 1)."""
+    """A run that cannot go on, for example because its loss is not finite (`EXIT_FAILED`)."""
+
+
+def exit_status(error: BaseException) -> int:
+    """Returns the exit status of a command that an error ends."""
+    return EXIT_USAGE if isinstance(error, ConfigurationError) else EXIT_FAILED
 
 
 @contextlib.contextmanager

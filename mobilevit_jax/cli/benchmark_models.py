@@ -14,7 +14,7 @@ import tyro
 
 from mobilevit_jax.cli.console import count, print_table, say
 from mobilevit_jax.cli.runtime import start_jax
-from mobilevit_jax.errors import ConfigurationError, DataError, naming
+from mobilevit_jax.errors import EXIT_DONE, ConfigurationError, DataError, naming
 
 if TYPE_CHECKING:
     from mobilevit_jax.analysis.programs import Program, Setting
@@ -93,7 +93,7 @@ def main(argv: list[str]) -> int:
             _measure(settings, arguments.rounds, report)
     finally:
         report.show()
-    return 0
+    return EXIT_DONE
 
 
 @contextlib.contextmanager

@@ -14,7 +14,13 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 import mobilevit_jax
-from mobilevit_jax.errors import ConfigurationError, MobileViTError, unknown_name
+from mobilevit_jax.errors import (
+    EXIT_DONE,
+    EXIT_FAILED,
+    MobileViTError,
+    exit_status,
+    unknown_name,
+)
 
 COMMANDS: dict[str, str] = {
     "train": "train, evaluate and checkpoint the experiment of a Python file",
@@ -27,8 +33,6 @@ COMMANDS: dict[str, str] = {
     "models": "list the models with their parameters and multiply-adds",
     "benchmark": "measure the speed of the loader, of the step and of the whole run",
 }
-
-EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_STOPPED = 0, 1, 2, 3
 
 
 def console() -> NoReturn:
@@ -101,7 +105,7 @@ def guarded(command: Callable[[], int], *, debug: bool = False) -> int:
             traceback.print_exception(error)
         else:
             print(f"mobilevit: error: {describe(error)}", file=sys.stderr)
-        return EXIT_USAGE if isinstance(error, ConfigurationError) else EXIT_FAILED
+        return exit_status(error)
 
 
 def describe(error: BaseException) -> str:

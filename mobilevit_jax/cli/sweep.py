@@ -18,14 +18,20 @@ from mobilevit_jax.analysis.metrics import label_of, number
 from mobilevit_jax.analysis.sweeps import RunRecord, Sweep, SweepRecord
 from mobilevit_jax.cli.console import count, print_table, say
 from mobilevit_jax.cli.row import Order
-from mobilevit_jax.cli.train import EXIT_DONE, EXIT_STOPPED, python_files
+from mobilevit_jax.cli.train import python_files
 from mobilevit_jax.config import Experiment, no_experiment_file, to_dict
-from mobilevit_jax.errors import ConfigurationError, MobileViTError, check_local
+from mobilevit_jax.errors import (
+    EXIT_DONE,
+    EXIT_FAILED,
+    EXIT_STOPPED,
+    ConfigurationError,
+    MobileViTError,
+    check_local,
+)
 from mobilevit_jax.study import Study, check_different, load_study, shrink_study
 from mobilevit_jax.training import workdir
 from mobilevit_jax.training.lock import hold
 
-EXIT_FAILED = 1
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # What runs one row; it reads an `Order`.
 _CHILD = (sys.executable, "-m", "mobilevit_jax.cli.row")

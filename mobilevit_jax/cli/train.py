@@ -16,15 +16,13 @@ from mobilevit_jax.cli.runtime import HostsOptions, start_jax
 from mobilevit_jax.config import Experiment, no_experiment_file, shrink, to_dict
 from mobilevit_jax.data.prepare import prepare
 from mobilevit_jax.data.sampler import plan_epoch
-from mobilevit_jax.errors import ConfigurationError
+from mobilevit_jax.errors import EXIT_DONE, EXIT_STOPPED, ConfigurationError
 from mobilevit_jax.study import load_run
 from mobilevit_jax.tasks import task_of
 from mobilevit_jax.training import names
 
 if TYPE_CHECKING:
     from mobilevit_jax.tasks.base import DataTask
-
-EXIT_DONE, EXIT_STOPPED = 0, 3
 
 # Sections of an experiment that are not every task's.
 _SECTIONS = {

@@ -27,7 +27,7 @@ import jax
 import numpy as np
 
 from mobilevit_jax.config import differences
-from mobilevit_jax.errors import ConfigurationError, TrainingError
+from mobilevit_jax.errors import EXIT_FAILED, ConfigurationError, TrainingError, exit_status
 from mobilevit_jax.training import parallel
 
 LOST_AFTER = 100
@@ -270,7 +270,7 @@ def _watch(client: Any) -> None:
                 return  # The service has ended, and JAX with it.
     if not _leaving.is_set():
         _say(f"error: {text}")
-        _exit(1)
+        _exit(EXIT_FAILED)
 
 
 def _explained(error: BaseException) -> BaseException:
@@ -298,7 +298,7 @@ def _leave(error: BaseException) -> None:
         reason = " ".join(str(error).split()) or type(error).__name__
         with contextlib.suppress(jax.errors.JaxRuntimeError):  # another has failed before
             _tell(_FAILED, f"process {jax.process_index()} has failed: {reason}")
-    status = 2 if isinstance(error, ConfigurationError) else 1
+    status = exit_status(error)
     atexit.register(_exit, status)
     last = threading.Timer(_LAST_SECONDS, _exit, (status,))  # if threads keep it from ending
     last.daemon = True
