@@ -14,6 +14,7 @@ import tyro
 
 from mobilevit_jax.cli.console import count, print_table, say
 from mobilevit_jax.cli.runtime import start_jax
+from mobilevit_jax.cores import usable_cores
 from mobilevit_jax.errors import EXIT_DONE, ConfigurationError, DataError, naming
 
 if TYPE_CHECKING:
@@ -282,15 +283,11 @@ def _machine() -> dict[str, Any]:
     from mobilevit_jax.training.workdir import versions
 
     device = jax.local_devices()[0]
-    try:
-        cores = len(os.sched_getaffinity(0))
-    except AttributeError:  # macOS has none
-        cores = os.cpu_count()
     return {
         "platform": device.platform,
         "device": device.device_kind,
         "devices": jax.local_device_count(),
-        "cores": cores,
+        "cores": usable_cores(),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "versions": versions(),
     }

@@ -8,11 +8,11 @@ Threads and read-ahead are set from the machine and a memory budget, since Grain
 (16 threads, 500 elements read ahead) would be tens of gigabytes of whole batches.
 """
 
-import os
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from mobilevit_jax.cores import usable_cores
 from mobilevit_jax.data.batches import (
     Batch,
     BatchMaker,
@@ -148,15 +148,8 @@ def choose_threads(batch_bytes: int, config: LoaderConfig) -> tuple[int, int]:
         (threads, batches).
     """
     affordable = max(1, int(config.memory_gib * 2**30 / batch_bytes))
-    threads = min(config.threads or _cpu_cores(), affordable)
+    threads = min(config.threads or usable_cores(), affordable)
     return threads, min(2 * threads, affordable)
-
-
-def _cpu_cores() -> int:
-    """Returns the number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 class BatchIterator:

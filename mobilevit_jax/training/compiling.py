@@ -2,7 +2,6 @@
 
 import functools
 import gc
-import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -11,6 +10,7 @@ from typing import Any, TypeVar
 import jax
 
 from mobilevit_jax.allocator import return_freed_memory
+from mobilevit_jax.cores import usable_cores
 from mobilevit_jax.data.sampler import Scale
 from mobilevit_jax.training import parallel
 from mobilevit_jax.training.compilations import Compilations
@@ -52,7 +52,7 @@ def compile_scales(
         Stopped: If a stop was asked for.
     """
     begun = time.perf_counter()
-    at_once = 1 if jax.process_count() > 1 else min(len(task.table), _cores())
+    at_once = 1 if jax.process_count() > 1 else min(len(task.table), usable_cores())
 
     # Traced by two threads at once, pmap would make a function for each and keep only one of them.
     tracing = threading.Lock()
@@ -101,14 +101,6 @@ def lower(function: Any, /, *arguments: Any) -> Any:
 
 def _name(scale: Scale) -> str:
     return f"{scale.height}x{scale.width}"
-
-
-def _cores() -> int:
-    """Returns the CPU cores that this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # macOS has none
-        return os.cpu_count() or 1
 
 
 def _table(task: Task, timing: Timing) -> list[str]:

@@ -7,7 +7,6 @@ than pmap returns it would cost one more compilation of the first shape.
 
 import collections
 import itertools
-import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -16,6 +15,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from mobilevit_jax.cores import usable_cores
 from mobilevit_jax.errors import ConfigurationError
 
 AXIS = "batch"
@@ -130,7 +130,7 @@ def connect_devices() -> None:
 def describe_devices() -> str:
     """Returns how many devices of which kind all hosts have: "8 x TPU v4"."""
     kind = jax.devices()[0].device_kind
-    cores = f" ({os.cpu_count()} cores)" if jax.default_backend() == "cpu" else ""
+    cores = f" ({usable_cores()} cores)" if jax.default_backend() == "cpu" else ""
     return f"{jax.device_count()} x {kind}{cores}"
 
 

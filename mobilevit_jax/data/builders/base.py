@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import tensorflow_datasets as tfds
 
+from mobilevit_jax.cores import usable_cores
 from mobilevit_jax.errors import DataError
 
 Progress = Callable[[str, int, int], None]
@@ -209,7 +210,7 @@ def ordered_map(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterato
         function: Called with each item; should release the interpreter lock for most of its time.
         items: What to map.
     """
-    threads = os.cpu_count() or 1
+    threads = usable_cores()
     waiting: collections.deque[Future[Any]] = collections.deque()
     with ThreadPoolExecutor(threads) as pool:
         try:
