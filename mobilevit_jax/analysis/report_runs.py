@@ -276,7 +276,8 @@ def _written(path: Path) -> datetime | None:
 def is_going(directory: Path) -> bool:
     """Whether a process holds the lock of a work directory, see `training.lock`.
 
-    It is asked for as a reader and given back at once, so that nothing is written.
+    It is asked for as a reader and given back at once, so that nothing is written; filelock, which
+    the other rooms use, would open the file for writing.
     """
     try:
         with (directory / names.LOCK).open("rb") as file:

@@ -6,7 +6,6 @@ an entry that is there already. So the cache has a limit, and each start removes
 killed while it wrote has left.
 """
 
-import errno
 import os
 import pwd
 from pathlib import Path
@@ -15,15 +14,13 @@ import filelock
 import jax
 
 from mobilevit_jax.cli.console import say
+from mobilevit_jax.locks import NO_LOCKS, file_lock
 
 DEFAULT_SIZE = 2 * 1024**3  # bytes; the step of an image size takes 1 to 2 MB on a CPU
 _NO_LIMIT = -1
 _LOCK_SECONDS = 10.0  # as long as JAX itself waits
 # The names that JAX gives its lock, an entry, and the file that says when it was last used.
 _LOCK, _ENTRY, _LAST_USE = ".lockfile", "-cache", "-atime"
-
-# From file systems without locks.
-_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
 def use_compilation_cache() -> None:
@@ -44,7 +41,7 @@ def use_compilation_cache() -> None:
         if limit != _NO_LIMIT:
             mend(directory)
     except OSError as error:
-        if error.errno not in _NO_LOCKS:
+        if error.errno not in NO_LOCKS:
             say(
                 f"no compilation cache in {directory} ({error.strerror or error}): every start "
                 "compiles anew; name another directory in $JAX_COMPILATION_CACHE_DIR"
@@ -74,7 +71,7 @@ def mend(directory: Path) -> None:
         OSError: If it cannot be written, or its file system has no locks.
     """
     try:
-        with filelock.FileLock(directory / _LOCK, timeout=_LOCK_SECONDS, fallback_to_soft=False):
+        with file_lock(directory / _LOCK, timeout=_LOCK_SECONDS):
             for kind, other in ((_ENTRY, _LAST_USE), (_LAST_USE, _ENTRY)):
                 for path in directory.glob(f"*{kind}"):
                     if not path.with_name(path.name.removesuffix(kind) + other).exists():

@@ -14,14 +14,10 @@ from typing import TYPE_CHECKING
 from mobilevit_jax.data.builders import BUILDERS, load_builder
 from mobilevit_jax.data.sources import DatasetInfo, dataset_info, resolve_data_dir
 from mobilevit_jax.errors import ConfigurationError, DataError, unknown_name
+from mobilevit_jax.locks import NO_LOCKS, file_lock
 
 if TYPE_CHECKING:
     from mobilevit_jax.data.builders.base import Progress, StoredBuilder
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
 
 _INCOMPLETE = "incomplete."  # how TFDS names the directories that it fills
 _NAME = re.compile(r"[A-Za-z]\w*", re.ASCII)
@@ -40,7 +36,7 @@ def prepare(
 
     The files are written into a temporary directory that gets the final name at the end; what an
     earlier call left behind when it was killed is removed. Calls for the same data set in several
-    processes wait for one another (not on Windows).
+    processes wait for one another, where the file system has locks.
 
     Args:
         dataset: A builder, with its configuration if it has some: "shapes/tiny", "image_folder",
@@ -193,32 +189,21 @@ def _is_within(path: str | bytes | int, root: Path) -> bool:
 
 @contextlib.contextmanager
 def _locked(root: Path, stored: str) -> Iterator[None]:
-    """Holds the lock of a data set: its directory, so that no lock file is left anywhere."""
-    directory = root / stored
-    handle = _lock_directory(directory)
+    """Holds the lock of a data set, and makes its directory; what is empty goes at the end."""
+    directory, path = root / stored, root / f".{stored.replace('/', '-')}.lock"
+    lock = file_lock(path)
     try:
+        lock.acquire()
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
         yield
     finally:
         _remove_if_empty(directory, root)
-        if handle is not None:
-            os.close(handle)
-
-
-def _lock_directory(directory: Path) -> int | None:
-    while True:
-        directory.mkdir(parents=True, exist_ok=True)
-        if fcntl is None:
-            return None
-        try:
-            handle = os.open(directory, os.O_RDONLY)
-        except FileNotFoundError:
-            continue  # another process failed just now, and removed it
-        with contextlib.suppress(OSError):  # some network file systems have no locks
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        # It may have been removed while this process waited for the lock.
-        if directory.exists() and os.path.samestat(os.fstat(handle), directory.stat()):
-            return handle
-        os.close(handle)
+        path.unlink(missing_ok=True)  # last, since from here on others lock a new file
+        lock.release()
 
 
 def _remove_if_empty(directory: Path, root: Path) -> None:

@@ -10,11 +10,9 @@ from pathlib import Path
 import filelock
 
 from mobilevit_jax.errors import ConfigurationError
+from mobilevit_jax.locks import NO_LOCKS, file_lock
 from mobilevit_jax.training import agreement, parallel
 from mobilevit_jax.training.names import LOCK
-
-# From file systems without locks: Lustre mounted without them, NFS without its lock service.
-_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
 @contextlib.contextmanager
@@ -57,8 +55,7 @@ def hold(workdir: Path, warn: Callable[[str], None]) -> Iterator[None]:
     workdir.mkdir(parents=True, exist_ok=True)
     path = workdir / LOCK
     holder = _holder(path)  # now, because older versions of filelock empty the file when they ask
-    # Its own fallback is a mere file, which a crash leaves behind.
-    lock = filelock.FileLock(path, timeout=0, fallback_to_soft=False)
+    lock = file_lock(path, timeout=0)
     try:
         lock.acquire()
     except filelock.Timeout as error:
@@ -71,7 +68,7 @@ def hold(workdir: Path, warn: Callable[[str], None]) -> Iterator[None]:
             raise ConfigurationError(
                 f"the work directory {workdir} may not be written; choose another with --workdir"
             ) from error
-        if error.errno not in _NO_LOCKS:
+        if error.errno not in NO_LOCKS:
             raise
         warn(
             f"the file system of {workdir} has no locks ({error.strerror}): nothing keeps a second "
