@@ -1,5 +1,6 @@
 """Compiles the step of every scale ahead of the loop, without being deaf to signals meanwhile."""
 
+import collections
 import functools
 import gc
 import threading
@@ -145,19 +146,20 @@ def in_threads(
     """
     results: dict[int, T] = {}
     errors: list[BaseException] = []
-    left = iter(enumerate(works))
-    taking = threading.Lock()
+    waiting = collections.deque(enumerate(works))
+    stop = threading.Event()
 
     def run() -> None:
-        while not errors:
-            with taking:
-                number, work = next(left, (None, None))
-            if number is None or work is None:
+        while not stop.is_set():
+            try:
+                number, work = waiting.popleft()
+            except IndexError:
                 return
             try:
                 results[number] = work()
             except BaseException as error:
                 errors.append(error)
+                stop.set()
 
     threads = [threading.Thread(target=run, name=_THREAD, daemon=True) for _ in range(at_once)]
     for thread in threads:
@@ -168,7 +170,7 @@ def in_threads(
             if poll is not None:
                 poll()
     finally:
-        left = iter(())
+        stop.set()
     if errors:
         raise errors[0]
     return [results[number] for number in range(len(works))]
