@@ -114,8 +114,15 @@ def train(
             directory, resume_step=resumed, pending=pending, active=parallel.is_first_host()
         ) as log:
             run = _Run(
-                *(experiment, task, learning_rate, first_state),
-                *(checkpoints, log, reporter, timing, stop),
+                experiment=experiment,
+                task=task,
+                learning_rate=learning_rate,
+                first_state=first_state,
+                checkpoints=checkpoints,
+                log=log,
+                reporter=reporter,
+                timing=timing,
+                stop=stop,
             )
             with contextlib.suppress(Stopped):
                 finished = _go_on(run, step, state, resumed or 0, pending, directory)
