@@ -44,11 +44,15 @@ def skip_to(state: TrainState, step: int) -> TrainState:
         state: The state, of an earlier step.
         step: The step to go on from.
     """
-
-    def of_schedule(path: tuple[Any, ...], value: Any) -> bool:
-        return any(getattr(key, "tuple_name", None) == "ScaleByScheduleState" for key in path)
-
     clock = jnp.asarray(step, jnp.int32)
-    opt_state = optax.tree.set(state.opt_state, of_schedule, count=clock)
+
+    def is_schedule(node: Any) -> bool:
+        return isinstance(node, optax.ScaleByScheduleState)
+
+    opt_state = jax.tree.map(
+        lambda node: node._replace(count=clock) if is_schedule(node) else node,
+        state.opt_state,
+        is_leaf=is_schedule,
+    )
     meter = {**state.meter, "skipped_steps": jnp.asarray(step - state.step, jnp.float32)}
     return jax.device_get(replace(state, step=clock, opt_state=opt_state, meter=meter))
