@@ -17,6 +17,7 @@ that claims more than `headers.MAX_PIXELS`, 89 million: whatever a file says of 
 takes less than 2 GiB.
 """
 
+import functools
 import io
 import os
 import warnings
@@ -39,14 +40,6 @@ _PILLOW_FORMATS = (
     *("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "MPO", "PPM", "JPEG2000", "AVIF"),
 )
 
-if "OPENCV_LOG_LEVEL" not in os.environ:
-    # Whatever OpenCV would print about a bad file is raised here, once, with the file's name.
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-# So would Pillow's warnings about damaged metadata. Filters are global, and setting one for each
-# image would not be thread-safe.
-warnings.filterwarnings("ignore", module=r"PIL\.")
-
-
 # JPEG is made of blocks of 8x8, which can be decoded into fewer pixels each.
 _REDUCED = {
     1: cv2.IMREAD_COLOR,
@@ -58,6 +51,18 @@ REDUCTIONS = tuple(_REDUCED)
 _SIDEWAYS = (5, 6, 7, 8)  # EXIF's orientations
 # Upsampled colours of a row are mixed with those of the next row of them.
 _ROWS_BELOW = 16
+
+
+@functools.cache
+def quiet_decoders() -> None:
+    """Keeps OpenCV and Pillow from printing, in the whole process, from the first image on.
+
+    Whatever they would say of a bad file is raised here, once, with the file's name. Once for all
+    images, since filters of warnings are global: setting one for each would not be thread-safe.
+    """
+    if "OPENCV_LOG_LEVEL" not in os.environ:
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # such as those of damaged metadata
 
 
 def decode_image(
@@ -87,6 +92,7 @@ def decode_image(
         DataError: The bytes are empty, cut short, damaged, not an image, or one of more than
             `headers.MAX_PIXELS`; the message has `name`.
     """
+    quiet_decoders()
     if channel_order not in ("bgr", "rgb"):
         raise ConfigurationError(f"channel_order must be 'bgr' or 'rgb', not {channel_order!r}")
     if not data:
@@ -210,6 +216,7 @@ def pillow_to_rgb(image: "Image", *, name: str) -> np.ndarray:
     """
     from PIL import Image, ImageOps
 
+    quiet_decoders()
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16"):
         grey = (np.asarray(image) >> 8).astype(np.uint8)

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 
 from mobilevit_jax.data import headers
+from mobilevit_jax.data.decode import quiet_decoders
 from mobilevit_jax.data.sources import DatasetInfo
 from mobilevit_jax.errors import DataError
 
@@ -28,6 +29,7 @@ def decode_mask(data: bytes, *, name: str) -> np.ndarray:
         DataError: It is not such a PNG, cut short, damaged or too large (`headers.MAX_PIXELS`); the
             message has `name`.
     """
+    quiet_decoders()
     if not data:
         raise DataError(f"{name}: the file is empty")
     header = headers.read_png_header(data) if data.startswith(headers.PNG) else None

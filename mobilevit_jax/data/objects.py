@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mobilevit_jax.data.decode import quiet_decoders
 from mobilevit_jax.errors import DataError
 
 
@@ -100,6 +101,7 @@ def for_training(record: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
 def _box_areas(boxes: np.ndarray, record: dict[str, Any]) -> np.ndarray:
     from PIL import Image
 
+    quiet_decoders()
     try:
         # The header alone is read. Turning it by EXIF would not change the product.
         with Image.open(io.BytesIO(record["image"])) as image:

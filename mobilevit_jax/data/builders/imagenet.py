@@ -26,7 +26,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from mobilevit_jax.data.builders.base import Item, StoredBuilder
-from mobilevit_jax.data.decode import decode_image
+from mobilevit_jax.data.decode import decode_image, quiet_decoders
 from mobilevit_jax.data.imagenet_names import imagenet_classes
 from mobilevit_jax.errors import ConfigurationError, DataError
 
@@ -115,6 +115,7 @@ def as_plain_jpeg(data: bytes, *, name: str) -> bytes:
     Raises:
         DataError: If it is not an image, or cut short.
     """
+    quiet_decoders()
     try:
         with Image.open(io.BytesIO(data)) as image:
             if image.format == "JPEG" and image.mode in ("RGB", "L"):
