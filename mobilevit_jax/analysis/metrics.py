@@ -30,7 +30,7 @@ def label_of(metric: str) -> str:
     raw = name.startswith("raw_")
     plain = name.removeprefix("raw_")
     label = HEADINGS.get(plain) or _OTHERS.get(plain) or plain
-    return label + ", raw weights" * raw + f" at {size}" * bool(size)
+    return label + (", raw weights" if raw else "") + (f" at {size}" if size else "")
 
 
 def number(metric: str, value: float | None) -> str:

@@ -91,13 +91,13 @@ def _count(number: int, noun: str, plural: str = "") -> str:
 
 def _study(entry: SweepEntry) -> Section:
     record = entry.sweep.record
-    tiny = [Notice("Tiny form: these numbers say nothing about the model.")] * entry.tiny
+    tiny = Notice("Tiny form: these numbers say nothing about the model.")
     return Section(
         f"Study {record.study.name}",
         (
             Text(f"Claim: {record.study.claim.rstrip('.')}."),
             Text(f"From {record.file}, in {entry.directory}. Means over the finished seeds."),
-            *tiny,
+            *([tiny] if entry.tiny else []),
             *(report_tables.study_tables(entry) or [Text("The study has no table.")]),
         ),
     )
@@ -136,7 +136,7 @@ def _compared(
         if lines:
             what = f"{'training' if split == 'train' else split} {label_of(metric)}"
             draw = functools.partial(_draw_curves, lines, metric, what)
-            form = ", tiny form" * tiny
+            form = ", tiny form" if tiny else ""
             caption = f"{title}{form}: {what} against the epoch, a line a run, a colour a row"
             pictures.append(Picture(f"{name}-{split}-{metric}", caption, draw))
     return [Gallery(tuple(pictures))] if pictures else []
@@ -205,7 +205,7 @@ def _size_picture(metric: str, entries: Sequence[Entry]) -> Picture:
         values = tuple(report_tables.at_sizes(entry).items())
         points.setdefault(entry.row, []).append(values)
     lines = tuple(Curves(row, tuple(runs)) for row, runs in points.items())
-    some = ", some in tiny form" * any(entry.tiny for entry in entries)
+    some = ", some in tiny form" if any(entry.tiny for entry in entries) else ""
     caption = f"{label_of(metric)} against the side of the images{some}, a line a run"
     draw = functools.partial(_draw_sizes, lines, metric)
     return Picture(f"resolution-{metric}", caption, draw)

@@ -127,7 +127,7 @@ def _grid(grid: Grid) -> str:
     title = f"<h3>{escape(grid.title)}</h3>\n" if grid.title else ""
     note = f'<p class="note">{escape(grid.note)}</p>\n' if grid.note else ""
     heads = "".join(
-        f'<th scope="col"{_class(["words"] * (index in left))}>{escape(name)}</th>'
+        f'<th scope="col"{_class(["words"] if index in left else [])}>{escape(name)}</th>'
         for index, name in enumerate(grid.columns)
     )
     rows = "\n".join(_row(row, left) for row in grid.rows)
@@ -141,9 +141,11 @@ def _grid(grid: Grid) -> str:
 def _row(row: tuple[Cell, ...], left: set[int]) -> str:
     cells = []
     for index, cell in enumerate(row):
-        long = len(cell.text) > _LONG and index in left
-        names = ["words"] * (index in left) + ["long"] * long
-        names += [cell.kind] * (cell.kind != "plain")
+        names = ["words"] if index in left else []
+        if index in left and len(cell.text) > _LONG:
+            names.append("long")
+        if cell.kind != "plain":
+            names.append(cell.kind)
         tag, scope = ("th", ' scope="row"') if index == 0 else ("td", "")
         text = escape(cell.text)
         if index == 0:  # mostly paths

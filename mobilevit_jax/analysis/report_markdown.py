@@ -30,8 +30,8 @@ def _grid(grid: Grid) -> str:
     rule = ["---" if index in left else "---:" for index in range(len(grid.columns))]
     rows = [_line([cell.text for cell in row]) for row in grid.rows]
     table = "\n".join([_line(grid.columns), f"| {' | '.join(rule)} |", *rows])
-    above = [f"### {_text(grid.title)}"] * bool(grid.title) + [_text(grid.note)] * bool(grid.note)
-    return "\n\n".join([*above, table])
+    title = f"### {_text(grid.title)}" if grid.title else ""
+    return "\n\n".join(part for part in (title, _text(grid.note), table) if part)
 
 
 def _line(cells: tuple[str, ...] | list[str]) -> str:

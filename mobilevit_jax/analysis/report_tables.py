@@ -9,6 +9,7 @@ from mobilevit_jax.analysis.report_page import Block, Cell, Grid, Text, grid
 from mobilevit_jax.analysis.report_runs import Collected, Entry, SweepEntry, number_in, numbers_in
 from mobilevit_jax.analysis.sweeps import Cell as Numbers
 from mobilevit_jax.data.sampler import scale_table
+from mobilevit_jax.errors import count
 from mobilevit_jax.study import Line, Table
 
 NOT_RUN = Cell("not run", "missing")
@@ -53,7 +54,7 @@ def _study_row(entry: SweepEntry, line: Line, metric: str, cell: Numbers) -> lis
         where = Cell(_data(next(one for one in runs if one.run.finished), entry.tiny))
     return [
         line.label or line.row,
-        label_of(metric) + " (raw)" * line.raw,
+        label_of(metric) + (" (raw)" if line.raw else ""),
         *(paper, ours, spread),
         f"{len(cell.values)} of {len(runs)}" if runs else NONE,
         where,
@@ -75,7 +76,7 @@ def _missing(runs: Sequence[Entry]) -> str:
 def _data(entry: Entry, tiny: bool) -> str:
     """Says on what data a run was trained."""
     dataset = entry.experiment.data.dataset if entry.experiment else "data that are not known"
-    return f"trained here on {dataset}" + ", tiny form" * tiny
+    return f"trained here on {dataset}" + (", tiny form" if tiny else "")
 
 
 def _origins(entry: SweepEntry, table: Table) -> list[Block]:
@@ -86,6 +87,11 @@ def _origins(entry: SweepEntry, table: Table) -> list[Block]:
             if one.run.finished:
                 found.setdefault(_where(one), []).append(line.label or line.row)
     return [Text(f"{'; '.join(labels)}: {where}.") for where, labels in found.items()]
+
+
+def _marked(text: str, entry: Entry) -> str:
+    """Says of what is told of a run that it was one in tiny form."""
+    return f"{text} (tiny form)" if entry.tiny else text
 
 
 def _spread(metric: str, cell: Numbers) -> str:
@@ -101,12 +107,10 @@ def _where(entry: Entry) -> str:
     if experiment is None:
         return "trained here; on what is not known"
     data, size = experiment.data, experiment.processor.crop_size
-    epochs = f"{experiment.epochs} epoch" + "s" * (experiment.epochs != 1)
+    epochs = count(experiment.epochs, "epoch")
     measured = data.test or data.validation
-    form, split = (
-        "tiny form, " * entry.tiny,
-        f"measured on {measured}" if measured else "unmeasured",
-    )
+    form = "tiny form, " if entry.tiny else ""
+    split = f"measured on {measured}" if measured else "unmeasured"
     return (
         f"trained here, {form}{experiment.model.name}, {epochs} of {data.dataset} {data.train}, "
         f"{split} at {size[0]}x{size[1]}"
@@ -174,7 +178,7 @@ def _run_row(entry: Entry) -> list[str | Cell]:
         entry.name,
         state,
         experiment.model.name,
-        data + " (tiny form)" * entry.tiny,
+        _marked(data, entry),
         str(experiment.epochs),
         str(experiment.seed),
         _images_per_second(entry),
@@ -193,7 +197,7 @@ def commit_of(entry: Entry) -> str:
     commit, dash, changed = entry.commit.partition("-dirty")
     if not commit:
         return "not recorded"
-    return commit[:_COMMIT] + ", with changes" * bool(dash) + changed[:_COMMIT]
+    return commit[:_COMMIT] + (", with changes" if dash else "") + changed[:_COMMIT]
 
 
 def _images_per_second(entry: Entry) -> str | Cell:
@@ -234,7 +238,7 @@ def resolutions(entries: Sequence[Entry]) -> Grid | None:
         [
             [
                 name,
-                label_of(entry.metric or "") + " (tiny form)" * entry.tiny,
+                _marked(label_of(entry.metric or ""), entry),
                 *(_at(entry, values, size) for size in sizes),
             ]
             for name, (entry, values) in found.items()
@@ -292,7 +296,7 @@ def _scale_rows(entry: Entry) -> list[list[str | Cell]]:
         seconds, source = _step_seconds(entry, name)
         rows.append(
             [
-                entry.name + " (tiny form)" * entry.tiny,
+                _marked(entry.name, entry),
                 name,
                 str(scale.batch_size),
                 f"{seconds * 1e3:,.1f}" if seconds else NOT_RECORDED,
@@ -332,7 +336,7 @@ def _whole_row(entry: Entry) -> list[str | Cell]:
     if not seconds or not steps:
         return [entry.name, *[NOT_RECORDED if entry.begun else NOT_RUN] * 5]
     return [
-        entry.name + " (tiny form)" * entry.tiny,
+        _marked(entry.name, entry),
         f"{steps:,.0f}",
         f"{seconds / steps * 1e3:,.1f}",
         _images_per_second(entry),

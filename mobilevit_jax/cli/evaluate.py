@@ -149,7 +149,10 @@ def _default_output(choice: WeightsOptions, result: dict[str, Any]) -> Path:
     """Names the file after the data and, unless they are the usual ones, the weights."""
     selection = choice.selection
     parts = [result["dataset"], result["split"], str(result["size"])]
-    parts += [selection.checkpoint] * (selection.checkpoint != "latest") + ["raw"] * selection.raw
+    if selection.checkpoint != "latest":
+        parts.append(selection.checkpoint)
+    if selection.raw:
+        parts.append("raw")
     directory = Path(choice.weights)
     if not (directory / EXPERIMENT).is_file():
         parts.insert(0, directory.name)

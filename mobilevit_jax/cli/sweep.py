@@ -79,7 +79,8 @@ def main(argv: list[str]) -> int:
         DataError: If what an earlier sweep left cannot be read.
     """
     arguments, study = parse(argv)
-    directory = arguments.workdir or Path("runs") / (study.name + "-tiny" * arguments.tiny)
+    name = f"{study.name}-tiny" if arguments.tiny else study.name
+    directory = arguments.workdir or Path("runs") / name
     check_local(directory, "--workdir")
     with _opened(directory):
         record = _record(arguments, study, directory)
@@ -305,7 +306,8 @@ def show(sweep: Sweep) -> None:
             for line, cells in sweep.cells(table)
             for metric, cell in zip(table.metrics, cells, strict=True)
         ]
-        title = f"{table.title}; paper: {table.source}" + "; here: tiny form" * sweep.record.tiny
+        here = "; here: tiny form" if sweep.record.tiny else ""
+        title = f"{table.title}; paper: {table.source}{here}"
         print_table(["row", "number", "paper", "here"], rows, title=title)
     runs = sweep.runs
     done = sum(run.finished for run in runs)
