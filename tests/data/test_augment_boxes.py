@@ -101,7 +101,7 @@ def test_overlaps_are_drawn_alike_and_all_kinds_come():
     boxes = np.array([[0.3, 0.3, 0.7, 0.7]], np.float32)
     crops = [draw_crop(200, 200, boxes, example_rng(0, 0, i), DEFAULT) for i in range(400)]
     whole = sum(crop == (0, 0, 200, 200) for crop in crops)
-    # A seventh at once; of the picks that nearly never fit (0.9, 1) some end there too.
+    # A seventh at once; so do some of the picks that nearly never fit (0.9, 1).
     assert 400 / 7 < whole < 200
     assert len(set(crops)) == 400 - whole + 1
 
