@@ -7,9 +7,7 @@ from mobilevit_jax.pretrained import load_weights
 from mobilevit_jax.tasks import create_predictor
 
 if TYPE_CHECKING:
-    from mobilevit_jax.tasks.classifier import Classifier
-    from mobilevit_jax.tasks.detection.predict import Detector
-    from mobilevit_jax.tasks.segmentation.predict import Segmenter
+    from mobilevit_jax.tasks import Predictor
 
 
 def load_predictor(
@@ -19,7 +17,7 @@ def load_predictor(
     convention: Literal["v0.1", "later"] | None = None,
     iou_threshold: float | None = None,
     **selection: Any,
-) -> "Classifier | Detector | Segmenter":
+) -> "Predictor":
     """Loads weights and returns what answers for images.
 
     Args:

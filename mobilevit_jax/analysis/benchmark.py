@@ -4,18 +4,19 @@ import itertools
 import statistics
 import time
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 
 from mobilevit_jax.config import Experiment
+from mobilevit_jax.data.sampler import Scale
 from mobilevit_jax.errors import ConfigurationError
 from mobilevit_jax.tasks.base import DataTask
 from mobilevit_jax.training import parallel
 from mobilevit_jax.training.beginning import begin
 from mobilevit_jax.training.compiling import compile_scales
-from mobilevit_jax.training.contracts import Reporter, Task
+from mobilevit_jax.training.contracts import Reporter, Task, TrainStep
 from mobilevit_jax.training.schedule import warmup_cosine
+from mobilevit_jax.training.state import TrainState
 from mobilevit_jax.training.timing import Timing
 
 
@@ -86,7 +87,7 @@ def measure(experiment: Experiment, task: DataTask, steps: int, reporter: Report
     )
 
 
-def _name(scale: Any) -> str:
+def _name(scale: Scale) -> str:
     return f"{scale.height}x{scale.width}"
 
 
@@ -98,7 +99,9 @@ def _loader(task: Task, steps: int) -> float:
     return images * jax.process_count() / (time.perf_counter() - start)
 
 
-def _steps(step: Any, state: Any, task: Task, repeats: int = 5) -> tuple[Any, dict[str, float]]:
+def _steps(
+    step: TrainStep, state: TrainState, task: Task, repeats: int = 5
+) -> tuple[TrainState, dict[str, float]]:
     """Median seconds of each scale's step, the scales taking turns."""
     batches = {_name(scale): parallel.shard(task.zero_batch(scale)) for scale in task.table}
     seconds: dict[str, list[float]] = {name: [] for name in batches}
@@ -123,7 +126,9 @@ def _parts(task: DataTask, repeats: int = 5) -> dict[str, float]:
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def _run(step: Any, state: Any, task: Task, steps: int) -> tuple[float, float, list[str]]:
+def _run(
+    step: TrainStep, state: TrainState, task: Task, steps: int
+) -> tuple[float, float, list[str]]:
     """Images/s, share of waiting and the scales of loader and steps together, as the loop runs."""
     batches = parallel.prefetch(itertools.islice(task.training_batches(0), steps))
     scales: list[str] = []

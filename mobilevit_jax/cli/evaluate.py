@@ -181,7 +181,7 @@ def evaluate(arguments: Arguments, loaded: Pretrained) -> dict[str, Any]:
     _check_processor(processor)
     evaluator = create_evaluator(loaded, info, processor, **settings)
     variables = parallel.replicate(loaded.variables)
-    options = {"results": arguments.results} if arguments.results else {}
+    options: dict[str, Any] = {"results": arguments.results} if arguments.results else {}
     batch_size = arguments.batch_size
     if batch_size is None:
         batch_size = _batch_size(loaded, task)
@@ -195,7 +195,7 @@ def evaluate(arguments: Arguments, loaded: Pretrained) -> dict[str, Any]:
         "size": height if height == width else f"{height}x{width}",
         **settings,
         **metrics,
-        **({"iou": evaluator.per_class} if task == "segmentation" else {}),
+        **({"iou": evaluator.per_class} if evaluator.per_class else {}),
         "skipped": len(split) - int(metrics["count"]),
     }
 

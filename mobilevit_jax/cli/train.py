@@ -23,6 +23,8 @@ from mobilevit_jax.training import names
 
 if TYPE_CHECKING:
     from mobilevit_jax.tasks.base import DataTask
+    from mobilevit_jax.training.initial import InitialWeights
+    from mobilevit_jax.training.loop import Outcome
 
 # Sections of an experiment that are not every task's.
 _SECTIONS = {
@@ -143,7 +145,9 @@ def run(experiment: Experiment, directory: Path) -> int:
         return _train(experiment, task, directory, initial)
 
 
-def _train(experiment: Experiment, task: "DataTask", directory: Path, initial: Any) -> int:
+def _train(
+    experiment: Experiment, task: "DataTask", directory: Path, initial: "InitialWeights | None"
+) -> int:
     """Trains in the open work directory."""
     import jax
 
@@ -163,7 +167,7 @@ def _train(experiment: Experiment, task: "DataTask", directory: Path, initial: A
     return EXIT_DONE
 
 
-def _report(experiment: Experiment, task: "DataTask", outcome: Any, directory: Path) -> None:
+def _report(experiment: Experiment, task: "DataTask", outcome: "Outcome", directory: Path) -> None:
     """Writes timing and curves; prints the result of a finished run."""
     from mobilevit_jax.training import workdir
 
@@ -237,7 +241,7 @@ def _open(
         ) from error
 
 
-def _summary(experiment: Experiment, task: Any, directory: Path) -> str:
+def _summary(experiment: Experiment, task: "DataTask", directory: Path) -> str:
     import jax
 
     devices = jax.device_count()
@@ -255,7 +259,7 @@ def _draw(rows: list[dict[str, Any]], path: Path) -> None:
         learning_curves(rows, path)
 
 
-def _print_result(experiment: Experiment, outcome: Any, directory: Path) -> None:
+def _print_result(experiment: Experiment, outcome: "Outcome", directory: Path) -> None:
     evaluated = [row for row in outcome.rows if row["split"] != "train"]
     final = {row["split"]: row for row in evaluated}
     weights = "averaged (EMA)" if experiment.ema.decay else "raw"

@@ -4,6 +4,7 @@ Nothing heavy is imported until a task is asked for.
 """
 
 import importlib
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from mobilevit_jax.errors import ConfigurationError, unknown_name
@@ -14,6 +15,12 @@ if TYPE_CHECKING:
     from mobilevit_jax.pretrained import Pretrained
     from mobilevit_jax.processing import ImageProcessor
     from mobilevit_jax.tasks.base import DataTask
+    from mobilevit_jax.tasks.classifier import Classifier
+    from mobilevit_jax.tasks.detection.predict import Detector
+    from mobilevit_jax.tasks.evaluation import SplitEvaluator
+    from mobilevit_jax.tasks.segmentation.predict import Segmenter
+
+    Predictor = Classifier | Detector | Segmenter
 
 # The part of a model's name in front of the size -> the module of its task, which has functions of
 # the same names as those here.
@@ -62,7 +69,7 @@ def class_names_of(model_name: str, info: "DatasetInfo") -> tuple[str, ...]:
 
 def create_evaluator(
     loaded: "Pretrained", info: "DatasetInfo", processor: "ImageProcessor", **settings: Any
-) -> Any:
+) -> "SplitEvaluator":
     """Builds `evaluate(variables, split, batch_size, loader) -> metrics` for weights.
 
     Args:
@@ -80,7 +87,9 @@ def create_evaluator(
     return module.create_evaluator(loaded, info, processor, **_checked(loaded, settings))
 
 
-def create_predictor(loaded: "Pretrained", processor: "ImageProcessor", **settings: Any) -> Any:
+def create_predictor(
+    loaded: "Pretrained", processor: "ImageProcessor", **settings: Any
+) -> "Predictor":
     """Builds what answers for images: a `Classifier`, `Detector` or `Segmenter`.
 
     Args:
@@ -109,7 +118,7 @@ def _checked(loaded: "Pretrained", settings: dict[str, Any]) -> dict[str, Any]:
     return settings
 
 
-def _module_of(model_name: str) -> Any:
+def _module_of(model_name: str) -> ModuleType:
     return importlib.import_module(f"{__name__}.{_path_of(model_name)}")
 
 

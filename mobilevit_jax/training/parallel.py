@@ -8,7 +8,7 @@ than pmap returns it would cost one more compilation of the first shape.
 import collections
 import itertools
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import jax
 import numpy as np
@@ -18,6 +18,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from mobilevit_jax.cores import usable_cores
 from mobilevit_jax.errors import ConfigurationError
 
+if TYPE_CHECKING:
+    from mobilevit_jax.training.contracts import TrainStep
+
 AXIS = "batch"
 
 T = TypeVar("T")
@@ -25,12 +28,8 @@ Tree = TypeVar("Tree")
 Arrays = Mapping[str, Any]
 
 
-def pmap_train(step: Callable[[Any, Any], tuple[Any, Any]]) -> Any:
-    """Maps `step(state, batch) -> (state, metrics)` over all devices; the state is donated.
-
-    Returns:
-        A `contracts.TrainStep`.
-    """
+def pmap_train(step: Callable[[Any, Any], tuple[Any, Any]]) -> "TrainStep":
+    """Maps `step(state, batch) -> (state, metrics)` over all devices; the state is donated."""
     return jax.pmap(
         step, axis_name=AXIS, in_axes=(None, 0), out_axes=(None, None), donate_argnums=(0,)
     )
