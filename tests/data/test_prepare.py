@@ -1,5 +1,7 @@
 """Preparing: all or nothing, once, with clear errors, and without TensorFlow."""
 
+import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -230,12 +232,29 @@ print(sum(info.splits.values()), bool(calls))
 """
 
 
-@pytest.mark.skipif(os.name != "posix", reason="needs file locks")
 def test_two_processes_prepare_it_once(data_dir):
     command_line = [sys.executable, "-c", TWICE, str(data_dir)]
     both = [subprocess.Popen(command_line, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     outputs = sorted(process.communicate(timeout=120)[0].strip() for process in both)
     assert outputs == ["128 False", "128 True"]
+    assert os.listdir(data_dir) == ["shapes"]
+
+
+def test_a_lock_that_a_killed_process_left_is_taken(data_dir):
+    data_dir.mkdir()
+    (data_dir / ".shapes-tiny.lock").touch()
+    prepare("shapes/tiny", data_dir=data_dir)
+    assert os.listdir(data_dir) == ["shapes"]
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks(data_dir, monkeypatch, code):
+    def missing(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", missing)
+    assert sum(prepare("shapes/tiny", data_dir=data_dir).splits.values()) == 128
+    assert os.listdir(data_dir) == ["shapes"]
 
 
 # TFDS and etils ask in several ways whether TensorFlow is installed; this answers all of them.

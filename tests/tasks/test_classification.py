@@ -183,6 +183,12 @@ class TestTask:
         assert np.abs(batches[0]["image"] - 1.0 * batches[4]["image"]).max() > 0
         assert np.abs(batches[0]["image"] - 1.0 * other["image"]).max() > 0
 
+    def test_what_there_is_to_say_in_the_end(self, data_dir):
+        task = ClassificationTask(tiny_experiment(data_dir))
+        assert task.notes() == []
+        task.skipped.add([(3, "3.png is damaged")])
+        assert task.notes() == ["skipped 1 image that could not be decoded"]
+
     def test_splits_may_be_left_out(self, data_dir):
         data = DataConfig("shapes/tiny", str(data_dir), validation=None)
         assert ClassificationTask(tiny_experiment(data_dir, data=data)).evaluation_splits == ()

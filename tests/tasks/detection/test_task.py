@@ -185,12 +185,18 @@ class TestTask:
     def test_objects_beyond_the_limit_are_counted(self, data_dir):
         augment = dataclasses.replace(DetectionConfig().augment, crop=False)
         task = make_task(data_dir, epochs=1, detection=DetectionConfig(augment, max_boxes=1))
+        assert task.notes() == []
         list(task.training_batches(0))
         split = open_split("shapes/tiny", "train", data_dir)
         objects = [
             len(to_detection(record, 0)["labels"]) for record in split.records(range(len(split)))
         ]
-        assert task.left_out.count == sum(count - 1 for count in objects) > 0
+        left_out = sum(count - 1 for count in objects)
+        assert task.left_out.count == left_out > 1
+        assert task.notes() == [
+            f"{left_out} objects beyond detection.max_boxes = 1 of an image took no part, the "
+            "smallest ones"
+        ]
 
     @pytest.mark.parametrize("split", ["validation", "test"])
     def test_evaluation_of_a_split(self, data_dir, split):
