@@ -179,13 +179,12 @@ def evaluate(arguments: Arguments, loaded: Pretrained) -> dict[str, Any]:
     split = open_split(name, split_name, data_dir)
     processor, settings = _processor(arguments, loaded), _settings(arguments)
     _check_processor(processor)
-    evaluator = create_evaluator(loaded, info, processor, **settings)
+    evaluator = create_evaluator(loaded, info, processor, results=arguments.results, **settings)
     variables = parallel.replicate(loaded.variables)
-    options: dict[str, Any] = {"results": arguments.results} if arguments.results else {}
     batch_size = arguments.batch_size
     if batch_size is None:
         batch_size = _batch_size(loaded, task)
-    metrics = evaluator(variables, split, batch_size, arguments.loader, **options)
+    metrics = evaluator(variables, split, batch_size, arguments.loader)
     height, width = processor.crop_size
     return {
         "model": loaded.model_name,

@@ -4,6 +4,7 @@ Nothing heavy is imported until a task is asked for.
 """
 
 import importlib
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -68,7 +69,12 @@ def class_names_of(model_name: str, info: "DatasetInfo") -> tuple[str, ...]:
 
 
 def create_evaluator(
-    loaded: "Pretrained", info: "DatasetInfo", processor: "ImageProcessor", **settings: Any
+    loaded: "Pretrained",
+    info: "DatasetInfo",
+    processor: "ImageProcessor",
+    *,
+    results: Path | None = None,
+    **settings: Any,
 ) -> "SplitEvaluator":
     """Builds `evaluate(variables, split, batch_size, loader) -> metrics` for weights.
 
@@ -76,6 +82,7 @@ def create_evaluator(
         loaded: The weights; settings of evaluation are those of their run, if they are of one.
         info: The data set.
         processor: What images go through, usually `loaded.processor`.
+        results: Of a detector alone: JSON file to write the detections to.
         **settings: Fields of `DetectionConfig` or `SegmentationConfig` in place of the run's or
             the default ones, such as `convention` or `protocol`.
 
@@ -84,7 +91,10 @@ def create_evaluator(
             not one of the task.
     """
     module = _module_of(loaded.model_name)
-    return module.create_evaluator(loaded, info, processor, **_checked(loaded, settings))
+    settings = _checked(loaded, settings)
+    if results is not None:
+        settings["results"] = results
+    return module.create_evaluator(loaded, info, processor, **settings)
 
 
 def create_predictor(

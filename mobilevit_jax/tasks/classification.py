@@ -1,14 +1,13 @@
 """Image classification: how a record becomes an example, and how weights are evaluated."""
 
 import collections
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import flax.linen as nn
 import numpy as np
 
 from mobilevit_jax.data.augment import AugmentConfig, decode_and_augment, example_rng
-from mobilevit_jax.data.decode import decode_image
 from mobilevit_jax.data.loader import LoaderConfig
 from mobilevit_jax.data.sampler import PlannedBatch, Scale
 from mobilevit_jax.data.sources import DatasetInfo, Split
@@ -17,7 +16,7 @@ from mobilevit_jax.processing import ImageProcessor
 from mobilevit_jax.tasks.base import Arrays, DataTask, LoadExample, record_name
 from mobilevit_jax.tasks.classification_objective import ClassificationObjective
 from mobilevit_jax.tasks.classifier import Classifier
-from mobilevit_jax.tasks.evaluation import SplitEvaluator
+from mobilevit_jax.tasks.evaluation import Outputs, SplitEvaluator, image_examples
 from mobilevit_jax.training import parallel
 from mobilevit_jax.training.step import Objective, make_evaluation_step
 
@@ -52,8 +51,8 @@ class ClassificationTask(DataTask):
         return training_examples(experiment.augment, experiment.processor, seed=experiment.seed)
 
 
-class Evaluator(SplitEvaluator):
-    """Measures loss and accuracy of weights on a split; see `SplitEvaluator`."""
+class Evaluator(SplitEvaluator[dict[str, float]]):
+    """Measures "loss", "top1" and "top5"."""
 
     def __init__(
         self,
@@ -68,20 +67,17 @@ class Evaluator(SplitEvaluator):
             processor.crop_size,
         )
 
-    def __call__(
-        self,
-        variables: Any,
-        split: Split,
-        batch_size: int,
-        loader: LoaderConfig,
-        *,
-        poll: Callable[[], None] | None = None,
+    def _read(self, outputs: Outputs) -> dict[str, float]:
+        return {name: float(value) for name, value in outputs.items()}
+
+    def _metrics(
+        self, batches: Iterator[dict[str, float]], split: Split, loader: LoaderConfig
     ) -> dict[str, float]:
-        """Returns {"loss", "top1", "top5"} as means, and "count"; see `SplitEvaluator`."""
-        total: dict[str, float] = collections.defaultdict(float)  # float64 on any device
-        for sums in self._outputs(variables, split, batch_size, loader, poll):
+        """Returns {"loss", "top1", "top5"} as means, and "count"."""
+        total: dict[str, float] = collections.defaultdict(float)
+        for sums in batches:
             for name, value in sums.items():
-                total[name] += float(value)
+                total[name] += value
         count = total.pop("count")
         means = {name: value / max(count, 1) for name, value in total.items()}
         return means | {"count": int(count)}
@@ -135,13 +131,11 @@ def training_examples(
 
 def evaluation_examples(processor: ImageProcessor) -> LoadExample:
     """Returns the function that turns a record into an example as `predict` would see it."""
-    order = processor.channel_order
+    load_image = image_examples(processor)
 
     def load(record: dict[str, Any], record_id: int, planned: PlannedBatch) -> dict[str, Any]:
-        image = decode_image(
-            record["image"], name=record_name(record, record_id), channel_order=order
-        )
-        return {"image": processor.pixels(image), "label": _label(record, record_id)}
+        image = load_image(record, record_id, planned)["image"]
+        return {"image": image, "label": _label(record, record_id)}
 
     return load
 

@@ -1,11 +1,8 @@
-"""The evaluation loop of all tasks: every image of a split once, for any batch size and devices.
-
-A task adds its step, what it reads of a batch, and its metrics.
-"""
+"""The evaluation loop of all tasks: every image of a split once, for any batch size and devices."""
 
 import abc
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import jax
 import numpy as np
@@ -20,17 +17,14 @@ from mobilevit_jax.tasks.base import record_name
 from mobilevit_jax.training import parallel
 
 Outputs = dict[str, jax.Array]
+Step = Callable[[Any, dict[str, jax.Array]], Outputs]
+Read = TypeVar("Read")
 
 
-class SplitEvaluator(abc.ABC):
-    """Measures weights on a split: every image counted once, for any size and devices."""
+class SplitEvaluator(abc.ABC, Generic[Read]):
+    """Measures weights on a split; a task adds what it reads of a batch, and its metrics."""
 
-    def __init__(
-        self,
-        step: Callable[[Any, dict[str, jax.Array]], Outputs],
-        load_example: LoadExample,
-        size: tuple[int, int],
-    ) -> None:
+    def __init__(self, step: Step, load_example: LoadExample, size: tuple[int, int]) -> None:
         """Compiles nothing yet; the first call does.
 
         Args:
@@ -42,7 +36,6 @@ class SplitEvaluator(abc.ABC):
         self._load_example = load_example
         self._size = size
 
-    @abc.abstractmethod
     def __call__(
         self,
         variables: Any,
@@ -66,23 +59,37 @@ class SplitEvaluator(abc.ABC):
             The task's metrics, and "count", the number of images behind them.
 
         Raises:
-            DataError: If an image cannot be decoded and may not be skipped.
+            ConfigurationError: If the data have other classes than the model.
+            DataError: If an image cannot be decoded and may not be skipped, or the data have
+                nothing to measure.
         """
+        batches = self._batches(variables, split, batch_size, loader, poll)
+        return self._metrics(batches, split, loader)
 
     @property
     def per_class(self) -> dict[str, float]:
         """What the last call measured of each class, by its name; empty where that is nothing."""
         return {}
 
-    def _outputs(
+    @abc.abstractmethod
+    def _read(self, outputs: Outputs) -> Read:
+        """Fetches what is needed of a batch's outputs."""
+
+    @abc.abstractmethod
+    def _metrics(
+        self, batches: Iterator[Read], split: Split, loader: LoaderConfig
+    ) -> dict[str, float]:
+        """Makes metrics of all batches."""
+
+    def _batches(
         self,
         variables: Any,
         split: Split,
         batch_size: int,
         loader: LoaderConfig,
         poll: Callable[[], None] | None,
-    ) -> Iterator[Outputs]:
-        """Yields what the step makes of each batch, while the devices work on the next one."""
+    ) -> Iterator[Read]:
+        """Yields what is read of each batch, while the devices work on the next one."""
         devices = jax.device_count()
         rows = -(-min(batch_size, len(split)) // devices) * devices
         with load_batches(
@@ -95,13 +102,12 @@ class SplitEvaluator(abc.ABC):
             poll=poll,
         ) as batches:
             running = (self._step(variables, batch) for batch in parallel.prefetch(batches))
-            yield from parallel.one_behind(running)
+            for outputs in parallel.one_behind(running):
+                yield self._read(outputs)
 
 
-def image_step(
-    predict: Callable[[Any, jax.Array], Mapping[str, jax.Array]],
-) -> Callable[[Any, dict[str, jax.Array]], Outputs]:
-    """Builds the step over all devices whose batches `image_examples` and `each_image` are for.
+def image_step(predict: Callable[[Any, jax.Array], Mapping[str, jax.Array]]) -> Step:
+    """Builds the step over all devices that goes with `image_examples` and `each_image`.
 
     Args:
         predict: `predict(variables, images) -> answers`, of which each has a row an image. Images

@@ -22,6 +22,7 @@ from mobilevit_jax.tasks.detection.config import DetectionConfig
 from mobilevit_jax.tasks.detection.nms import detect_batch
 from mobilevit_jax.tasks.detection.pixels import pixel_boxes
 from mobilevit_jax.tasks.evaluation import (
+    Outputs,
     SplitEvaluator,
     each_image,
     image_examples,
@@ -56,11 +57,18 @@ class Found:
     scores: np.ndarray
 
 
-class DetectionEvaluator(SplitEvaluator):
-    """Measures COCO's average precisions of weights on a split; see `SplitEvaluator`."""
+class DetectionEvaluator(SplitEvaluator[list[Found]]):
+    """Measures `average_precision.METRICS`, without those of sizes that no object has.
+
+    Memory holds a few batches, and of each image no more than its objects and detections.
+    """
 
     def __init__(
-        self, model: nn.Module, processor: ImageProcessor, config: DetectionConfig
+        self,
+        model: nn.Module,
+        processor: ImageProcessor,
+        config: DetectionConfig,
+        results: Path | None = None,
     ) -> None:
         """Compiles nothing yet; the first call does.
 
@@ -68,49 +76,30 @@ class DetectionEvaluator(SplitEvaluator):
             model: The detector.
             processor: What images go through.
             config: What counts as a detection.
+            results: JSON file that each call writes the detections to, in COCO's format for
+                results.
         """
         super().__init__(
             image_step(_predictor(model, config)), image_examples(processor), processor.crop_size
         )
         self._model: Any = model
         self._processor = processor
-        self._truth: dict[tuple[Any, ...], dict[int, dict[str, Any]]] = {}
+        self._results = results
 
-    def __call__(
-        self,
-        variables: Any,
-        split: Split,
-        batch_size: int,
-        loader: LoaderConfig,
-        *,
-        poll: Callable[[], None] | None = None,
-        results: Path | None = None,
+    def _read(self, outputs: Outputs) -> list[Found]:
+        return [_found(image, self._processor) for image in each_image(outputs)]
+
+    def _metrics(
+        self, batches: Iterator[list[Found]], split: Split, loader: LoaderConfig
     ) -> dict[str, float]:
-        """Evaluates; see `SplitEvaluator`.
-
-        Memory holds a few batches, and of each image no more than its objects and detections.
-
-        Args:
-            variables, split, batch_size, loader, poll: See there.
-            results: JSON file to write the detections to, in COCO's format for results.
-
-        Returns:
-            `average_precision.METRICS` as fractions, without those of sizes that no object has,
-            and "count", the number of images behind them.
-
-        Raises:
-            ConfigurationError: If the data have other classes than the model.
-            DataError: If an image cannot be decoded, or there is no object at all.
-        """
         check_classes(self._model.num_classes, split.info)
-        outputs = self._outputs(variables, split, batch_size, loader, poll)
-        found = [_found(image, self._processor) for batch in outputs for image in each_image(batch)]
+        found = [image for batch in batches for image in batch]
         numbers = split.info.category_ids or tuple(range(1, len(split.info.class_names) + 1))
-        truth = self._truth_of(split, [image.index for image in found])
+        truth = dict(_read_truth(split, [image.index for image in found]))
         annotations = _annotations(found, truth, numbers)
         answers = _results(found, truth, numbers)
-        if results is not None and parallel.is_first_host():
-            _write_results(results, answers)
+        if self._results is not None and parallel.is_first_host():
+            _write_results(self._results, answers)
         if all(annotation["iscrowd"] for annotation in annotations):
             raise DataError(
                 f"{split.info.name} {split.name} has no objects to measure detections with"
@@ -122,13 +111,6 @@ class DetectionEvaluator(SplitEvaluator):
                 "may; evaluate them one by one"
             )
         return coco_metrics(image_ids, numbers, annotations, answers) | {"count": len(found)}
-
-    def _truth_of(self, split: Split, indices: list[int]) -> dict[int, dict[str, Any]]:
-        """Reads the objects of images, once for all evaluations of a split."""
-        key = (split.info.directory, split.name, *indices)
-        if key not in self._truth:
-            self._truth[key] = dict(_read_truth(split, indices))
-        return self._truth[key]
 
 
 def _predictor(

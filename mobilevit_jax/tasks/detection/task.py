@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import flax.linen as nn
@@ -123,11 +124,15 @@ def class_names_of(info: DatasetInfo) -> tuple[str, ...]:
 
 
 def create_evaluator(
-    loaded: "Pretrained", info: DatasetInfo, processor: ImageProcessor, **settings: Any
+    loaded: "Pretrained",
+    info: DatasetInfo,
+    processor: ImageProcessor,
+    results: Path | None = None,
+    **settings: Any,
 ) -> DetectionEvaluator:
     """Builds the evaluation of weights on a data set of as many classes."""
     check_classes(loaded.model.num_classes, info)
-    return DetectionEvaluator(loaded.model, processor, _config_of(loaded, settings))
+    return DetectionEvaluator(loaded.model, processor, _config_of(loaded, settings), results)
 
 
 def create_predictor(loaded: "Pretrained", processor: ImageProcessor, **settings: Any) -> Detector:

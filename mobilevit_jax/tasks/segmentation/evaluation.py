@@ -22,6 +22,7 @@ from mobilevit_jax.data.voc_names import VOID
 from mobilevit_jax.errors import DataError
 from mobilevit_jax.processing import ImageProcessor
 from mobilevit_jax.tasks.evaluation import (
+    Outputs,
     SplitEvaluator,
     each_image,
     image_examples,
@@ -98,10 +99,12 @@ class _Row(NamedTuple):
         return cls(int(image["index"]), (height, width), image["classes"])
 
 
-class SegmentationEvaluator(SplitEvaluator):
-    """Measures weights on a split, every image at its own size; see `SplitEvaluator`.
+class SegmentationEvaluator(SplitEvaluator[list[_Row]]):
+    """Measures "miou" and "pixel_accuracy", every image at its own size.
 
-    Only one batch of class maps is kept at a time, and one matrix.
+    Only one batch of class maps is kept at a time, and one matrix. Masks that cannot be decoded are
+    skipped as images are. With the protocol "keep_aspect", images come one by one, on one device
+    (of each host, if there are several).
 
     Attributes:
         found: What the last call counted.
@@ -137,53 +140,17 @@ class SegmentationEvaluator(SplitEvaluator):
         self._config = config
         self._class_names = tuple(class_names)
 
-    def __call__(
-        self,
-        variables: Any,
-        split: Split,
-        batch_size: int,
-        loader: LoaderConfig,
-        *,
-        poll: Callable[[], None] | None = None,
-    ) -> dict[str, float]:
-        """Returns {"miou", "pixel_accuracy", "count"}; takes the arguments of `measure`."""
-        self.found = found = self.measure(variables, split, batch_size, loader, poll=poll)
-        return {
-            "miou": found.miou,
-            "pixel_accuracy": found.pixel_accuracy,
-            "count": found.count,
-        }
-
     @property
     def per_class(self) -> dict[str, float]:
         """Intersection over union of the last call's classes; see `Confusion.per_class`."""
         return self.found.per_class if self.found else {}
 
-    def measure(
-        self,
-        variables: Any,
-        split: Split,
-        batch_size: int,
-        loader: LoaderConfig,
-        *,
-        poll: Callable[[], None] | None = None,
-    ) -> Confusion:
-        """Evaluates; see `SplitEvaluator`.
+    def _read(self, outputs: Outputs) -> list[_Row]:
+        return [_Row.of(image) for image in each_image(outputs)]
 
-        Args:
-            variables, split, poll: See there.
-            batch_size: See there. With the protocol "keep_aspect", images come one by one, on one
-                device (of each host, if there are several).
-            loader: See there; masks that cannot be decoded are skipped as images are.
-
-        Raises:
-            DataError: If an image or a mask cannot be used, or no pixel has a class.
-        """
-        if self._config.protocol == "fixed":
-            outputs = self._outputs(variables, split, batch_size, loader, poll)
-            batches = ([_Row.of(image) for image in each_image(batch)] for batch in outputs)
-        else:
-            batches = self._one_by_one(variables, split, loader, poll)
+    def _metrics(
+        self, batches: Iterator[list[_Row]], split: Split, loader: LoaderConfig
+    ) -> dict[str, float]:
         size = len(self._class_names)
         matrix, count = np.zeros((size, size), np.int64), 0
         compare = _comparison(split, size, skip_bad=loader.skip_bad_images)
@@ -195,16 +162,20 @@ class SegmentationEvaluator(SplitEvaluator):
                         count += 1
         if not matrix.any():
             raise DataError(f"no pixel of {split.info.name} {split.name} has a class")
-        return Confusion(matrix, self._class_names, count)
+        self.found = found = Confusion(matrix, self._class_names, count)
+        return {"miou": found.miou, "pixel_accuracy": found.pixel_accuracy, "count": count}
 
-    def _one_by_one(
+    def _batches(
         self,
         variables: Any,
         split: Split,
+        batch_size: int,
         loader: LoaderConfig,
         poll: Callable[[], None] | None,
     ) -> Iterator[list[_Row]]:
-        """Yields the answer of each image, its aspect ratio kept."""
+        if self._config.protocol == "fixed":
+            yield from super()._batches(variables, split, batch_size, loader, poll)
+            return
         variables = jax.device_put(variables, jax.local_devices()[0])
         for index in range(len(split)):
             if poll is not None:

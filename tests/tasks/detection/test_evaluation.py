@@ -58,10 +58,10 @@ def noisy_answers(rng, sizes, objects):
     return answers
 
 
-def evaluate(split, answers, batch_size=8, processor=PROCESSOR, loader=LOADER, **options):
+def evaluate(split, answers, batch_size=8, processor=PROCESSOR, loader=LOADER, results=None):
     model, variables = table(answers, 1 + len(split.info.class_names), 8)
-    evaluator = DetectionEvaluator(model, processor, DetectionConfig(iou_threshold=1.0))
-    return evaluator(variables, split, batch_size, loader, **options)
+    evaluator = DetectionEvaluator(model, processor, DetectionConfig(iou_threshold=1.0), results)
+    return evaluator(variables, split, batch_size, loader)
 
 
 def reference(split, sizes, results, tmp_path, capsys):
@@ -237,8 +237,8 @@ def test_coco128_by_its_own_annotations(shared_data, tmp_path, capsys):
     model = Recogniser(81, 64)
     variables["means"] = jnp.asarray(means)
     results = tmp_path / "results.json"
-    evaluator = DetectionEvaluator(model, PROCESSOR, DetectionConfig())
-    measured = evaluator(variables, split, 32, LOADER, results=results)
+    evaluator = DetectionEvaluator(model, PROCESSOR, DetectionConfig(), results)
+    measured = evaluator(variables, split, 32, LOADER)
 
     coco = COCO(source / "annotations" / "instances_train2017.json")
     evaluation = COCOeval(coco, coco.loadRes(str(results)), "bbox")

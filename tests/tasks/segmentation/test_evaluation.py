@@ -60,11 +60,17 @@ def evaluator(**options):
 FIXED = evaluator()
 
 
+def measure(evaluate, split, batch_size=4, **loader) -> Confusion:
+    """Evaluates, and returns what was counted."""
+    evaluate(VARIABLES, split, batch_size, LoaderConfig(**{"threads": 1, **loader}))
+    return evaluate.found
+
+
 @pytest.mark.parametrize(("count", "batch_size"), [(1, 8), (7, 4), (7, 100), (12, 5)])
 def test_every_image_counts_once_at_its_own_size(count, batch_size):
     assert jax.device_count() == 4
     split = MemorySplit(count)
-    found = FIXED.measure(VARIABLES, split, batch_size, LoaderConfig(threads=2))
+    found = measure(FIXED, split, batch_size, threads=2)
     assert found.count == count
     np.testing.assert_array_equal(found.matrix, expected(split, range(count)))
     total = sum((decode_mask(r["mask"], name="m") != 255).sum() for r in split.stored)
@@ -89,7 +95,7 @@ def test_a_crop_is_taken_for_the_whole_image():
     split = MemorySplit(3)
     margin = dataclasses.replace(PROCESSOR, size=40)
     other = SegmentationEvaluator(PixelNet(), margin, SegmentationConfig(), NAMES)
-    found = other.measure(VARIABLES, split, 4, LoaderConfig(threads=1))
+    found = measure(other, split)
     np.testing.assert_array_equal(found.matrix, expected(split, range(3)))
 
 
@@ -103,9 +109,7 @@ def test_keeping_the_aspect_ratio(multiple):
         shapes.add(processor.crop_size)
         return processor
 
-    found = evaluator(protocol="keep_aspect", multiple=multiple).measure(
-        VARIABLES, split, 4, LoaderConfig(threads=1)
-    )
+    found = measure(evaluator(protocol="keep_aspect", multiple=multiple), split)
     np.testing.assert_array_equal(found.matrix, expected(split, range(4), processor_of))
     assert found.count == 4
     assert all(min(shape) == 24 for shape in shapes) and len(shapes) > 1
@@ -115,19 +119,19 @@ def test_keeping_the_aspect_ratio(multiple):
 @pytest.mark.parametrize("protocol", ["fixed", "keep_aspect"])
 def test_bad_files_are_left_out_if_asked(protocol):
     split = MemorySplit(6, masks={1: b"no mask"}, bad=(4,))
-    measure = evaluator(protocol=protocol).measure
-    found = measure(VARIABLES, split, 4, LoaderConfig(threads=1, skip_bad_images=True))
+    evaluate = evaluator(protocol=protocol)
+    found = measure(evaluate, split, skip_bad_images=True)
     assert found.count == 4
     if protocol == "fixed":
         np.testing.assert_array_equal(found.matrix, expected(split, [0, 2, 3, 5]))
     with pytest.raises(DataError, match="1.png|4.png"):
-        measure(VARIABLES, split, 4, LoaderConfig(threads=1))
+        measure(evaluate, split)
 
 
 def test_labels_past_the_classes_are_refused():
     split = MemorySplit(2, masks={1: encode_mask(np.full((9, 9), 4, np.uint8))})
     with pytest.raises(DataError, match="mask of 1.png has the value 4; the classes are 0 to 3"):
-        FIXED.measure(VARIABLES, split, 4, LoaderConfig(threads=1))
+        measure(FIXED, split)
 
 
 def test_nothing_but_void():
@@ -142,7 +146,7 @@ def test_nothing_but_void():
 def test_a_mask_of_another_size_than_its_image(protocol):
     split = MemorySplit(2, masks={1: encode_mask(np.ones((9, 8), np.uint8))})
     with pytest.raises(DataError, match="1.png: the mask has 9x8 pixels, its image "):
-        evaluator(protocol=protocol).measure(VARIABLES, split, 4, LoaderConfig(threads=1))
+        measure(evaluator(protocol=protocol), split)
 
 
 def test_records_without_masks():
