@@ -2,12 +2,19 @@
 
 import contextlib
 import difflib
+import enum
 import re
 from collections.abc import Iterable, Iterator
 from os import PathLike
 
-# Of the command line: all done; an error; bad usage or configuration; stopped by a signal, saved.
-EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_STOPPED = 0, 1, 2, 3
+
+class ExitStatus(enum.IntEnum):
+    """How commands end."""
+
+    DONE = 0
+    FAILED = 1
+    USAGE = 2  # or configuration
+    STOPPED = 3  # by a signal, and saved
 
 
 class MobileViTError(ValueError):
@@ -15,20 +22,20 @@ class MobileViTError(ValueError):
 
 
 class ConfigurationError(MobileViTError):
-    """Bad usage, option or configuration (`EXIT_USAGE`)."""
+    """Bad usage, option or configuration (exit status 2)."""
 
 
 class DataError(MobileViTError):
-    """A file, data set or checkpoint that cannot be used as it is (`EXIT_FAILED`)."""
+    """A file, data set or checkpoint that cannot be used as it is (exit status 1)."""
 
 
 class TrainingError(MobileViTError):
-    """A run that cannot go on, for example because its loss is not finite (`EXIT_FAILED`)."""
+    """A run that cannot go on, for example because its loss is not finite (exit status 1)."""
 
 
-def exit_status(error: BaseException) -> int:
+def exit_status(error: BaseException) -> ExitStatus:
     """Returns the exit status of a command that an error ends."""
-    return EXIT_USAGE if isinstance(error, ConfigurationError) else EXIT_FAILED
+    return ExitStatus.USAGE if isinstance(error, ConfigurationError) else ExitStatus.FAILED
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from mobilevit_jax.cli.console import TrainProgress, count, print_table, say
 from mobilevit_jax.cli.runtime import start_jax
 from mobilevit_jax.cli.train import build_task, parse
 from mobilevit_jax.config import Experiment
-from mobilevit_jax.errors import EXIT_DONE
+from mobilevit_jax.errors import ExitStatus
 from mobilevit_jax.training.workdir import write_json
 
 _STEPS = 20
@@ -72,4 +72,4 @@ def main(argv: list[str]) -> int:
     if arguments.output:
         write_json(arguments.output, dataclasses.asdict(report))
         say(f"written to {arguments.output}")
-    return EXIT_DONE
+    return ExitStatus.DONE

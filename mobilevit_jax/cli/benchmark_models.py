@@ -15,7 +15,7 @@ import tyro
 from mobilevit_jax.cli.console import count, print_table, say
 from mobilevit_jax.cli.runtime import start_jax
 from mobilevit_jax.cores import usable_cores
-from mobilevit_jax.errors import EXIT_DONE, ConfigurationError, DataError, naming
+from mobilevit_jax.errors import ConfigurationError, DataError, ExitStatus, naming
 
 if TYPE_CHECKING:
     from mobilevit_jax.analysis.programs import Program, Setting
@@ -94,7 +94,7 @@ def main(argv: list[str]) -> int:
             _measure(settings, arguments.rounds, report)
     finally:
         report.show()
-    return EXIT_DONE
+    return ExitStatus.DONE
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ import tyro
 from mobilevit_jax.cli.console import say
 from mobilevit_jax.cli.runtime import start_jax
 from mobilevit_jax.cli.weights import SelectionOptions
-from mobilevit_jax.errors import EXIT_DONE, ConfigurationError
+from mobilevit_jax.errors import ConfigurationError, ExitStatus
 from mobilevit_jax.pretrained import Pretrained
 from mobilevit_jax.tasks import task_of
 
@@ -54,7 +54,7 @@ def main(argv: list[str]) -> int:
     _check_destination(arguments)
     start_jax()
     convert(arguments)
-    return EXIT_DONE
+    return ExitStatus.DONE
 
 
 def _check_destination(arguments: Arguments) -> None:

@@ -15,7 +15,7 @@ from mobilevit_jax.cli.runtime import start_jax
 from mobilevit_jax.cli.weights import WeightsOptions
 from mobilevit_jax.data.loader import LoaderConfig
 from mobilevit_jax.data.sources import dataset_info, open_split
-from mobilevit_jax.errors import EXIT_DONE, ConfigurationError
+from mobilevit_jax.errors import ConfigurationError, ExitStatus
 from mobilevit_jax.pretrained import Pretrained
 from mobilevit_jax.processing import ImageProcessor
 from mobilevit_jax.tasks import class_names_of, create_evaluator, create_predictor, task_of
@@ -80,7 +80,7 @@ def main(argv: list[str]) -> int:
     )
     start_jax()
     report(arguments, arguments.choice.load())
-    return EXIT_DONE
+    return ExitStatus.DONE
 
 
 def report(arguments: Arguments, loaded: Pretrained) -> None:

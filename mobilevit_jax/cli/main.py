@@ -14,13 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 import mobilevit_jax
-from mobilevit_jax.errors import (
-    EXIT_DONE,
-    EXIT_FAILED,
-    MobileViTError,
-    exit_status,
-    unknown_name,
-)
+from mobilevit_jax.errors import ExitStatus, MobileViTError, exit_status, unknown_name
 
 COMMANDS: dict[str, str] = {
     "train": "train, evaluate and checkpoint the experiment of a Python file",
@@ -99,7 +93,7 @@ def guarded(command: Callable[[], int], *, debug: bool = False) -> int:
         # The reader, such as `head`, went away: no error of ours. What is still buffered would
         # raise again when the interpreter closes stdout, so stdout is pointed at nothing.
         _discard_stdout()
-        return EXIT_FAILED
+        return ExitStatus.FAILED
     except (Exception, KeyboardInterrupt) as error:
         if debug:
             traceback.print_exception(error)
@@ -137,11 +131,11 @@ def _take_debug(arguments: list[str]) -> bool:
 def _dispatch(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(help_text())
-        return EXIT_DONE
+        return ExitStatus.DONE
     command = arguments[0]
     if command in ("-V", "--version"):
         print(f"mobilevit {mobilevit_jax.__version__}")
-        return EXIT_DONE
+        return ExitStatus.DONE
     if command not in COMMANDS:
         kind = "option" if command.startswith("-") else "command"
         allowed = ("--help", "--version", "--debug") if kind == "option" else COMMANDS

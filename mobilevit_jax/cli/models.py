@@ -9,7 +9,7 @@ import tyro
 
 from mobilevit_jax.analysis.counts import PUBLISHED_SIZES, Stage, stages
 from mobilevit_jax.cli.console import print_table
-from mobilevit_jax.errors import EXIT_DONE, ConfigurationError
+from mobilevit_jax.errors import ConfigurationError, ExitStatus
 from mobilevit_jax.models import create_model, kind_of, list_models
 
 # Stages whose maps other networks take.
@@ -67,7 +67,7 @@ def main(argv: list[str]) -> int:
         _print_stages(*next(iter(counted.items())))
     else:
         _print_models(counted)
-    return EXIT_DONE
+    return ExitStatus.DONE
 
 
 def _as_json(counted: dict[str, Counted]) -> dict[str, Any]:

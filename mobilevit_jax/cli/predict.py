@@ -14,7 +14,7 @@ from mobilevit_jax.cli.console import count, say
 from mobilevit_jax.cli.runtime import start_jax
 from mobilevit_jax.cli.weights import WeightsOptions
 from mobilevit_jax.data.decode import read_image
-from mobilevit_jax.errors import EXIT_DONE, ConfigurationError, DataError
+from mobilevit_jax.errors import ConfigurationError, DataError, ExitStatus
 from mobilevit_jax.tasks import create_predictor, task_of
 
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
@@ -99,7 +99,7 @@ def main(argv: list[str]) -> int:
     else:
         for answer in answers:
             form.show(answer)
-    return EXIT_DONE
+    return ExitStatus.DONE
 
 
 def _check_options(arguments: Arguments, task: str) -> None:

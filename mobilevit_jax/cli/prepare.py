@@ -13,7 +13,7 @@ from mobilevit_jax.cli.console import make_console, print_table, say
 from mobilevit_jax.data.builders import BUILDERS
 from mobilevit_jax.data.prepare import prepare
 from mobilevit_jax.data.sources import dataset_info, list_prepared, resolve_data_dir
-from mobilevit_jax.errors import EXIT_DONE, ConfigurationError, DataError
+from mobilevit_jax.errors import ConfigurationError, DataError, ExitStatus
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def main(argv: Sequence[str]) -> int:
     )
     if arguments.list:
         _list(arguments.data_dir)
-        return EXIT_DONE
+        return ExitStatus.DONE
     if arguments.dataset is None:
         raise ConfigurationError(f"name a data set: {', '.join(BUILDERS)} (or use --list)")
     with _Bars() as bars:
@@ -79,7 +79,7 @@ def main(argv: Sequence[str]) -> int:
     for split, notes in info.notes.items():
         for note, count in notes.items():
             say(f"{split}: {count} {note}")
-    return EXIT_DONE
+    return ExitStatus.DONE
 
 
 class _Bars:

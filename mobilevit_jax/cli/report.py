@@ -8,7 +8,7 @@ import tyro
 
 from mobilevit_jax.cli.console import count, say
 from mobilevit_jax.cli.runtime import start_jax
-from mobilevit_jax.errors import EXIT_DONE, ConfigurationError
+from mobilevit_jax.errors import ConfigurationError, ExitStatus
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def main(argv: list[str]) -> int:
     for notice in page.notices:
         say(f"note: {notice}")
     say(f"written to {index}")
-    return EXIT_DONE
+    return ExitStatus.DONE
 
 
 def _use_the_cpu() -> None:

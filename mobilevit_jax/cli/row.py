@@ -17,7 +17,7 @@ from mobilevit_jax.cli.main import guarded, leave
 from mobilevit_jax.cli.runtime import HostsOptions, start_jax
 from mobilevit_jax.cli.weights import WeightsOptions
 from mobilevit_jax.config import Experiment, from_dict, to_dict
-from mobilevit_jax.errors import EXIT_DONE, EXIT_STOPPED
+from mobilevit_jax.errors import ExitStatus
 
 _PR_SET_PDEATHSIG = 1  # from Linux's <sys/prctl.h>
 
@@ -53,7 +53,7 @@ def main() -> int:
     directory = Path(order.directory)
     with HostsOptions().joined():
         status = train.run(order.experiment, directory)
-    if status == EXIT_DONE and order.sizes:
+    if status == ExitStatus.DONE and order.sizes:
         _evaluate(directory, order.sizes)
     return status
 
@@ -71,7 +71,7 @@ def _end_with(parent: int) -> None:
         return
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:  # it was killed before
-        sys.exit(EXIT_STOPPED)
+        sys.exit(ExitStatus.STOPPED)
 
 
 if __name__ == "__main__":

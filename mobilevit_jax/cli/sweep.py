@@ -20,14 +20,7 @@ from mobilevit_jax.cli.console import count, print_table, say
 from mobilevit_jax.cli.row import Order
 from mobilevit_jax.cli.train import python_files
 from mobilevit_jax.config import Experiment, no_experiment_file, to_dict
-from mobilevit_jax.errors import (
-    EXIT_DONE,
-    EXIT_FAILED,
-    EXIT_STOPPED,
-    ConfigurationError,
-    MobileViTError,
-    check_local,
-)
+from mobilevit_jax.errors import ConfigurationError, ExitStatus, MobileViTError, check_local
 from mobilevit_jax.study import Study, check_different, load_study, shrink_study
 from mobilevit_jax.training import workdir
 from mobilevit_jax.training.lock import hold
@@ -197,11 +190,11 @@ class _Sweep:
         self._show()
         if self.stopped:
             say("stopped by a signal; run the same command again to go on")
-            return EXIT_STOPPED
+            return ExitStatus.STOPPED
         for run in self.record.runs if failed else ():
             if run.state == "failed":
                 say(f"failed: {run.row}, seed {run.seed}: {run.error}")
-        return EXIT_FAILED if failed else EXIT_DONE
+        return ExitStatus.FAILED if failed else ExitStatus.DONE
 
     def _missing(self, run: RunRecord) -> tuple[int, ...] | None:
         """Returns the sizes to evaluate, None if there is training to do; () if all is done."""
@@ -227,10 +220,10 @@ class _Sweep:
             os.getpid(),
         )
         status, error = self._start(order)
-        if status == EXIT_STOPPED or (self.stopped and status != EXIT_DONE):
+        if status == ExitStatus.STOPPED or (self.stopped and status != ExitStatus.DONE):
             self.stopped = True  # also if the run alone was told
             return self._set(run, "stopped")
-        if status == EXIT_DONE and self._missing(run) == ():
+        if status == ExitStatus.DONE and self._missing(run) == ():
             return self._set(run, "done")
         return self._set(run, "failed", error or _reason(status))
 

@@ -16,7 +16,7 @@ from mobilevit_jax.cli.runtime import HostsOptions, start_jax
 from mobilevit_jax.config import Experiment, no_experiment_file, shrink, to_dict
 from mobilevit_jax.data.prepare import prepare
 from mobilevit_jax.data.sampler import plan_epoch
-from mobilevit_jax.errors import EXIT_DONE, EXIT_STOPPED, ConfigurationError
+from mobilevit_jax.errors import ConfigurationError, ExitStatus
 from mobilevit_jax.study import load_run
 from mobilevit_jax.tasks import task_of
 from mobilevit_jax.training import names
@@ -163,8 +163,8 @@ def _train(
         _report(experiment, task, outcome, directory)
     if not outcome.finished:
         say("run the same command again to go on")
-        return EXIT_STOPPED
-    return EXIT_DONE
+        return ExitStatus.STOPPED
+    return ExitStatus.DONE
 
 
 def _report(experiment: Experiment, task: "DataTask", outcome: "Outcome", directory: Path) -> None:

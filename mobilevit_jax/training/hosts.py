@@ -27,7 +27,7 @@ import jax
 import numpy as np
 
 from mobilevit_jax.config import differences
-from mobilevit_jax.errors import EXIT_FAILED, ConfigurationError, TrainingError, exit_status
+from mobilevit_jax.errors import ConfigurationError, ExitStatus, TrainingError, exit_status
 from mobilevit_jax.training import parallel
 
 LOST_AFTER = 100
@@ -270,7 +270,7 @@ def _watch(client: Any) -> None:
                 return  # The service has ended, and JAX with it.
     if not _leaving.is_set():
         _say(f"error: {text}")
-        _exit(EXIT_FAILED)
+        _exit(ExitStatus.FAILED)
 
 
 def _explained(error: BaseException) -> BaseException:
