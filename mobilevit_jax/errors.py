@@ -3,9 +3,12 @@
 import contextlib
 import difflib
 import enum
+import os
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from os import PathLike
+from typing import NoReturn
 
 
 class ExitStatus(enum.IntEnum):
@@ -15,6 +18,11 @@ class ExitStatus(enum.IntEnum):
     FAILED = 1
     USAGE = 2  # or configuration
     STOPPED = 3  # by a signal, and saved
+
+    @classmethod
+    def of(cls, error: BaseException) -> "ExitStatus":
+        """Returns that of a command that an error ends."""
+        return cls.USAGE if isinstance(error, ConfigurationError) else cls.FAILED
 
 
 class MobileViTError(ValueError):
@@ -33,9 +41,12 @@ class TrainingError(MobileViTError):
     """A run that cannot go on, for example because its loss is not finite (exit status 1)."""
 
 
-def exit_status(error: BaseException) -> ExitStatus:
-    """Returns the exit status of a command that an error ends."""
-    return ExitStatus.USAGE if isinstance(error, ConfigurationError) else ExitStatus.FAILED
+def exit_at_once(status: int) -> NoReturn:
+    """Ends the process, whatever its threads are at."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(status)
 
 
 @contextlib.contextmanager

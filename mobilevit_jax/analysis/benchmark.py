@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import jax
 
 from mobilevit_jax.config import Experiment
-from mobilevit_jax.data.sampler import Scale
 from mobilevit_jax.errors import ConfigurationError
 from mobilevit_jax.tasks.base import DataTask
 from mobilevit_jax.training import parallel
@@ -73,7 +72,7 @@ def measure(experiment: Experiment, task: DataTask, steps: int, reporter: Report
     state, seconds = _steps(step, state, task)
     reporter.say("measuring the run")
     run, wait, scales = _run(step, state, task, steps)
-    sizes = {_name(scale): scale.batch_size for scale in task.table}
+    sizes = {scale.name: scale.batch_size for scale in task.table}
     ideal = sum(seconds[name] for name in scales)
     return Report(
         loader=loader,
@@ -85,10 +84,6 @@ def measure(experiment: Experiment, task: DataTask, steps: int, reporter: Report
         expected=sum(sizes[name] for name in scales) / ideal,
         parts_seconds=_parts(task),
     )
-
-
-def _name(scale: Scale) -> str:
-    return f"{scale.height}x{scale.width}"
 
 
 def _loader(task: Task, steps: int) -> float:
@@ -103,7 +98,7 @@ def _steps(
     step: TrainStep, state: TrainState, task: Task, repeats: int = 5
 ) -> tuple[TrainState, dict[str, float]]:
     """Median seconds of each scale's step, the scales taking turns."""
-    batches = {_name(scale): parallel.shard(task.zero_batch(scale)) for scale in task.table}
+    batches = {scale.name: parallel.shard(task.zero_batch(scale)) for scale in task.table}
     seconds: dict[str, list[float]] = {name: [] for name in batches}
     for name in list(batches) * repeats:
         start = time.perf_counter()

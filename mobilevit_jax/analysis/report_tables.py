@@ -292,7 +292,7 @@ def _scale_rows(entry: Entry) -> list[list[str | Cell]]:
     compiling = numbers_in(entry.timing, "compile_seconds")
     rows: list[list[str | Cell]] = []
     for scale in table:
-        name = f"{scale.height}x{scale.width}"
+        name = scale.name
         seconds, source = _step_seconds(entry, name)
         rows.append(
             [

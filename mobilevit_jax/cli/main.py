@@ -5,7 +5,6 @@ command again (only `train` and `sweep` return it); 1 anything else, an interrup
 included.
 """
 
-import contextlib
 import importlib
 import os
 import sys
@@ -14,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 import mobilevit_jax
-from mobilevit_jax.errors import ExitStatus, MobileViTError, exit_status, unknown_name
+from mobilevit_jax.errors import ExitStatus, MobileViTError, exit_at_once, unknown_name
 
 COMMANDS: dict[str, str] = {
     "train": "train, evaluate and checkpoint the experiment of a Python file",
@@ -39,10 +38,7 @@ def leave(status: int) -> NoReturn:
     compiling = sys.modules.get("mobilevit_jax.training.compiling")
     if compiling is not None and compiling.still_compiling():
         # A signal came while XLA was compiling, and the interpreter would wait for it.
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError, ValueError):
-                stream.flush()
-        os._exit(status)
+        exit_at_once(status)
     sys.exit(status)
 
 
@@ -99,7 +95,7 @@ def guarded(command: Callable[[], int], *, debug: bool = False) -> int:
             traceback.print_exception(error)
         else:
             print(f"mobilevit: error: {describe(error)}", file=sys.stderr)
-        return exit_status(error)
+        return ExitStatus.of(error)
 
 
 def describe(error: BaseException) -> str:

@@ -42,6 +42,11 @@ class Scale(NamedTuple):
     width: int
     batch_size: int
 
+    @property
+    def name(self) -> str:
+        """Height and width: "64x64"."""
+        return f"{self.height}x{self.width}"
+
 
 class PlannedBatch(NamedTuple):
     """One step: the size of its images in pixels and its record ids, int64 [b], for all hosts.

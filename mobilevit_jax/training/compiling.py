@@ -59,7 +59,7 @@ def compile_scales(
     tracing = threading.Lock()
 
     def compile_one(number: int, scale: Scale) -> tuple[float, Compilations]:
-        which = f"{_name(scale)}, batch {scale.batch_size} ({number}/{len(task.table)})"
+        which = f"{scale.name}, batch {scale.batch_size} ({number}/{len(task.table)})"
         reporter.say(f"compiling {which}")
         start = time.perf_counter()
         batch = parallel.shard(task.zero_batch(scale))
@@ -75,9 +75,9 @@ def compile_scales(
 
     works = [functools.partial(compile_one, *item) for item in enumerate(task.table, 1)]
     for scale, done in zip(task.table, in_threads(works, at_once, poll), strict=True):
-        timing.compile_seconds[_name(scale)], counted = done
-        timing.programs[_name(scale)] = counted.programs
-        timing.programs_cached[_name(scale)] = counted.cached
+        timing.compile_seconds[scale.name], counted = done
+        timing.programs[scale.name] = counted.programs
+        timing.programs_cached[scale.name] = counted.cached
     return_freed_memory()
     timing.all_compile_seconds = time.perf_counter() - begun
     reporter.say(f"compiled in {timing.all_compile_seconds:.1f} s:")
@@ -100,15 +100,11 @@ def lower(function: Any, /, *arguments: Any) -> Any:
             gc.enable()
 
 
-def _name(scale: Scale) -> str:
-    return f"{scale.height}x{scale.width}"
-
-
 def _table(task: Task, timing: Timing) -> list[str]:
     """Returns a heading, and a line a scale: seconds, programs, and what the cache had of them."""
     lines = [f"{'size':>10} {'batch':>7} {'seconds':>9} {'programs':>9} {'from cache':>11}"]
     for scale in task.table:
-        name = _name(scale)
+        name = scale.name
         lines.append(
             f"{name:>10} {scale.batch_size:7} {timing.compile_seconds[name]:9.1f} "
             f"{timing.programs[name]:9} {timing.programs_cached[name]:11}"

@@ -27,7 +27,7 @@ import jax
 import numpy as np
 
 from mobilevit_jax.config import differences
-from mobilevit_jax.errors import ConfigurationError, ExitStatus, TrainingError, exit_status
+from mobilevit_jax.errors import ConfigurationError, ExitStatus, TrainingError, exit_at_once
 from mobilevit_jax.training import parallel
 
 LOST_AFTER = 100
@@ -270,7 +270,7 @@ def _watch(client: Any) -> None:
                 return  # The service has ended, and JAX with it.
     if not _leaving.is_set():
         _say(f"error: {text}")
-        _exit(ExitStatus.FAILED)
+        exit_at_once(ExitStatus.FAILED)
 
 
 def _explained(error: BaseException) -> BaseException:
@@ -298,20 +298,13 @@ def _leave(error: BaseException) -> None:
         reason = " ".join(str(error).split()) or type(error).__name__
         with contextlib.suppress(jax.errors.JaxRuntimeError):  # another has failed before
             _tell(_FAILED, f"process {jax.process_index()} has failed: {reason}")
-    status = exit_status(error)
-    atexit.register(_exit, status)
-    last = threading.Timer(_LAST_SECONDS, _exit, (status,))  # if threads keep it from ending
+    status = ExitStatus.of(error)
+    atexit.register(exit_at_once, status)
+    last = threading.Timer(_LAST_SECONDS, exit_at_once, (status,))  # if threads keep it from ending
     last.daemon = True
     last.start()
     if jax.process_index() == 0:
         time.sleep(_FAREWELL_SECONDS)
-
-
-def _exit(status: int) -> None:
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):
-            stream.flush()
-    os._exit(status)
 
 
 def _say(message: str) -> None:

@@ -11,7 +11,7 @@ import filelock
 
 from mobilevit_jax.errors import ConfigurationError
 from mobilevit_jax.locks import NO_LOCKS, file_lock
-from mobilevit_jax.training import agreement, parallel
+from mobilevit_jax.training import parallel
 from mobilevit_jax.training.names import LOCK
 
 
@@ -39,7 +39,7 @@ def locked(workdir: Path, *, warn: Callable[[str], None]) -> Iterator[None]:
                 held.enter_context(hold(workdir, warn))
             except (ConfigurationError, OSError) as error:
                 refusal = error
-        refused_there = agreement.highest(refusal is not None)
+        refused_there = parallel.on_any_host(refusal is not None)
         if refusal is not None:
             raise refusal
         if refused_there:

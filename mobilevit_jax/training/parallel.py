@@ -17,6 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mobilevit_jax.cores import usable_cores
 from mobilevit_jax.errors import ConfigurationError
+from mobilevit_jax.training import agreement
 
 if TYPE_CHECKING:
     from mobilevit_jax.training.contracts import TrainStep
@@ -140,9 +141,7 @@ def is_first_host() -> bool:
 
 def on_any_host(flag: bool) -> bool:
     """Whether a flag is true in any process; all must ask at the same step."""
-    if jax.process_count() == 1:
-        return flag
-    return bool(multihost_utils.process_allgather(np.asarray(flag)).any())
+    return bool(agreement.highest(flag))
 
 
 def is_ready(array: Any) -> bool:

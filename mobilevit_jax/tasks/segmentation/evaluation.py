@@ -7,7 +7,7 @@ every pixel of the ground truth but void (255) is counted under its class and th
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -89,14 +89,8 @@ class _Row(NamedTuple):
     """
 
     index: int
-    size: tuple[int, int]
+    size: tuple[int, ...]
     classes: np.ndarray
-
-    @classmethod
-    def of(cls, image: dict[str, np.ndarray]) -> Self:
-        """Takes what `each_image` gives."""
-        height, width = image["size"].tolist()
-        return cls(int(image["index"]), (height, width), image["classes"])
 
 
 class SegmentationEvaluator(SplitEvaluator[list[_Row]]):
@@ -146,7 +140,10 @@ class SegmentationEvaluator(SplitEvaluator[list[_Row]]):
         return self.found.per_class if self.found else {}
 
     def _read(self, outputs: Outputs) -> list[_Row]:
-        return [_Row.of(image) for image in each_image(outputs)]
+        return [
+            _Row(int(image["index"]), tuple(image["size"].tolist()), image["classes"])
+            for image in each_image(outputs)
+        ]
 
     def _metrics(
         self, batches: Iterator[list[_Row]], split: Split, loader: LoaderConfig
