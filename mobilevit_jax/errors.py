@@ -94,9 +94,9 @@ def unknown_name(kind: str, name: str, allowed: Iterable[str]) -> ConfigurationE
     return ConfigurationError(f"unknown {kind} {name!r}{nearest(name, allowed)}; known: {shown}")
 
 
-def count(number: int, noun: str) -> str:
+def count(number: int, noun: str, plural: str = "") -> str:
     """Returns "1 image" or "2 images", for a message."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    return f"{number} {noun}" if number == 1 else f"{number} {plural or noun + 's'}"
 
 
 def shortened(text: object, limit: int = 200) -> str:

@@ -28,7 +28,7 @@ from mobilevit_jax.analysis.report_page import (
     Text,
 )
 from mobilevit_jax.analysis.report_runs import Collected, Entry, SweepEntry, trouble
-from mobilevit_jax.errors import naming
+from mobilevit_jax.errors import count, naming
 
 INDEX, TABLES = "index.html", "tables.md"
 
@@ -52,8 +52,8 @@ def _head(collected: Collected) -> tuple[Block, ...]:
     entries = collected.entries
     done = sum(entry.run.finished for entry in entries)
     said = Text(
-        f"{_count(len(entries), 'run')}, {done} finished; "
-        f"{_count(len(collected.sweeps), 'study', 'studies')}; made with mobilevit-jax "
+        f"{count(len(entries), 'run')}, {done} finished; "
+        f"{count(len(collected.sweeps), 'study', 'studies')}; made with mobilevit-jax "
         f"{mobilevit_jax.__version__}. A number is the paper's or from a run here; where there is "
         "none, its place says why."
     )
@@ -71,7 +71,7 @@ def notices(collected: Collected) -> list[str]:
     found += [text for entry in entries if (text := trouble(entry))]
     missing = sum(not entry.begun for entry in entries)
     if missing:
-        found.append(f"{_count(missing, 'run')} of {len(entries)} not run yet")
+        found.append(f"{count(missing, 'run')} of {len(entries)} not run yet")
     if any(sweep.tiny for sweep in collected.sweeps) or any(e.tiny for e in entries):
         found.append(
             "some runs are of the tiny form, which only shows that the code works: their numbers "
@@ -81,12 +81,8 @@ def notices(collected: Collected) -> list[str]:
         found.append("the runs are of different code, side by side; see Runs and code")
     changed = sum("-dirty" in entry.commit for entry in entries)
     if changed:
-        found.append(f"{_count(changed, 'run')} of code with changes that no commit holds")
+        found.append(f"{count(changed, 'run')} of code with changes that no commit holds")
     return found
-
-
-def _count(number: int, noun: str, plural: str = "") -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {plural or noun + 's'}"
 
 
 def _study(entry: SweepEntry) -> Section:
