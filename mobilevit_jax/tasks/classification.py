@@ -54,12 +54,7 @@ class ClassificationTask(DataTask):
 class Evaluator(SplitEvaluator[dict[str, float]]):
     """Measures "loss", "top1" and "top5"."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        objective: Objective,
-        processor: ImageProcessor,
-    ) -> None:
+    def __init__(self, model: nn.Module, objective: Objective, processor: ImageProcessor) -> None:
         """Compiles nothing yet; the first call does."""
         super().__init__(
             parallel.pmap_evaluate(make_evaluation_step(model, objective)),
