@@ -8,7 +8,7 @@ than pmap returns it would cost one more compilation of the first shape.
 import collections
 import itertools
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -19,9 +19,6 @@ from mobilevit_jax.cores import usable_cores
 from mobilevit_jax.errors import ConfigurationError
 from mobilevit_jax.training import agreement
 
-if TYPE_CHECKING:
-    from mobilevit_jax.training.contracts import TrainStep
-
 AXIS = "batch"
 
 T = TypeVar("T")
@@ -29,8 +26,12 @@ Tree = TypeVar("Tree")
 Arrays = Mapping[str, Any]
 
 
-def pmap_train(step: Callable[[Any, Any], tuple[Any, Any]]) -> "TrainStep":
-    """Maps `step(state, batch) -> (state, metrics)` over all devices; the state is donated."""
+def pmap_train(step: Callable[[Any, Any], tuple[Any, Any]]) -> Any:
+    """Maps `step(state, batch) -> (state, metrics)` over all devices; the state is donated.
+
+    Returns:
+        A `contracts.TrainStep`, if the state is a `TrainState`.
+    """
     return jax.pmap(
         step, axis_name=AXIS, in_axes=(None, 0), out_axes=(None, None), donate_argnums=(0,)
     )
