@@ -7,7 +7,7 @@ from mobilevit_jax.ops.forms import Form, by_platform
 
 
 def apart(x: jax.Array, form: Form) -> jax.Array:
-    """Returns `x`, computed once in an operation that ends there."""
+    """Returns `x`, computed once, in an operation that does nothing else."""
     return by_platform(form, lax.optimization_barrier, lambda x: x, x)
 
 
@@ -25,6 +25,8 @@ def after(gradient: jax.Array, x: jax.Array, form: Form) -> jax.Array:
     """
 
     def waiting(gradient, x):
+        # `lax.optimization_barrier` of both does nothing here: XLA's CPU compiler removes barriers
+        # before it puts operations in order, and plans as much memory as without one.
         first = lax.slice(gradient, (0,) * gradient.ndim, (1,) * gradient.ndim)
         return x + 0 * first.astype(x.dtype)
 
