@@ -99,7 +99,8 @@ class DetectionEvaluator(SplitEvaluator[list[Found]]):
         annotations = _annotations(found, truth, numbers)
         answers = _results(found, truth, numbers)
         if self._results is not None and parallel.is_first_host():
-            _write_results(self._results, answers)
+            with replacing(self._results) as unfinished:
+                unfinished.write_text(json.dumps(answers, separators=(",", ":")), encoding="utf-8")
         if all(annotation["iscrowd"] for annotation in annotations):
             raise DataError(
                 f"{split.info.name} {split.name} has no objects to measure detections with"
@@ -194,12 +195,6 @@ def _results(
             image.boxes.tolist(), image.labels.tolist(), image.scores.tolist(), strict=True
         )
     ]
-
-
-def _write_results(path: Path, results: list[dict[str, Any]]) -> None:
-    """Writes the file whole or not at all."""
-    with replacing(path) as unfinished:
-        unfinished.write_text(json.dumps(results, separators=(",", ":")), encoding="utf-8")
 
 
 def check_classes(num_classes: int, info: DatasetInfo) -> None:
