@@ -1,11 +1,11 @@
 """Kills a small training again and again, and compares its end with that of one left alone.
 
-    python tests/soak.py [--kills 20] [--epochs 25] [--seed 0] [--directory DIR] [--deterministic]
+    python tools/soak.py [--kills 20] [--epochs 25] [--seed 0] [--directory DIR] [--deterministic]
 
 A fault is a kill at a random moment (of the start, of training, of an evaluation, of a checkpoint
 being written), half of them with damage to what is on the disk. After each, the same command is
 given again. Nothing is lost if every start goes on, and the last checkpoint and the metrics are
-bit for bit those of the run that nobody disturbed. Bounded, but no test: it takes some minutes.
+bit for bit those of the run that nobody disturbed. It takes some minutes.
 """
 
 import argparse

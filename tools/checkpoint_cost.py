@@ -1,6 +1,6 @@
-"""Measures what a checkpoint every 100 steps adds to the step time; no test.
+"""Measures what a checkpoint every 100 steps adds to the step time.
 
-    python tests/checkpoint_cost.py [--pairs 24] [--size 64] [--batch 24] [--model mobilevit_xxs]
+    python tools/checkpoint_cost.py [--pairs 24] [--size 64] [--batch 24] [--model mobilevit_xxs]
 
 One run saves every 40 steps. The 20 steps after a save, with whatever Orbax still writes in the
 background, are compared with the 20 before it, seconds apart, so that other load on the machine
