@@ -42,9 +42,8 @@ def main(argv: list[str]) -> int:
     _use_the_cpu()
     # Late, so that --help does not wait for JAX and matplotlib.
     from mobilevit_jax.analysis import report
-    from mobilevit_jax.analysis.report_runs import collect
 
-    collected = collect(arguments.runs)
+    collected = report.collect(arguments.runs)
     say(f"counting the models, for a report of {count(len(collected.entries), 'run')}")
     page = report.compose(collected)
     try:

@@ -10,10 +10,10 @@ from html.parser import HTMLParser
 import pytest
 
 from mobilevit_jax.analysis import report
-from mobilevit_jax.analysis.report_html import to_html
-from mobilevit_jax.analysis.report_markdown import to_markdown
-from mobilevit_jax.analysis.report_page import Grid, Section, Text, grid
-from mobilevit_jax.analysis.report_runs import collect, is_going, number_in, numbers_in
+from mobilevit_jax.analysis.report import collect, sections, writing
+from mobilevit_jax.analysis.report.html_page import to_html
+from mobilevit_jax.analysis.report.page import Page, escaped, grid, notice
+from mobilevit_jax.analysis.report.runs import is_going, number_in, numbers_in
 from mobilevit_jax.analysis.sweeps import RunRecord
 from mobilevit_jax.config import DataConfig
 from mobilevit_jax.data.sampler import SamplerConfig
@@ -34,20 +34,16 @@ HOSTILE = '<script>alert("x")</script> | $\\frac{ & _a_ `b`'
 def without_models(monkeypatch):
     """Leaves out what is the same in every report, and takes half a minute to count and draw."""
     for name in ("_parameters", "_receptive_field"):
-        monkeypatch.setattr(report, name, lambda: Section("Models", (Text("counted elsewhere"),)))
+        monkeypatch.setattr(sections, name, lambda: ["counted elsewhere"])
 
 
 def page_of(*directories):
     return report.compose(collect(directories))
 
 
-def tables(page) -> list[Grid]:
-    return [b for section in page.sections for b in section.blocks if isinstance(b, Grid)]
-
-
 def table(page, column) -> list[dict[str, str]]:
     """Returns the first table that has a column, a dictionary a row."""
-    found = next(one for one in tables(page) if column in one.columns)
+    found = next(one for one in page.tables if column in one.columns)
     texts = [[cell.text for cell in row] for row in found.rows]
     return [dict(zip(found.columns, row, strict=True)) for row in texts]
 
@@ -71,7 +67,7 @@ def test_the_papers_numbers_stand_beside_ours(tmp_path):
 
 def test_no_number_of_the_paper_is_ours(tmp_path):
     page = page_of(make_sweep(tmp_path))
-    cells = [cell for one in tables(page) for row in one.rows for cell in row]
+    cells = [cell for one in page.tables for row in one.rows for cell in row]
     paper = {cell.text for cell in cells if cell.kind == "paper"}
     assert paper == {"77.3%", "76.4%", "75.5%"}
     assert not paper & {cell.text for cell in cells if cell.kind != "paper"}
@@ -192,7 +188,7 @@ def test_damaged_times_are_not_recorded(tmp_path, content):
 
 def test_runs_of_different_code(tmp_path):
     runs = [make_run(tmp_path / name, changes={"commit": name * 40}) for name in "ab"]
-    assert "Code of the runs" not in to_markdown(page_of(runs[0]))
+    assert "Code of the runs" not in str(page_of(runs[0]))
     page = page_of(*runs)
     assert "the runs are of different code, side by side; see Runs and code" in page.notices
     differs = table(page, "what differs")
@@ -224,7 +220,7 @@ def test_the_tiny_form_says_nothing(tmp_path):
         assert any("say nothing about the model" in notice for notice in page.notices)
     assert table(sweep, "paper")[0]["ours is from"] == "trained here on flowers, tiny form"
     assert "tiny form" in table(single, "where they are from")[0]["where they are from"]
-    assert "tiny form" not in to_markdown(page_of(make_run(tmp_path / "other")))
+    assert "tiny form" not in str(page_of(make_run(tmp_path / "other")))
 
 
 def test_a_run_outside_of_studies(tmp_path):
@@ -266,9 +262,7 @@ def test_accuracy_against_resolution(tmp_path):
     ]
     assert "resolution-top1" in [picture.name for picture in page.pictures]
     page = page_of(tmp_path / "run")
-    (section,) = [one for one in page.sections if one.title == "Accuracy against resolution"]
-    (block,) = section.blocks
-    assert isinstance(block, Text) and block.text.startswith("not run: ")
+    assert "## Accuracy against resolution\n\nnot run: " in str(page)
 
 
 def test_step_times_are_those_that_were_measured(tmp_path):
@@ -310,7 +304,7 @@ class Tags(HTMLParser):
 
     def __init__(self):
         super().__init__()
-        self.links, self.tags, self.open = [], set(), []
+        self.links, self.tags, self.open, self.texts = [], set(), [], []
 
     def handle_starttag(self, tag, attrs):
         self.tags.add(tag)
@@ -321,6 +315,9 @@ class Tags(HTMLParser):
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.texts.append(data.strip())
 
 
 def parsed(text) -> Tags:
@@ -379,20 +376,34 @@ def test_names_from_files_are_text(tmp_path):
             assert len(set(pipes)) == 1
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("# a", "- a", "1. a", "> a", "---", "===", "| a |", "~~a~~", "&lt;i> &amp;", "a\\|b\\"),
+        *("__a__ _b_ *c* **d** `e`", "a_b _c d_", "![a](b.png) [c](d)", "[a]: b", "<http://a.b>"),
+    ],
+)
+def test_any_name_is_shown_as_it_is(name):
+    table = grid((name, "b"), [(name, name)], title=name, note=name)
+    texts = parsed(to_html(Page(name, (), (escaped(name), notice(name), table)), {})).texts
+    # Of the window and the page; paragraph, notice, title, note; heading, first cell, second cell.
+    assert texts.count(name) == 2 + 4 + 3
+
+
 def test_a_report_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     page = page_of(make_run(tmp_path / "run"))
 
     def fail(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(report, "to_html", fail)
+    monkeypatch.setattr(writing, "to_html", fail)
     with pytest.raises(OSError, match="No space"):
         report.write(page, tmp_path / "report")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
-    monkeypatch.setattr(report, "to_html", to_html)
+    monkeypatch.setattr(writing, "to_html", to_html)
     index = report.write(page, tmp_path / "report")
     before = index.read_bytes()
-    monkeypatch.setattr(report, "to_html", fail)
+    monkeypatch.setattr(writing, "to_html", fail)
     with pytest.raises(OSError, match="No space"):
         report.write(page, tmp_path / "report")
     assert index.read_bytes() == before

@@ -50,41 +50,26 @@ def curves(
     return tuple(found)
 
 
-def draw_curves(lines: Sequence[Curves], path: Path, *, metric: str, title: str) -> None:
-    """Draws a metric against the epoch.
-
-    Raises:
-        ValueError: If there are no lines.
-        OSError: If the file cannot be written.
-    """
-    _draw(lines, path, metric, title, "epoch", dots_at_all=False)
-
-
-def draw_sizes(lines: Sequence[Curves], path: Path, *, metric: str, title: str) -> None:
-    """Draws a metric against the size of the images in pixels.
-
-    Raises:
-        ValueError: If there are no lines.
-        OSError: If the file cannot be written.
-    """
-    _draw(lines, path, metric, title, "side of the images in pixels", dots_at_all=True)
-
-
-def _draw(
-    lines: Sequence[Curves], path: Path, metric: str, title: str, x_label: str, *, dots_at_all: bool
+def draw_lines(
+    lines: Sequence[Curves], path: Path, *, metric: str, title: str, sizes: bool = False
 ) -> None:
+    """Draws a metric against the epoch, or against the size of the images in pixels if `sizes`.
+
+    Raises:
+        ValueError: If there are no lines.
+        OSError: If the file cannot be written.
+    """
     if not lines:
         raise ValueError("there is nothing to draw: no line has a point")
     below = (len(lines) + 1) // 2  # rows of the legend
     figure = new_figure(5.0, 3.5 + 0.21 * below)
     axes = figure.add_subplot()
-    handles = []
-    for index, line in enumerate(lines):
-        handles.append(_plot(axes, line, index, dots_at_all))
-    _scale(axes, metric)
+    handles = [_plot(axes, line, index, dots_at_all=sizes) for index, line in enumerate(lines)]
+    if metric.removeprefix("raw_") in HEADINGS:
+        axes.yaxis.set_major_formatter(PercentFormatter(xmax=1.0, decimals=None))
     axes.set_title(shorten(title, 60), loc="left", fontsize=11, parse_math=False)
-    axes.set_xlabel(x_label)
-    if not dots_at_all:
+    axes.set_xlabel("side of the images in pixels" if sizes else "epoch")
+    if not sizes:
         last = max(x for line in lines for points in line.points for x, _ in points)
         axes.set_xlim(0.0, 1.02 * max(last, 1.0))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
@@ -100,7 +85,7 @@ def _draw(
     write_figure(figure, path)
 
 
-def _plot(axes: Axes, line: Curves, index: int, dots_at_all: bool):
+def _plot(axes: Axes, line: Curves, index: int, *, dots_at_all: bool):
     """Draws the runs of one label alike; returns a handle for the legend."""
     handles = []
     for points in line.points:
@@ -115,8 +100,3 @@ def _plot(axes: Axes, line: Curves, index: int, dots_at_all: bool):
             markersize=3.5,
         )
     return handles[0]
-
-
-def _scale(axes: Axes, metric: str) -> None:
-    if metric.removeprefix("raw_") in HEADINGS:
-        axes.yaxis.set_major_formatter(PercentFormatter(xmax=1.0, decimals=None))

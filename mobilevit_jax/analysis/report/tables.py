@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from mobilevit_jax.analysis.metrics import HEADINGS, label_of, number
-from mobilevit_jax.analysis.report_page import Block, Cell, Grid, Text, grid
-from mobilevit_jax.analysis.report_runs import Collected, Entry, SweepEntry, number_in, numbers_in
+from mobilevit_jax.analysis.report.page import Block, Cell, Grid, escaped, grid
+from mobilevit_jax.analysis.report.runs import Collected, Entry, SweepEntry, number_in, numbers_in
 from mobilevit_jax.analysis.sweeps import Cell as Numbers
 from mobilevit_jax.data.sampler import scale_table
 from mobilevit_jax.errors import count
@@ -86,7 +86,7 @@ def _origins(entry: SweepEntry, table: Table) -> list[Block]:
         for one in _runs_of(entry, line)[:1]:
             if one.run.finished:
                 found.setdefault(_where(one), []).append(line.label or line.row)
-    return [Text(f"{'; '.join(labels)}: {where}.") for where, labels in found.items()]
+    return [escaped(f"{'; '.join(labels)}: {where}.") for where, labels in found.items()]
 
 
 def _marked(text: str, entry: Entry) -> str:

@@ -1,11 +1,31 @@
-"""What a report says, apart from how it is written: sections of texts, tables and pictures."""
+"""What a report says, in Markdown; its tables and pictures know what Markdown cannot say."""
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 Kind = Literal["plain", "paper", "ours", "missing"]
+
+# An underscore within a word, as in mobilevit_xxs, means nothing.
+_SPECIAL = re.compile(r"[\\`*\[\]|]|^#|(?<![^\W_])_|_(?![^\W_])")
+
+
+def escaped(text: str) -> str:
+    """Returns Markdown that shows a text as it is, in one line."""
+    line = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return _SPECIAL.sub(r"\\\g<0>", line)
+
+
+def heading(title: str) -> str:
+    """Returns the heading of a section."""
+    return f"## {escaped(title)}"
+
+
+def notice(text: str) -> str:
+    """Returns a paragraph that must not be overlooked."""
+    return f"> **Note:** {escaped(text)}"
 
 
 @dataclass(frozen=True)
@@ -40,19 +60,17 @@ class Grid:
     note: str = ""
     words: tuple[str, ...] = ()
 
-
-@dataclass(frozen=True)
-class Text:
-    """A paragraph."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class Notice:
-    """A paragraph that must not be overlooked."""
-
-    text: str
+    def __str__(self) -> str:
+        """Returns it as Markdown."""
+        left = (self.columns[0], *self.words)
+        lines = [
+            [escaped(name) for name in self.columns],
+            ["---" if name in left else "---:" for name in self.columns],
+            *([escaped(cell.text) for cell in row] for row in self.rows),
+        ]
+        table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        title = f"### {escaped(self.title)}" * bool(self.title)
+        return "\n\n".join(part for part in (title, escaped(self.note), table) if part)
 
 
 @dataclass(frozen=True)
@@ -71,23 +89,13 @@ class Picture:
     draw: Callable[[Path], None]
     wide: bool = False
 
-
-@dataclass(frozen=True)
-class Gallery:
-    """Pictures side by side, or below one another where there is no room."""
-
-    pictures: tuple[Picture, ...]
+    def __str__(self) -> str:
+        """Returns it as Markdown, which refers to the file beside it."""
+        return f"![{escaped(self.caption)}]({self.name}.png)"
 
 
-Block = Text | Notice | Grid | Gallery
-
-
-@dataclass(frozen=True)
-class Section:
-    """A part with a heading."""
-
-    title: str
-    blocks: tuple[Block, ...]
+# Text is Markdown: what comes from a file has gone through one of the functions above.
+Block = str | Grid | Picture
 
 
 @dataclass(frozen=True)
@@ -96,24 +104,27 @@ class Page:
 
     Attributes:
         title: Its heading.
-        head: What stands above the first section.
-        sections: The rest.
+        notices: What must not be overlooked, as plain text.
+        blocks: What stands below the title, the notices included.
     """
 
     title: str
-    head: tuple[Block, ...]
-    sections: tuple[Section, ...]
+    notices: tuple[str, ...]
+    blocks: tuple[Block, ...]
 
     @property
     def pictures(self) -> list[Picture]:
         """All of them, in order."""
-        blocks = [block for section in self.sections for block in section.blocks]
-        return [p for block in blocks if isinstance(block, Gallery) for p in block.pictures]
+        return [block for block in self.blocks if isinstance(block, Picture)]
 
     @property
-    def notices(self) -> list[str]:
-        """Those above the first section, which hold for all of it."""
-        return [block.text for block in self.head if isinstance(block, Notice)]
+    def tables(self) -> list[Grid]:
+        """All of them, in order."""
+        return [block for block in self.blocks if isinstance(block, Grid)]
+
+    def __str__(self) -> str:
+        """Returns it as Markdown."""
+        return "\n\n".join([f"# {escaped(self.title)}", *map(str, self.blocks)]) + "\n"
 
 
 def grid(
