@@ -1,6 +1,7 @@
 """Saving a model with all that belongs to it, for this package and for PyTorch's libraries."""
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -48,9 +49,10 @@ def save_pretrained(
     """Writes `config.json`, `model.safetensors` and `preprocessor_config.json`.
 
     The three are written whole beside their places and then take them one after the other, so that
-    a save that fails, or is killed while it writes, leaves what was there as it was. Only where it
-    is killed among the three renames, which take microseconds, may new weights be left beside an
-    older configuration. Other files of the directory stay.
+    a save that fails, or is killed while it writes, leaves what was there as it was. Only while
+    the files are renamed, which takes microseconds, has the directory no `config.json`: reading it
+    is then an error, also if the save is killed just there (the old files are then in
+    `.unfinished-*/before`). Other files of the directory stay.
 
     Args:
         directory: Where to write; made if need be. Not a work directory.
@@ -170,42 +172,33 @@ def _replace_all(
         files.write_state_dict(staging / WEIGHTS_NAME, tensors)
         for name, document in documents.items():
             _write_json(staging / name, document)
-        with _restoring(directory, staging / "before"):
-            for name in _NAMES:
-                if name == PROCESSOR_NAME and name not in documents:
-                    (directory / name).unlink(missing_ok=True)
-                else:
-                    os.replace(staging / name, directory / name)
+        _exchange(staging, directory)
     _sync(directory)
 
 
-@contextlib.contextmanager
-def _restoring(directory: Path, before: Path) -> Iterator[None]:
-    """Puts the files that are there back into their places if the body fails.
+def _exchange(staging: Path, directory: Path) -> None:
+    """Puts new files into the places of all old ones, or leaves every old one in its place.
 
-    Args:
-        directory: Where they are.
-        before: A directory to be made on the same disk, which keeps them under second names.
+    The configuration leaves first and comes last: nobody reads old and new as one model.
     """
+    before = staging / "before"
     before.mkdir()
     with contextlib.ExitStack() as undo:
-        for name in _NAMES:
+
+        def move(source: Path, target: Path) -> None:
+            os.replace(source, target)
+            undo.callback(os.replace, target, source)
+
+        for name in reversed(_NAMES):
             path = directory / name
+            if path.is_dir():  # somebody's own, which would be removed with what is replaced
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
             if os.path.lexists(path):
-                _keep(path, before / name)
-                undo.callback(os.replace, before / name, path)
-            else:
-                undo.callback(path.unlink, missing_ok=True)
-        yield
+                move(path, before / name)
+        for name in _NAMES:
+            if (staging / name).exists():
+                move(staging / name, directory / name)
         undo.pop_all()
-
-
-def _keep(path: Path, kept: Path) -> None:
-    """Gives a file, or a link as such, a second name; a copy where the disk has no hard links."""
-    try:
-        os.link(path, kept, follow_symlinks=False)
-    except (OSError, NotImplementedError):
-        shutil.copy2(path, kept, follow_symlinks=False)
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -285,28 +286,54 @@ class TestInterrupted:
         assert {name: (tmp_path / name).read_bytes() for name in FILES} == before
         assert_equal(load_weights(tmp_path).variables, variables)
 
-    @pytest.mark.parametrize("linked", [True, False], ids=["hard links", "copies"])
-    @pytest.mark.parametrize("refused", ["preprocessor_config.json", "config.json"])
+    @pytest.mark.parametrize("refused", FILES)
+    @pytest.mark.parametrize("leaving", [True, False], ids=["old file", "new file"])
     def test_a_place_that_cannot_be_taken(
-        self, refused, linked, model, variables, tmp_path, monkeypatch
+        self, refused, leaving, model, variables, tmp_path, monkeypatch
     ):
         save_pretrained(tmp_path, model, variables, BGR, class_names=NAMES)
         before, replace = contents(tmp_path), os.replace
 
         def failing(source, target) -> None:
-            if Path(target).name == refused and Path(source).parent.name != "before":
+            stays = (Path(source) if leaving else Path(target)) == tmp_path / refused
+            if stays and Path(source).parent.name != "before":
                 raise OSError(errno.EACCES, "Permission denied", str(target))
             replace(source, target)
 
-        def link(*_, **__) -> None:
-            raise PermissionError(errno.EPERM, "Operation not permitted")
-
         monkeypatch.setattr(os, "replace", failing)
-        if not linked:
-            monkeypatch.setattr(os, "link", link)
         with pytest.raises(OSError, match="Permission denied"):
             save_pretrained(tmp_path, model, random_variables(model, 1), RGB)
         assert contents(tmp_path) == before
+
+    @pytest.mark.parametrize("name", FILES)
+    def test_a_directory_in_the_place_of_a_file_stays(self, name, model, variables, tmp_path):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "mine").write_text("mine")
+        before = {path.relative_to(tmp_path) for path in tmp_path.rglob("*")}
+        with pytest.raises(IsADirectoryError):
+            save_pretrained(tmp_path, model, variables, BGR)
+        assert {path.relative_to(tmp_path) for path in tmp_path.rglob("*")} == before
+
+    def test_a_kill_among_the_renames_mixes_nothing(self, model, variables, tmp_path, monkeypatch):
+        directory, other, replace = tmp_path / "model", random_variables(model, 1), os.replace
+        save_pretrained(directory, model, variables, BGR, class_names=NAMES)
+        left = []
+
+        def replacing(source, target) -> None:
+            replace(source, target)
+            if directory in (Path(source).parent, Path(target).parent):
+                left.append(tmp_path / f"killed {len(left)}")
+                shutil.copytree(directory, left[-1])
+
+        monkeypatch.setattr(os, "replace", replacing)
+        save_pretrained(directory, model, other, RGB)
+        for place in left[:-1]:
+            with pytest.raises(DataError, match="has neither .* nor config.json"):
+                load_weights(place)
+        loaded = load_weights(left[-1])
+        assert (loaded.processor, loaded.class_names) == (RGB, load_weights(directory).class_names)
+        assert_equal(loaded.variables, other)
+        assert len(left) == 2 * len(FILES)
 
     def test_a_place_in_a_new_directory_that_cannot_be_taken(
         self, model, variables, tmp_path, monkeypatch
