@@ -72,6 +72,8 @@ def _list_files(repo_id: str, revision: str | None) -> set[str] | Path:
 
     try:
         # The downloads below try again for half a minute; that there is no network shows at once.
+        # (snapshot_download waits for a hub that does not answer without any limit, and fetches in
+        # no order, so that a snapshot with weights need not be whole.)
         info = HfApi().model_info(repo_id, revision=revision, timeout=_TIMEOUT)
     except (errors.HFValidationError, errors.RevisionNotFoundError):
         raise
