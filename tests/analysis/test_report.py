@@ -190,7 +190,7 @@ def test_runs_of_different_code(tmp_path):
     runs = [make_run(tmp_path / name, changes={"commit": name * 40}) for name in "ab"]
     assert "Code of the runs" not in str(page_of(runs[0]))
     page = page_of(*runs)
-    assert "the runs are of different code, side by side; see Runs and code" in page.notices
+    assert any("different code" in notice for notice in page.notices)
     differs = table(page, "what differs")
     assert [(row["what differs"], row["version"], row["runs"]) for row in differs] == [
         ("commit", "a" * 10, "1"),
@@ -203,7 +203,7 @@ def test_other_versions_of_a_package_and_changes_without_a_commit(tmp_path):
     one = make_run(tmp_path / "a", changes={"commit": "c" * 40 + "-dirty", "versions": {"jax": 1}})
     two = make_run(tmp_path / "b", changes={"commit": None, "versions": {"jax": "2"}})
     page = page_of(one, two)
-    assert "1 run of code with changes that no commit holds" in page.notices
+    assert any(notice.startswith("1 run of code with changes") for notice in page.notices)
     assert [row["commit"] for row in table(page, "commit")] == [
         "c" * 10 + ", with changes",
         "not recorded",
