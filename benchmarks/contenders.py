@@ -157,7 +157,7 @@ def _ours(work: Work, directory: Path) -> Call:
     from mobilevit_jax import create_model
     from mobilevit_jax.tasks.classification_objective import ClassificationObjective
     from mobilevit_jax.training import parallel
-    from mobilevit_jax.training.compiling import lower
+    from mobilevit_jax.training.compile import lower
     from mobilevit_jax.training.optimizer import OptimizerConfig, create_optimizer
     from mobilevit_jax.training.state import EMAConfig, create_state, state_from
     from mobilevit_jax.training.step import make_train_step

@@ -189,7 +189,7 @@ def main() -> None:
         found = measure(options)
         print(show(found, options.top))
         if options.output:
-            from mobilevit_jax.atomic import replacing
+            from mobilevit_jax.base.atomic import replacing
 
             with replacing(options.output) as unfinished:
                 unfinished.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

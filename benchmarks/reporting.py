@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mobilevit_jax.atomic import replacing
+from mobilevit_jax.base.atomic import replacing
 from mobilevit_jax.errors import ConfigurationError, MobileViTError
 
 _ANSWER = "> "  # begins a line that a worker tells its parent; libraries print others

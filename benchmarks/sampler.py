@@ -109,9 +109,9 @@ class Run:
     def __init__(self, options: argparse.Namespace, sampler: str, model: str, batch: int) -> None:
         from mobilevit_jax.tasks.classification import create_task
         from mobilevit_jax.training import parallel
-        from mobilevit_jax.training.beginning import begin
-        from mobilevit_jax.training.compiling import compile_scales
+        from mobilevit_jax.training.compile import compile_scales
         from mobilevit_jax.training.schedule import warmup_cosine
+        from mobilevit_jax.training.setup import begin
         from mobilevit_jax.training.timing import Timing
 
         wanted = experiment(options, sampler, model, batch)

@@ -194,7 +194,7 @@ def plot(results: Results, path: Path) -> None:
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     from mobilevit_jax.analysis.plots import COLOURS, DPI
-    from mobilevit_jax.atomic import replacing
+    from mobilevit_jax.base.atomic import replacing
 
     colours = dict(zip(WORK, COLOURS.values(), strict=False))
     found = [series for series in SERIES if any(f"{series} {w}" in results.rows for w in WORK)]

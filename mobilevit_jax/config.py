@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from mobilevit_jax.base.json_dataclasses import from_dict as from_dict
 from mobilevit_jax.data.augment import AugmentConfig
 from mobilevit_jax.data.loader import LoaderConfig
 from mobilevit_jax.data.sampler import SamplerConfig
@@ -24,7 +25,6 @@ from mobilevit_jax.training.optimizer import OptimizerConfig
 from mobilevit_jax.training.recovery import RecoveryConfig
 from mobilevit_jax.training.schedule import ScheduleConfig
 from mobilevit_jax.training.state import EMAConfig
-from mobilevit_jax.typed import from_dict as from_dict
 
 
 @dataclass(frozen=True)

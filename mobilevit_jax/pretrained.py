@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any, Literal
 import jax
 import numpy as np
 
+from mobilevit_jax.base.run_files import EXPERIMENT
 from mobilevit_jax.convert import files, hub, load_state_dict, native
 from mobilevit_jax.convert.config import Configured, read_config, timm_processor
-from mobilevit_jax.convert.recognise import recognise
+from mobilevit_jax.convert.infer_model import recognise
 from mobilevit_jax.errors import ConfigurationError, DataError
 from mobilevit_jax.models import create_model, kind_of, model_name
 from mobilevit_jax.processing import CONFIG_NAME as PROCESSOR_NAME
 from mobilevit_jax.processing import ImageProcessor
 from mobilevit_jax.tasks import task_of
-from mobilevit_jax.training.names import EXPERIMENT
 
 if TYPE_CHECKING:
     from mobilevit_jax.config import Experiment
@@ -336,8 +336,8 @@ def _load_run(directory: Path, checkpoint: Choice, raw: bool) -> Pretrained:
     """Loads a checkpoint of a work directory, the averaged weights if it has any."""
     # Imported here because weights from elsewhere need neither training nor Orbax.
     from mobilevit_jax.training import parallel, workdir
-    from mobilevit_jax.training.averaging import average
     from mobilevit_jax.training.checkpoint import Checkpoints
+    from mobilevit_jax.training.checkpoint.averaging import average
 
     experiment, class_names = workdir.read_experiment(directory)
     background = task_of(experiment.model.name) == "detection"  # it has no name

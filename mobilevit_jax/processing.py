@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from mobilevit_jax.atomic import replacing
+from mobilevit_jax.base.atomic import replacing
 from mobilevit_jax.errors import ConfigurationError, DataError, shortened, unknown_name
 from mobilevit_jax.resizing import interpolate, interpolation, on_whole_pixels, pad_to
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from flax import traverse_util
 
+from mobilevit_jax.base.run_files import EXPERIMENT
 from mobilevit_jax.convert import config, files, native, to_state_dict
 from mobilevit_jax.convert.huggingface_config import check_huggingface
 from mobilevit_jax.convert.timm_config import check_timm
@@ -21,7 +22,6 @@ from mobilevit_jax.errors import ConfigurationError, naming, unknown_name
 from mobilevit_jax.models.backbone import BackboneModel
 from mobilevit_jax.processing import CONFIG_NAME as PROCESSOR_NAME
 from mobilevit_jax.processing import ImageProcessor
-from mobilevit_jax.training.names import EXPERIMENT
 
 WEIGHTS_NAME = "model.safetensors"
 Layout = Literal["huggingface", "cvnets", "timm", "native"]

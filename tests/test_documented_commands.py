@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mobilevit_jax.cli.main import COMMANDS, main
-from mobilevit_jax.training.records import read_metrics
+from mobilevit_jax.training.metrics_log import read_metrics
 from tests.command_lines import Parsed, parse_only
 
 ROOT = Path(__file__).parents[1]

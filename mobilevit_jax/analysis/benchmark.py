@@ -11,10 +11,10 @@ from mobilevit_jax.config import Experiment
 from mobilevit_jax.errors import ConfigurationError
 from mobilevit_jax.tasks.base import DataTask
 from mobilevit_jax.training import parallel
-from mobilevit_jax.training.beginning import begin
-from mobilevit_jax.training.compiling import compile_scales
+from mobilevit_jax.training.compile import compile_scales
 from mobilevit_jax.training.contracts import Reporter, Task, TrainStep
 from mobilevit_jax.training.schedule import warmup_cosine
+from mobilevit_jax.training.setup import begin
 from mobilevit_jax.training.state import TrainState
 from mobilevit_jax.training.timing import Timing
 

@@ -16,7 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from mobilevit_jax.atomic import replacing
+from mobilevit_jax.base.atomic import replacing
 
 DPI = 120
 COLOURS = {"train": "#0072B2", "validation": "#D55E00", "test": "#009E73"}

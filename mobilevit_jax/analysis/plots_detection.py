@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from mobilevit_jax.atomic import replacing
+from mobilevit_jax.base.atomic import replacing
 
 if TYPE_CHECKING:
     from mobilevit_jax.tasks.detection.predict import Detection

@@ -24,8 +24,8 @@ from mobilevit_jax.tasks.classification_objective import ClassificationObjective
 from mobilevit_jax.tasks.detection.objective import DetectionObjective
 from mobilevit_jax.tasks.segmentation.objective import SegmentationObjective
 from mobilevit_jax.training import parallel
-from mobilevit_jax.training.compilations import Compilations
-from mobilevit_jax.training.compiling import lower
+from mobilevit_jax.training.compile import lower
+from mobilevit_jax.training.compile_counts import Compilations
 from mobilevit_jax.training.optimizer import OptimizerConfig, create_optimizer
 from mobilevit_jax.training.state import EMAConfig, TrainState, state_from
 from mobilevit_jax.training.step import Objective, make_train_step

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from mobilevit_jax.base import run_files as names
 from mobilevit_jax.config import Experiment, from_dict
 from mobilevit_jax.data.sampler import scale_table, steps_in_epoch
 from mobilevit_jax.errors import ConfigurationError, DataError, MobileViTError, shortened
 from mobilevit_jax.study import Line, Study, Table
-from mobilevit_jax.training import names, records, workdir
+from mobilevit_jax.training import metrics_log as records
+from mobilevit_jax.training import workdir
 
 RECORD = "sweep-{}.json"
 State = Literal["waiting", "running", "done", "failed", "stopped"]

@@ -13,8 +13,8 @@ from pathlib import Path
 import filelock
 import jax
 
+from mobilevit_jax.base.locks import NO_LOCKS, file_lock
 from mobilevit_jax.cli.console import say
-from mobilevit_jax.locks import NO_LOCKS, file_lock
 
 DEFAULT_SIZE = 2 * 1024**3  # bytes; the step of an image size takes 1 to 2 MB on a CPU
 _NO_LIMIT = -1

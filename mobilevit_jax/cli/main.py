@@ -35,7 +35,7 @@ def console() -> NoReturn:
 
 def leave(status: int) -> NoReturn:
     """Ends the process with an exit status, whatever is still going on in it."""
-    compiling = sys.modules.get("mobilevit_jax.training.compiling")
+    compiling = sys.modules.get("mobilevit_jax.training.compile")
     if compiling is not None and compiling.still_compiling():
         # A signal came while XLA was compiling, and the interpreter would wait for it.
         exit_at_once(status)
@@ -136,7 +136,7 @@ def _dispatch(arguments: list[str]) -> int:
         kind = "option" if command.startswith("-") else "command"
         allowed = ("--help", "--version", "--debug") if kind == "option" else COMMANDS
         raise unknown_name(kind, command, allowed)
-    module = importlib.import_module(f"mobilevit_jax.cli.{command}")
+    module = importlib.import_module(f"mobilevit_jax.cli.commands.{command}")
     return module.main(arguments[1:])
 
 

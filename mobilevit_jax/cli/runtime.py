@@ -51,7 +51,7 @@ class HostsOptions:
         """Joins the other processes, if there are any, until the block ends."""
         if not self.join:
             return contextlib.nullcontext()
-        from mobilevit_jax.training import hosts
+        from mobilevit_jax.training.multihost import hosts
 
         named = (self.coordinator, self.num_processes, self.process_id)
         place = None if named == (None, None, None) else hosts.Place(*named)

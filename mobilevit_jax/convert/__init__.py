@@ -11,8 +11,8 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from mobilevit_jax.convert import detect as _detection
-from mobilevit_jax.convert import recognise as _recognition
+from mobilevit_jax.convert import infer_model as _recognition
+from mobilevit_jax.convert import layouts as _detection
 from mobilevit_jax.convert.names import Layout
 from mobilevit_jax.convert.native import flatten_checked
 from mobilevit_jax.convert.tensors import Gathered, Report, as_array, gather, misfit

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mobilevit_jax import __version__
-from mobilevit_jax.convert.fields import (
+from mobilevit_jax.convert.config_fields import (
     check_variant,
     checked,
     class_count,

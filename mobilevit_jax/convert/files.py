@@ -13,7 +13,7 @@ from typing import Any, Final, NoReturn
 import ml_dtypes
 import numpy as np
 
-from mobilevit_jax.atomic import replacing
+from mobilevit_jax.base.atomic import replacing
 from mobilevit_jax.convert import torch_file
 from mobilevit_jax.errors import ConfigurationError, DataError, shortened
 

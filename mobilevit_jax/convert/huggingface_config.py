@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mobilevit_jax.convert.fields import (
+from mobilevit_jax.convert.config_fields import (
     check_variant,
     checked,
     class_count,

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from mobilevit_jax.convert.detect import is_counter
+from mobilevit_jax.convert.layouts import is_counter
 from mobilevit_jax.errors import DataError
 
 Shape = tuple[int, ...]

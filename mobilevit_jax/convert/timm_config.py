@@ -10,7 +10,13 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mobilevit_jax.convert.fields import checked, class_count, created, mapping, ordered_labels
+from mobilevit_jax.convert.config_fields import (
+    checked,
+    class_count,
+    created,
+    mapping,
+    ordered_labels,
+)
 from mobilevit_jax.errors import ConfigurationError, DataError
 from mobilevit_jax.models import VARIANTS, BackboneModel, MobileViT, create_model, list_models
 from mobilevit_jax.processing import ImageProcessor

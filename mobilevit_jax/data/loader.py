@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from mobilevit_jax.cores import usable_cores
+from mobilevit_jax.base.cores import usable_cores
 from mobilevit_jax.data.batches import (
     Batch,
     BatchMaker,

@@ -11,10 +11,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mobilevit_jax.base.locks import NO_LOCKS, file_lock
 from mobilevit_jax.data.builders import BUILDERS, load_builder
 from mobilevit_jax.data.sources import DatasetInfo, dataset_info, resolve_data_dir
 from mobilevit_jax.errors import ConfigurationError, DataError, unknown_name
-from mobilevit_jax.locks import NO_LOCKS, file_lock
 
 if TYPE_CHECKING:
     from mobilevit_jax.data.builders.base import Progress, StoredBuilder

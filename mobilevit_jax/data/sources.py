@@ -16,7 +16,7 @@ import numpy as np
 from mobilevit_jax.data.builders import BUILDERS
 from mobilevit_jax.data.coco_names import COCO_CATEGORIES, class_names_coco
 from mobilevit_jax.data.imagenet_names import class_names_imagenet, imagenet_classes
-from mobilevit_jax.data.records import RecordParser
+from mobilevit_jax.data.record_parser import RecordParser
 from mobilevit_jax.errors import (
     ConfigurationError,
     DataError,

@@ -3,8 +3,8 @@
 from mobilevit_jax.ops.attention import attention, attention_map
 from mobilevit_jax.ops.convolution import conv
 from mobilevit_jax.ops.depthwise import depthwise_conv
+from mobilevit_jax.ops.dispatch import use_form
 from mobilevit_jax.ops.dropout import dropout
-from mobilevit_jax.ops.forms import use_form
 from mobilevit_jax.ops.layer_norm import layer_norm
 from mobilevit_jax.ops.pointwise import pointwise
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from mobilevit_jax.ops.forms import by_platform, current_form
+from mobilevit_jax.ops.dispatch import by_platform, current_form
 
 # Bytes of maps that stay in a CPU's cache, and that the memory allocator keeps for the next time
 # for any thread: pieces of more than 64 MiB it keeps for the main one alone.

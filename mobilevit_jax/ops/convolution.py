@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from mobilevit_jax.ops.forms import by_platform, current_form
+from mobilevit_jax.ops.dispatch import by_platform, current_form
 from mobilevit_jax.ops.winograd import (
     tiles,
     winograd_conv,

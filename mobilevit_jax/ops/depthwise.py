@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from mobilevit_jax.ops.forms import by_platform, current_form
-from mobilevit_jax.ops.order import after
+from mobilevit_jax.ops.barriers import after
+from mobilevit_jax.ops.dispatch import by_platform, current_form
 
 _TILE = 4  # pixels a side: smaller tiles write more sums, larger ones were not faster
 

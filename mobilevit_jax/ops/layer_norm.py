@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from mobilevit_jax.ops.forms import current_form
-from mobilevit_jax.ops.order import after, apart
+from mobilevit_jax.ops.barriers import after, apart
+from mobilevit_jax.ops.dispatch import current_form
 
 
 def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float) -> jax.Array:

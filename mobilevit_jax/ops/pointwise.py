@@ -2,8 +2,8 @@
 
 import jax
 
-from mobilevit_jax.ops.forms import Form, current_form
-from mobilevit_jax.ops.order import apart
+from mobilevit_jax.ops.barriers import apart
+from mobilevit_jax.ops.dispatch import Form, current_form
 
 
 def pointwise(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None) -> jax.Array:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from mobilevit_jax.ops.order import after
+from mobilevit_jax.ops.barriers import after
 
 _Matrix = tuple[tuple[float, ...], ...]
 _INPUT: _Matrix = ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1))

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import filelock
 
+from mobilevit_jax.base.locks import NO_LOCKS, file_lock
+from mobilevit_jax.base.run_files import LOCK
 from mobilevit_jax.errors import ConfigurationError
-from mobilevit_jax.locks import NO_LOCKS, file_lock
 from mobilevit_jax.training import parallel
-from mobilevit_jax.training.names import LOCK
 
 
 @contextlib.contextmanager

@@ -16,15 +16,16 @@ import numpy as np
 from mobilevit_jax.allocator import return_freed_memory
 from mobilevit_jax.config import Experiment
 from mobilevit_jax.errors import TrainingError
-from mobilevit_jax.training import hosts, parallel, workdir
-from mobilevit_jax.training.beginning import begin
+from mobilevit_jax.training import parallel, workdir
 from mobilevit_jax.training.checkpoint import Checkpoints
-from mobilevit_jax.training.compiling import compile_scales
+from mobilevit_jax.training.compile import compile_scales
 from mobilevit_jax.training.contracts import Reporter, Task, TrainStep
-from mobilevit_jax.training.initial import InitialWeights, load_initial, start_from
-from mobilevit_jax.training.records import MetricsLog, read_metrics
+from mobilevit_jax.training.initial_weights import InitialWeights, load_initial, start_from
+from mobilevit_jax.training.metrics_log import MetricsLog, read_metrics
+from mobilevit_jax.training.multihost import hosts
 from mobilevit_jax.training.recovery import skip_to
 from mobilevit_jax.training.schedule import Schedule, warmup_cosine
+from mobilevit_jax.training.setup import begin
 from mobilevit_jax.training.signals import Stopped, StopRequest
 from mobilevit_jax.training.state import NEVER, TrainState, empty_meter
 from mobilevit_jax.training.timing import RowClock, ScaleClock, Timing

@@ -15,9 +15,9 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from mobilevit_jax.cores import usable_cores
+from mobilevit_jax.base.cores import usable_cores
 from mobilevit_jax.errors import ConfigurationError
-from mobilevit_jax.training import agreement
+from mobilevit_jax.training.multihost import consensus as agreement
 
 AXIS = "batch"
 

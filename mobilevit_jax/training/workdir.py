@@ -9,10 +9,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from mobilevit_jax.atomic import replacing
+from mobilevit_jax.base.atomic import replacing
+from mobilevit_jax.base.run_files import CHECKPOINTS, EXPERIMENT, METRICS
 from mobilevit_jax.config import Experiment, differences, from_dict, to_dict
 from mobilevit_jax.errors import ConfigurationError, DataError, check_local
-from mobilevit_jax.training.names import CHECKPOINTS, EXPERIMENT, METRICS
 
 _PACKAGES = (
     *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy"),

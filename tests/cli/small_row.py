@@ -4,7 +4,7 @@ Usage: python -m tests.cli.small_row, an order on stdin
 """
 
 from mobilevit_jax.cli.main import guarded, leave
-from mobilevit_jax.cli.row import main
+from mobilevit_jax.cli.study_row import main
 from mobilevit_jax.models.config import ModelConfig
 from tests.small import build_small_net
 

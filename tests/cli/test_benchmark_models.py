@@ -7,7 +7,7 @@ import jax
 import pytest
 
 from mobilevit_jax.analysis import memory, programs, speed
-from mobilevit_jax.cli import benchmark_models
+from mobilevit_jax.cli.commands import benchmark_models
 from mobilevit_jax.models import create_model
 from tests.small import SmallNet
 

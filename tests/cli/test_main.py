@@ -11,9 +11,9 @@ from mobilevit_jax.errors import ConfigurationError, DataError, TrainingError
 
 def install_command(monkeypatch: pytest.MonkeyPatch, run):
     """Puts a function in the place of `mobilevit train`."""
-    module = types.ModuleType("mobilevit_jax.cli.train")
+    module = types.ModuleType("mobilevit_jax.cli.commands.train")
     module.main = run  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "mobilevit_jax.cli.train", module)
+    monkeypatch.setitem(sys.modules, "mobilevit_jax.cli.commands.train", module)
 
 
 def raises(error: BaseException):

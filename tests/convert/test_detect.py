@@ -9,8 +9,8 @@ from mobilevit_jax.convert.cvnets import (
     CVNETS_LATER_DEEPLABV3,
     CVNETS_SSDLITE,
 )
-from mobilevit_jax.convert.detect import detect
 from mobilevit_jax.convert.huggingface import HUGGINGFACE_DEEPLABV3
+from mobilevit_jax.convert.layouts import detect
 from mobilevit_jax.errors import DataError
 from tests import reference
 

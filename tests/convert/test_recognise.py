@@ -6,7 +6,7 @@ import pytest
 from flax import traverse_util
 
 from mobilevit_jax import convert
-from mobilevit_jax.convert.recognise import Recognised, recognise
+from mobilevit_jax.convert.infer_model import Recognised, recognise
 from mobilevit_jax.errors import DataError
 from mobilevit_jax.models import VARIANTS, Variant, create_model
 from mobilevit_jax.models.shapes import variable_shapes

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mobilevit_jax.data.annotations import to_detection
 from mobilevit_jax.data.coco_names import COCO_CATEGORIES, class_names_coco
-from mobilevit_jax.data.objects import to_detection
 from mobilevit_jax.data.prepare import prepare
 from mobilevit_jax.data.sources import open_split
 from mobilevit_jax.errors import ConfigurationError, DataError

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
+from mobilevit_jax.data.annotations import for_training, pad_objects, to_detection
 from mobilevit_jax.data.coco_names import COCO_CATEGORIES, class_names_coco
-from mobilevit_jax.data.objects import for_training, pad_objects, to_detection
 from mobilevit_jax.data.prepare import prepare
 from mobilevit_jax.data.sources import dataset_info, open_split
 from mobilevit_jax.errors import DataError

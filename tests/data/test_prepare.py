@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
-from mobilevit_jax.cli import prepare as command
+from mobilevit_jax.cli.commands import prepare as command
 from mobilevit_jax.data import prepare as prepare_module
 from mobilevit_jax.data.builders.base import ordered_map
 from mobilevit_jax.data.prepare import prepare

@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.proto import tf_example_pb2
 
 from mobilevit_jax.data.prepare import prepare
-from mobilevit_jax.data.records import RecordParser
+from mobilevit_jax.data.record_parser import RecordParser
 from mobilevit_jax.data.sources import (
     class_names_imagenet,
     dataset_info,

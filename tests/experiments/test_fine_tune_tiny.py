@@ -13,7 +13,7 @@ from mobilevit_jax.models import create_model
 from mobilevit_jax.models.config import ModelConfig
 from mobilevit_jax.training import workdir
 from mobilevit_jax.training.checkpoint import Checkpoints
-from mobilevit_jax.training.records import read_metrics
+from mobilevit_jax.training.metrics_log import read_metrics
 from tests.small import random_variables
 
 RECIPE = str(pathlib.Path(__file__).parents[2] / "experiments" / "fine_tune.py")

@@ -6,7 +6,7 @@ import pytest
 
 from mobilevit_jax.cli.main import main
 from mobilevit_jax.data.prepare import prepare
-from mobilevit_jax.training.records import read_metrics
+from mobilevit_jax.training.metrics_log import read_metrics
 
 RECIPES = pathlib.Path(__file__).parents[2] / "experiments" / "imagenet"
 # One size and no evaluation: a training graph takes most of the time to compile.

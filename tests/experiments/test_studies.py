@@ -11,7 +11,7 @@ from mobilevit_jax.config import from_dict, to_dict
 from mobilevit_jax.data.prepare import prepare
 from mobilevit_jax.data.sampler import check_devices, scale_table, steps_in_epoch
 from mobilevit_jax.study import Study, check_different, load_study, shrink_study, varied
-from mobilevit_jax.training.records import read_metrics
+from mobilevit_jax.training.metrics_log import read_metrics
 
 ROOT = pathlib.Path(__file__).parents[2] / "experiments" / "ablations"
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "experiments" / "ablations"

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mobilevit_jax.ops.order import after, apart
+from mobilevit_jax.ops.barriers import after, apart
 from tests.ops.support import normal, planned_bytes
 
 

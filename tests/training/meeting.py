@@ -8,7 +8,7 @@ import signal
 import sys
 
 from mobilevit_jax.errors import DataError
-from mobilevit_jax.training import hosts
+from mobilevit_jax.training.multihost import hosts
 
 if __name__ == "__main__":
     address, process, who, how = sys.argv[1:]

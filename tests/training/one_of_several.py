@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mobilevit_jax.cli import train
+from mobilevit_jax.cli.commands import train
 from mobilevit_jax.config import Experiment
 from mobilevit_jax.models.config import ModelConfig
 from mobilevit_jax.tasks.classification import ClassificationTask
-from mobilevit_jax.training import hosts, loop, parallel, workdir
+from mobilevit_jax.training import loop, parallel, workdir
+from mobilevit_jax.training.multihost import hosts
 from tests.small import SmallNet, build_small_net, tiny_experiment
 
 STEPS = 12

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mobilevit_jax.training.board import Board
-from mobilevit_jax.training.records import MetricsLog
+from mobilevit_jax.training.metrics_log import MetricsLog
+from mobilevit_jax.training.tensorboard import Board
 from tests.training.test_records import events
 
 

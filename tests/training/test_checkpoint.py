@@ -13,8 +13,8 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mobilevit_jax.errors import ConfigurationError, DataError
-from mobilevit_jax.training.averaging import average
 from mobilevit_jax.training.checkpoint import Checkpoints
+from mobilevit_jax.training.checkpoint.averaging import average
 from tests.training.saved import State, assert_equal, make_state, save
 
 

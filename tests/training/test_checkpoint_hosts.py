@@ -41,7 +41,7 @@ def run_hosts(code: str, *arguments: object) -> list[list[str]]:
 SAVE_AND_RESTORE = """
     import sys
     import jax, jax.numpy as jnp, numpy as np
-    from mobilevit_jax.training.averaging import average
+    from mobilevit_jax.training.checkpoint.averaging import average
     from mobilevit_jax.training.checkpoint import Checkpoints
 
     directory, port, process = sys.argv[1], sys.argv[2], int(sys.argv[3])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import mobilevit_jax
-from mobilevit_jax.training.records import read_metrics
+from mobilevit_jax.training.metrics_log import read_metrics
 from mobilevit_jax.training.timing import RowClock, Timing
 from tests.small import tiny_experiment
 from tests.training.test_loop import run, saved, steps_saved, without_clock

@@ -11,13 +11,13 @@ from jax import lax
 
 from mobilevit_jax.data.sampler import Scale
 from mobilevit_jax.training import parallel
-from mobilevit_jax.training.compilations import Compilations
-from mobilevit_jax.training.compiling import (
+from mobilevit_jax.training.compile import (
     compile_scales,
     in_thread,
     in_threads,
     still_compiling,
 )
+from mobilevit_jax.training.compile_counts import Compilations
 from mobilevit_jax.training.signals import Stopped
 from mobilevit_jax.training.timing import Timing
 

@@ -9,8 +9,8 @@ import pytest
 from mobilevit_jax.cli.runtime import HostsOptions
 from mobilevit_jax.config import Experiment, to_dict
 from mobilevit_jax.errors import ConfigurationError
-from mobilevit_jax.training import hosts
-from mobilevit_jax.training.hosts import Place, told_of_others
+from mobilevit_jax.training.multihost import hosts
+from mobilevit_jax.training.multihost.hosts import Place, told_of_others
 from tests.processes import finish, free_address, start
 
 SLURM = {

@@ -18,7 +18,7 @@ from mobilevit_jax.processing import ImageProcessor
 from mobilevit_jax.tasks.classification import ClassificationTask
 from mobilevit_jax.training import loop, workdir
 from mobilevit_jax.training.checkpoint import Checkpoints
-from mobilevit_jax.training.initial import load_initial, start_from
+from mobilevit_jax.training.initial_weights import load_initial, start_from
 from mobilevit_jax.training.optimizer import OptimizerConfig, create_optimizer
 from mobilevit_jax.training.state import TrainState, empty_meter
 from tests.small import TINY, random_variables, tiny_experiment, tiny_model

@@ -18,8 +18,8 @@ from mobilevit_jax.errors import TrainingError
 from mobilevit_jax.tasks.classification import ClassificationTask
 from mobilevit_jax.training import workdir
 from mobilevit_jax.training.checkpoint import Checkpoints
-from mobilevit_jax.training.compiling import still_compiling
-from mobilevit_jax.training.records import read_metrics
+from mobilevit_jax.training.compile import still_compiling
+from mobilevit_jax.training.metrics_log import read_metrics
 from mobilevit_jax.training.recovery import RecoveryConfig
 from tests.small import tiny_experiment
 from tests.training.test_loop import (

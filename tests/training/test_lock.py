@@ -10,9 +10,9 @@ from pathlib import Path
 import filelock
 import pytest
 
+from mobilevit_jax.base.run_files import LOCK
 from mobilevit_jax.errors import ConfigurationError
 from mobilevit_jax.training.lock import locked
-from mobilevit_jax.training.names import LOCK
 
 HOLDER = """
     import os, sys, time

@@ -16,12 +16,12 @@ from mobilevit_jax.errors import DataError, TrainingError
 from mobilevit_jax.models.config import ModelConfig
 from mobilevit_jax.tasks.classification import ClassificationTask
 from mobilevit_jax.training import loop, parallel, workdir
-from mobilevit_jax.training.beginning import begin
 from mobilevit_jax.training.checkpoint import Checkpoints
-from mobilevit_jax.training.compilations import Compilations
-from mobilevit_jax.training.compiling import compile_scales
-from mobilevit_jax.training.records import read_metrics
+from mobilevit_jax.training.compile import compile_scales
+from mobilevit_jax.training.compile_counts import Compilations
+from mobilevit_jax.training.metrics_log import read_metrics
 from mobilevit_jax.training.schedule import ScheduleConfig, warmup_cosine
+from mobilevit_jax.training.setup import begin
 from mobilevit_jax.training.timing import ScaleClock, Timing
 from tests.small import build_small_net, tiny_experiment
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mobilevit_jax.errors import DataError
-from mobilevit_jax.training.records import MetricsLog, read_metrics
+from mobilevit_jax.training.metrics_log import MetricsLog, read_metrics
 
 
 def write(workdir: Path, steps: list[int], resume_step: int | None = None) -> None:
@@ -139,7 +139,7 @@ def test_a_work_directory_that_cannot_be_made(tmp_path):
 
 def test_tensorboard_is_imported_only_to_write():
     code = (
-        "import sys; import mobilevit_jax.training.records as r; assert 'tensorboardX' not in "
+        "import sys; import mobilevit_jax.training.metrics_log as r; assert 'tensorboardX' not in "
         "sys.modules; assert 'jax' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -13,7 +13,7 @@ import pytest
 
 from mobilevit_jax.errors import ConfigurationError
 from mobilevit_jax.tasks.classification import ClassificationTask
-from mobilevit_jax.training.records import read_metrics
+from mobilevit_jax.training.metrics_log import read_metrics
 from tests.processes import finish, free_address, start
 from tests.training.one_of_several import STEPS, detect, experiment, run
 

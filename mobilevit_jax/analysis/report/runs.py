@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from mobilevit_jax.analysis.sweeps import Run, RunRecord, Sweep, find_sweeps, read_run, read_sweep
+from mobilevit_jax.base import run_files as names
 from mobilevit_jax.config import Experiment
 from mobilevit_jax.errors import ConfigurationError, DataError, MobileViTError, shortened
-from mobilevit_jax.training import names, records, workdir
+from mobilevit_jax.training import metrics_log as records
+from mobilevit_jax.training import workdir
 
 TINY_DATASET = "shapes/tiny"
 MAIN_METRICS = ("top1", "map", "miou")

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import tensorflow_datasets as tfds
 
-from mobilevit_jax.cores import usable_cores
+from mobilevit_jax.base.cores import usable_cores
 from mobilevit_jax.errors import DataError
 
 Progress = Callable[[str, int, int], None]

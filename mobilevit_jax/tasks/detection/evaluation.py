@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mobilevit_jax.atomic import replacing
+from mobilevit_jax.base.atomic import replacing
+from mobilevit_jax.data.annotations import to_detection
 from mobilevit_jax.data.loader import LoaderConfig
-from mobilevit_jax.data.objects import to_detection
 from mobilevit_jax.data.sources import DatasetInfo, Split
 from mobilevit_jax.errors import ConfigurationError, DataError
 from mobilevit_jax.processing import ImageProcessor

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import flax.linen as nn
 import numpy as np
 
+from mobilevit_jax.data.annotations import for_training, pad_objects, to_detection
 from mobilevit_jax.data.augment import example_rng
 from mobilevit_jax.data.augment_boxes import augment_boxes
 from mobilevit_jax.data.decode import decode_image
-from mobilevit_jax.data.objects import for_training, pad_objects, to_detection
 from mobilevit_jax.data.sampler import PlannedBatch, Scale
 from mobilevit_jax.data.sources import DatasetInfo
 from mobilevit_jax.errors import count

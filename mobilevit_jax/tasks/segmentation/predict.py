@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from mobilevit_jax.atomic import replacing
+from mobilevit_jax.base.atomic import replacing
 from mobilevit_jax.data.decode import as_rgb
 from mobilevit_jax.errors import DataError
 from mobilevit_jax.processing import ImageProcessor

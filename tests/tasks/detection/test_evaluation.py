@@ -11,9 +11,9 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from mobilevit_jax.data.annotations import to_detection
 from mobilevit_jax.data.decode import decode_image
 from mobilevit_jax.data.loader import LoaderConfig
-from mobilevit_jax.data.objects import to_detection
 from mobilevit_jax.data.prepare import prepare
 from mobilevit_jax.data.sources import open_split
 from mobilevit_jax.errors import ConfigurationError, DataError

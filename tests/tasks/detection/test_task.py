@@ -11,8 +11,8 @@ import optax
 import pytest
 
 from mobilevit_jax.config import DataConfig
+from mobilevit_jax.data.annotations import to_detection
 from mobilevit_jax.data.loader import LoaderConfig
-from mobilevit_jax.data.objects import to_detection
 from mobilevit_jax.data.sampler import SamplerConfig, plan_epoch
 from mobilevit_jax.data.sources import dataset_info, open_split
 from mobilevit_jax.errors import ConfigurationError, DataError

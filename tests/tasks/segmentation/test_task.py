@@ -31,8 +31,8 @@ from mobilevit_jax.tasks.segmentation.task import (
     training_examples,
 )
 from mobilevit_jax.training import parallel
-from mobilevit_jax.training.beginning import begin
 from mobilevit_jax.training.schedule import ScheduleConfig, warmup_cosine
+from mobilevit_jax.training.setup import begin
 from tests.small import tiny_experiment
 from tests.tasks.segmentation.stand_ins import (
     NAMES,

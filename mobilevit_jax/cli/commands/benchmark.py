@@ -8,7 +8,7 @@ import os
 def main(argv: list[str]) -> int:
     """Runs `mobilevit benchmark` and returns its exit status."""
     form = "experiment" if names_a_file(argv) else "models"
-    return importlib.import_module(f"mobilevit_jax.cli.benchmark_{form}").main(argv)
+    return importlib.import_module(f"mobilevit_jax.cli.commands.benchmark_{form}").main(argv)
 
 
 def names_a_file(argv: list[str]) -> bool:

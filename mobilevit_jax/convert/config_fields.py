@@ -5,9 +5,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mobilevit_jax.base.json_dataclasses import parse
 from mobilevit_jax.errors import ConfigurationError, DataError
 from mobilevit_jax.models import Variant, create_model
-from mobilevit_jax.typed import parse
 
 _MOST_BLOCKS, _WIDEST = 100, 2**16
 

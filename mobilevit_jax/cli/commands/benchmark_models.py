@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from mobilevit_jax.base.cores import usable_cores
 from mobilevit_jax.cli.console import count, print_table, say
 from mobilevit_jax.cli.runtime import start_jax
-from mobilevit_jax.cores import usable_cores
 from mobilevit_jax.errors import ConfigurationError, DataError, ExitStatus, naming
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ def _measure(settings: Sequence["Setting"], rounds: int, report: "Report") -> No
     """Compiles everything, so that what does not fit is known before the start; then measures."""
     from mobilevit_jax.analysis.programs import compile_program
     from mobilevit_jax.analysis.speed import measure, measure_ceilings
-    from mobilevit_jax.training.compiling import in_thread
+    from mobilevit_jax.training.compile import in_thread
 
     programs: dict[int, Program] = {}
     # What needs the most memory comes first, so that an error comes early.

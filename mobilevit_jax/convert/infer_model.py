@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from mobilevit_jax.convert.detect import detect
+from mobilevit_jax.convert.layouts import detect
 from mobilevit_jax.errors import DataError
 from mobilevit_jax.models import create_model
 from mobilevit_jax.models.variants import VARIANTS, Variant

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
-from mobilevit_jax.cli.answers import FORMS, Answer, Form, Picture, Settings
 from mobilevit_jax.cli.console import count, say
+from mobilevit_jax.cli.prediction_output import FORMS, Answer, Form, Picture, Settings
 from mobilevit_jax.cli.runtime import start_jax
 from mobilevit_jax.cli.weights import WeightsOptions
 from mobilevit_jax.data.decode import read_image

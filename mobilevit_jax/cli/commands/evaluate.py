@@ -9,8 +9,9 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from mobilevit_jax.analysis.metrics import shown
+from mobilevit_jax.base.run_files import EVALUATION, EXPERIMENT
 from mobilevit_jax.cli.console import count, print_table, say
-from mobilevit_jax.cli.examples import draw_examples
+from mobilevit_jax.cli.example_grid import draw_examples
 from mobilevit_jax.cli.runtime import start_jax
 from mobilevit_jax.cli.weights import WeightsOptions
 from mobilevit_jax.data.loader import LoaderConfig
@@ -19,7 +20,6 @@ from mobilevit_jax.errors import ConfigurationError, ExitStatus
 from mobilevit_jax.pretrained import Pretrained
 from mobilevit_jax.processing import ImageProcessor
 from mobilevit_jax.tasks import class_names_of, create_evaluator, create_predictor, task_of
-from mobilevit_jax.training.names import EVALUATION, EXPERIMENT
 from mobilevit_jax.training.workdir import write_json
 
 

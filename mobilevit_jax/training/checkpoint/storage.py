@@ -28,9 +28,9 @@ import orbax.checkpoint as ocp
 from etils import epath  # Orbax's own paths
 from flax import traverse_util
 
-from mobilevit_jax.atomic import replacing
+from mobilevit_jax.base.atomic import replacing
 from mobilevit_jax.errors import DataError
-from mobilevit_jax.training.leaves import LeafPath, describe, leaves
+from mobilevit_jax.training.pytree import LeafPath, describe, leaves
 
 _UNFINISHED = "*.orbax-checkpoint-tmp*"
 _STATE, _RECORD = "state", "metadata"

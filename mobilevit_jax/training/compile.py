@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 import jax
 
 from mobilevit_jax.allocator import return_freed_memory
-from mobilevit_jax.cores import usable_cores
+from mobilevit_jax.base.cores import usable_cores
 from mobilevit_jax.data.sampler import Scale
 from mobilevit_jax.training import parallel
-from mobilevit_jax.training.compilations import Compilations
+from mobilevit_jax.training.compile_counts import Compilations
 from mobilevit_jax.training.contracts import Reporter, Task, TrainStep
 from mobilevit_jax.training.signals import Stopped, StopRequest
 from mobilevit_jax.training.state import TrainState

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import tyro
 
+from mobilevit_jax.cli.commands.train import build_task, parse
 from mobilevit_jax.cli.console import TrainProgress, count, print_table, say
 from mobilevit_jax.cli.runtime import start_jax
-from mobilevit_jax.cli.train import build_task, parse
 from mobilevit_jax.config import Experiment
 from mobilevit_jax.errors import ExitStatus
 from mobilevit_jax.training.workdir import write_json

@@ -8,7 +8,7 @@ import numpy as np
 
 from mobilevit_jax.errors import ConfigurationError
 from mobilevit_jax.training.checkpoint import Checkpoints
-from mobilevit_jax.training.leaves import LeafPath, describe, fill, leaves, place
+from mobilevit_jax.training.pytree import LeafPath, describe, fill, leaves, place
 
 
 def average(checkpoints: Checkpoints, steps: Sequence[int], abstract: Any) -> Any:

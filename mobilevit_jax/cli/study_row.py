@@ -1,4 +1,4 @@
-"""One run of a sweep, in a process of its own: `python -m mobilevit_jax.cli.row`, order on stdin.
+"""One run of a sweep in its own process, `python -m mobilevit_jax.cli.study_row`: order on stdin.
 
 So a run that crashes or runs out of memory takes no other with it, and each starts with an empty
 machine. The compilation cache on the disk is shared.
@@ -12,7 +12,7 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from mobilevit_jax.cli import evaluate, train
+from mobilevit_jax.cli.commands import evaluate, train
 from mobilevit_jax.cli.main import guarded, leave
 from mobilevit_jax.cli.runtime import HostsOptions, start_jax
 from mobilevit_jax.cli.weights import WeightsOptions

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from mobilevit_jax.cli.answers import FORMS, Picture, Settings
+from mobilevit_jax.cli.prediction_output import FORMS, Picture, Settings
 from mobilevit_jax.data.decode import decode_image
 from mobilevit_jax.data.sources import Split
 from mobilevit_jax.errors import DataError

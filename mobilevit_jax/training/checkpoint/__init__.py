@@ -15,9 +15,9 @@ import jax
 from flax import traverse_util
 
 from mobilevit_jax.errors import ConfigurationError, DataError
-from mobilevit_jax.training import agreement
-from mobilevit_jax.training.leaves import LeafPath, describe, fill, leaves, place, show, to_host
-from mobilevit_jax.training.storage import DamagedCheckpoint, Reader, Writer
+from mobilevit_jax.training.checkpoint.storage import DamagedCheckpoint, Reader, Writer
+from mobilevit_jax.training.multihost import consensus as agreement
+from mobilevit_jax.training.pytree import LeafPath, describe, fill, leaves, place, show, to_host
 
 
 class Ranked(NamedTuple):

@@ -15,8 +15,8 @@ from mobilevit_jax.config import Experiment
 from mobilevit_jax.errors import ConfigurationError
 from mobilevit_jax.models import kind_of, model_name
 from mobilevit_jax.training import workdir
-from mobilevit_jax.training.leaves import LeafPath, describe, leaves, place
 from mobilevit_jax.training.optimizer import BACKBONE
+from mobilevit_jax.training.pytree import LeafPath, describe, leaves, place
 from mobilevit_jax.training.state import TrainState
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 import jax
 from jax import lax
 
-from mobilevit_jax.ops.forms import Form, by_platform
+from mobilevit_jax.ops.dispatch import Form, by_platform
 
 
 def apart(x: jax.Array, form: Form) -> jax.Array:

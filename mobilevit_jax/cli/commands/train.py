@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import tyro
 
 from mobilevit_jax.analysis.metrics import shown
+from mobilevit_jax.base import run_files as names
 from mobilevit_jax.cli.console import TrainProgress, count, print_table, say
 from mobilevit_jax.cli.runtime import HostsOptions, start_jax
 from mobilevit_jax.config import Experiment, no_experiment_file, shrink, to_dict
@@ -19,11 +20,10 @@ from mobilevit_jax.data.sampler import plan_epoch
 from mobilevit_jax.errors import ConfigurationError, ExitStatus
 from mobilevit_jax.study import load_run
 from mobilevit_jax.tasks import task_of
-from mobilevit_jax.training import names
 
 if TYPE_CHECKING:
     from mobilevit_jax.tasks.base import DataTask
-    from mobilevit_jax.training.initial import InitialWeights
+    from mobilevit_jax.training.initial_weights import InitialWeights
     from mobilevit_jax.training.loop import Outcome
 
 # Sections of an experiment that are not every task's.
@@ -132,7 +132,7 @@ def run(experiment: Experiment, directory: Path) -> int:
     """Prepares what needs no source, trains, draws the curves, prints the result."""
     import jax
 
-    from mobilevit_jax.training.initial import load_initial
+    from mobilevit_jax.training.initial_weights import load_initial
 
     task = build_task(experiment)
     _check_settings(experiment, task)
@@ -209,7 +209,8 @@ def _check_settings(experiment: Experiment, task: "DataTask") -> None:
 
 def _agree(experiment: Experiment, task: "DataTask") -> None:
     """Refuses to begin unless all processes of the run have been given the same."""
-    from mobilevit_jax.training import hosts, workdir
+    from mobilevit_jax.training import workdir
+    from mobilevit_jax.training.multihost import hosts
 
     plan = plan_epoch(experiment.seed, 0, task.examples, task.table)
     sizes = str([batch[:2] for batch in plan])

@@ -16,9 +16,9 @@ import tyro
 from mobilevit_jax.analysis import sweeps
 from mobilevit_jax.analysis.metrics import label_of, number
 from mobilevit_jax.analysis.sweeps import RunRecord, Sweep, SweepRecord
+from mobilevit_jax.cli.commands.train import python_files
 from mobilevit_jax.cli.console import count, print_table, say
-from mobilevit_jax.cli.row import Order
-from mobilevit_jax.cli.train import python_files
+from mobilevit_jax.cli.study_row import Order
 from mobilevit_jax.config import Experiment, no_experiment_file, to_dict
 from mobilevit_jax.errors import ConfigurationError, ExitStatus, MobileViTError, check_local
 from mobilevit_jax.study import Study, check_different, load_study, shrink_study
@@ -27,7 +27,7 @@ from mobilevit_jax.training.lock import hold
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # What runs one row; it reads an `Order`.
-_CHILD = (sys.executable, "-m", "mobilevit_jax.cli.row")
+_CHILD = (sys.executable, "-m", "mobilevit_jax.cli.study_row")
 _ERROR = "mobilevit: error: "
 
 

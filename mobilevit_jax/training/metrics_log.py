@@ -15,10 +15,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from mobilevit_jax.atomic import replacing
+from mobilevit_jax.base.atomic import replacing
+from mobilevit_jax.base.run_files import METRICS, TENSORBOARD
 from mobilevit_jax.errors import DataError, naming
-from mobilevit_jax.training.board import Board
-from mobilevit_jax.training.names import METRICS, TENSORBOARD
+from mobilevit_jax.training.tensorboard import Board
 
 SPLITS = ("train", "validation", "test")
 
