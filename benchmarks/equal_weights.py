@@ -96,7 +96,7 @@ def torch_weights(model: Any, variables: Any) -> dict[str, np.ndarray]:
         found = convert.to_state_dict(model, variables, "huggingface")
         return {f"model.{name}": array for name, array in found.items()}
     # transformers has no detector: the backbone by way of a classifier, whose head is left out.
-    classifier = mvj.models.MobileViT(model.variant)
+    classifier = mvj.create_model(mvj.models.model_name(model).removeprefix("ssdlite_"))
     drawn = mvj.analysis.programs.draw_variables(classifier)
     whole = {part: drawn[part] | {"backbone": variables[part]["backbone"]} for part in drawn}
     found = {

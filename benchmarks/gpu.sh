@@ -37,7 +37,7 @@ measure() {  # $1: the tables' name; then what prints them
     mv "$unfinished" "$directory/$name.md"
 }
 
-contenders=(--contenders ours "ours, norms fused" eager "eager channels-last" torch.compile
+contenders=(--contenders ours "ours, norms fused" eager "eager channels-last" torch.compile \
     "torch.compile channels-last")
 measure forward python benchmarks/against_pytorch.py --kinds forward --batches 1 32 256 \
     "${contenders[@]}" "${both[@]}" --output "$directory/forward.json"

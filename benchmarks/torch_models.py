@@ -21,8 +21,8 @@ from transformers import (
 
 from mobilevit_jax import create_model
 from mobilevit_jax.convert.config import to_huggingface
-from mobilevit_jax.models.ssdlite import LEVELS
-from mobilevit_jax.tasks.detection.anchors import anchors_per_location
+from mobilevit_jax.models.anchors import anchors_per_location
+from mobilevit_jax.models.heads.ssdlite import LEVELS
 
 
 def create(name: str) -> nn.Module:
@@ -93,7 +93,7 @@ def _predictor(inputs: int, width: int, outputs: int, depthwise: bool) -> nn.Seq
 
 
 class SSDLite(nn.Module):
-    """The detector of `mobilevit_jax.models.ssdlite`, layer by layer."""
+    """Our SSDLite, layer by layer."""
 
     def __init__(self, size: str) -> None:
         """Builds it for a size of MobileViT."""
@@ -101,7 +101,7 @@ class SSDLite(nn.Module):
         ours = create_model(f"ssdlite_mobilevit_{size}")
         self.numbers = 4 + ours.num_classes
         self.backbone = MobileViTModel(_config(f"mobilevit_{size}"), expand_output=False)
-        channels = [*ours.variant.channels[4:], *(level.features for level in LEVELS[2:])]
+        channels = [*ours.backbone.variant.channels[4:], *(level.features for level in LEVELS[2:])]
         counts = anchors_per_location(ours.anchor_config)
         for level, before, after in zip(LEVELS[2:5], channels[1:4], channels[2:5], strict=True):
             self.add_module(level.name, _separable(before, after))

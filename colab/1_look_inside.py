@@ -158,7 +158,7 @@ plots_inside.attention_over_patches(
     jax.jit(attention_maps, static_argnums=0)(loaded.model, loaded.variables, images),
     features,
     "attention.png",
-    patch_sizes=loaded.model.patch_sizes,
+    patch_sizes=loaded.model.backbone.patch_sizes,
     at=(DOWN, ACROSS),
 )
 Image("attention.png", width=900)

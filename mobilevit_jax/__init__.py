@@ -7,6 +7,8 @@ nothing but jax, flax and optax.
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from mobilevit_jax._version import __version__ as __version__
+
 if TYPE_CHECKING:
     from mobilevit_jax import convert
     from mobilevit_jax.models import create_model, list_models
@@ -15,8 +17,6 @@ if TYPE_CHECKING:
     from mobilevit_jax.pretrained import from_pretrained, load_weights
     from mobilevit_jax.processing import ImageProcessor
     from mobilevit_jax.saving import save_pretrained
-
-__version__ = "0.1.0"
 
 __all__ = [
     "ImageProcessor",

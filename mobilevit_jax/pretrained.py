@@ -4,55 +4,35 @@ What a source is, is decided in this order: a path that exists (a work directory
 a `config.json`, a weight file), then an id of the Hugging Face hub.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import flax.linen as nn
 import jax
 import numpy as np
+from flax import traverse_util
 
-from mobilevit_jax.base.run_files import EXPERIMENT
+from mobilevit_jax.base.run_files import CHECKPOINTS, EXPERIMENT
 from mobilevit_jax.convert import files, hub, load_state_dict, native
 from mobilevit_jax.convert.config import Configured, read_config, timm_processor
 from mobilevit_jax.convert.infer_model import recognise
 from mobilevit_jax.errors import ConfigurationError, DataError
-from mobilevit_jax.models import create_model, kind_of, model_name
+from mobilevit_jax.models.initial import initialise
+from mobilevit_jax.models.registry import head_named, head_of, kind_of, model_name, with_options
+from mobilevit_jax.models.variables import variable_shapes
 from mobilevit_jax.processing import CONFIG_NAME as PROCESSOR_NAME
 from mobilevit_jax.processing import ImageProcessor
-from mobilevit_jax.tasks import task_of
+from mobilevit_jax.tasks.pretrained import Pretrained
 
 if TYPE_CHECKING:
-    from mobilevit_jax.config import Experiment
-    from mobilevit_jax.models import MobileViT
+    from mobilevit_jax.models import Model
     from mobilevit_jax.training.checkpoint import Checkpoints
 
 Choice = Literal["latest", "best", "average"] | int
 
 CONFIG = "config.json"
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
-
-
-@dataclass(frozen=True)
-class Pretrained:
-    """A model with its weights and what belongs to them.
-
-    Attributes:
-        model: The module.
-        variables: {"params", "batch_stats"}, NumPy arrays, float32.
-        processor: What images go through before it.
-        class_names: In the order of the logits.
-        model_name: One of `list_models()`, or "mobilevit" for widths of nobody's table.
-        description: Which weights these are, for reports.
-        experiment: The run that made the weights, if it was a run of this package.
-    """
-
-    model: "MobileViT"
-    variables: dict[str, Any]
-    processor: ImageProcessor
-    class_names: tuple[str, ...]
-    model_name: str
-    description: str
-    experiment: "Experiment | None" = None
 
 
 def from_pretrained(
@@ -63,8 +43,9 @@ def from_pretrained(
     revision: str | None = None,
     allow_half: bool = False,
     replace_classifier: bool = False,
+    backbone: nn.Module | None = None,
     **options: Any,
-) -> tuple["MobileViT", dict[str, Any], ImageProcessor]:
+) -> tuple["Model", dict[str, Any], ImageProcessor]:
     """Loads a model, its variables and its image processor.
 
     Args:
@@ -75,7 +56,9 @@ def from_pretrained(
         allow_half: See `load_weights`.
         replace_classifier: Whether a `num_classes` that differs from the weights' is meant: the
             classifier is then initialised anew.
-        **options: Fields of `MobileViT` that differ from what the source says, such as `dtype`,
+        backbone: The module on which the model stands, if it was saved with one that this package
+            does not have (`create_model(..., backbone=module)`).
+        **options: Options of `create_model` that differ from what the source says, such as `dtype`,
             `output_stride`, `patch_sizes`, `dropout`, or `num_classes=0` for pooled features.
 
     Returns:
@@ -88,7 +71,12 @@ def from_pretrained(
     if replace_classifier and "num_classes" not in options:
         raise ConfigurationError("replace_classifier needs num_classes, the number of new classes")
     loaded = load_weights(
-        source, checkpoint=checkpoint, raw=raw, revision=revision, allow_half=allow_half
+        source,
+        checkpoint=checkpoint,
+        raw=raw,
+        revision=revision,
+        allow_half=allow_half,
+        backbone=backbone,
     )
     model, variables = _with_options(loaded, options, replace_classifier)
     return model, variables, loaded.processor
@@ -102,6 +90,7 @@ def load_weights(
     revision: str | None = None,
     allow_half: bool = False,
     channel_order: Literal["bgr", "rgb"] | None = None,
+    backbone: nn.Module | None = None,
 ) -> Pretrained:
     """Loads weights with all that belongs to them.
 
@@ -119,23 +108,24 @@ def load_weights(
         channel_order: Of the images that the weights of a bare file were trained on. None takes
             what the file's names tell: RGB for timm and for later CVNets' DeepLabv3, else BGR.
             Later CVNets' SSDLite, RGB, cannot be told from v0.1's by its names.
+        backbone: See `from_pretrained`.
 
     Raises:
         ConfigurationError: If there is nothing at `source`, or an argument does not go with it.
         DataError: If what is there cannot be read or is not a MobileViT; the file is named.
     """
     path = Path(source)
-    _check_arguments(path, checkpoint, raw, revision, channel_order)
+    _check_arguments(path, checkpoint, raw, revision, channel_order, backbone)
     if (path / EXPERIMENT).is_file():
         return _load_run(path, checkpoint, raw)
     if path.is_file():
         loaded = _load_file(path, averaged=not raw, allow_half=allow_half)
         return loaded if channel_order is None else _ordered(loaded, channel_order)
     if path.is_dir():
-        return _load_directory(path, str(source), allow_half)
+        return _load_directory(path, str(source), allow_half, backbone)
     if hub.is_hub_id(str(source)):
         where = f"{source}@{revision}" if revision else str(source)
-        return _load_directory(hub.fetch(str(source), revision), where, allow_half)
+        return _load_directory(hub.fetch(str(source), revision), where, allow_half, backbone)
     raise ConfigurationError(
         f"there is nothing at {source}; name a work directory, a directory with {CONFIG}, "
         "a weight file, or an id of the hub such as apple/mobilevit-small"
@@ -143,7 +133,12 @@ def load_weights(
 
 
 def _check_arguments(
-    source: Path, checkpoint: Choice, raw: bool, revision: str | None, channel_order: str | None
+    source: Path,
+    checkpoint: Choice,
+    raw: bool,
+    revision: str | None,
+    channel_order: str | None,
+    backbone: nn.Module | None,
 ) -> None:
     """Refuses arguments that do not go with a kind of source."""
     is_run = (source / EXPERIMENT).is_file()
@@ -151,6 +146,11 @@ def _check_arguments(
         raise ConfigurationError(
             f"only a work directory has checkpoints to choose from, and {source} is none; "
             "leave the checkpoint out"
+        )
+    if backbone is not None and (is_run or source.is_file()):
+        raise ConfigurationError(
+            f"a backbone goes with a directory that save_pretrained wrote, and {source} is none; "
+            "leave it out"
         )
     if revision is not None and source.exists():
         raise ConfigurationError(f"{source} is a path; only an id of the hub has revisions")
@@ -170,14 +170,16 @@ def _ordered(loaded: Pretrained, channel_order: str) -> Pretrained:
     return replace(loaded, processor=flipped)
 
 
-def _load_directory(directory: Path, name: str, allow_half: bool) -> Pretrained:
+def _load_directory(
+    directory: Path, name: str, allow_half: bool, backbone: nn.Module | None
+) -> Pretrained:
     """Loads a directory with `config.json`; `name` is what the user called it."""
     if not (directory / CONFIG).is_file():
         raise DataError(
             f"{directory} has neither {EXPERIMENT} nor {CONFIG}, so it is neither a work "
             "directory nor saved weights; name the directory or the weight file itself"
         )
-    configured = read_config(directory)
+    configured = read_config(directory, backbone)
     path = _weight_file(directory)
     tensors = files.read_state_dict(path)
     try:
@@ -215,7 +217,7 @@ def _load_file(path: Path, *, averaged: bool, allow_half: bool) -> Pretrained:
     tensors = files.read_state_dict(path, averaged=averaged)
     try:
         found = recognise({name: np.shape(tensor) for name, tensor in tensors.items()})
-        model = found.create()
+        model = found.model
         variables = load_state_dict(model, tensors, allow_half=allow_half)
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
@@ -232,10 +234,11 @@ def _load_file(path: Path, *, averaged: bool, allow_half: bool) -> Pretrained:
 
 def _usual_processor(model: Any) -> ImageProcessor:
     """Returns what published weights of a kind of model take, where nothing says it."""
-    side = {"ssdlite_mobilevit": 320, "deeplabv3_mobilevit": 512}.get(kind_of(model))
-    if side is None:
+    head = head_of(model)
+    if head.task == "classification":
         return ImageProcessor()
-    return ImageProcessor(size=(side, side), crop_size=(side, side))
+    size = (head.input_size, head.input_size)
+    return ImageProcessor(size=size, crop_size=size)
 
 
 def _name_of(model: Any) -> str:
@@ -253,17 +256,16 @@ def _names_of_classes(model: Any) -> tuple[str, ...]:
     from mobilevit_jax.data.imagenet_names import class_names_imagenet
     from mobilevit_jax.data.voc_names import class_names_voc
 
-    kind = kind_of(model)
-    background = kind == "ssdlite_mobilevit"
+    head = head_of(model)
     usual = {
-        "mobilevit": class_names_imagenet,
-        "ssdlite_mobilevit": class_names_coco,
-        "deeplabv3_mobilevit": class_names_voc,
-    }[kind]()
-    count = model.num_classes - background
+        "classification": class_names_imagenet,
+        "detection": class_names_coco,
+        "segmentation": class_names_voc,
+    }[head.task]()
+    count = model.num_classes - head.first_named
     if len(usual) == count:
         return usual
-    return tuple(f"LABEL_{index + background}" for index in range(count))
+    return tuple(f"LABEL_{index + head.first_named}" for index in range(count))
 
 
 def _with_options(
@@ -272,9 +274,7 @@ def _with_options(
     """Applies options to a loaded model, and to its head what follows from them."""
     if not options:
         return loaded.model, loaded.variables
-    fields = {name: getattr(loaded.model, name) for name in _field_names(loaded.model)}
-    known = model_name(loaded.model) or f"{kind_of(loaded.model)}_s"  # the variant is a field
-    model = create_model(known, **(fields | options))
+    model = with_options(loaded.model, **options)
     before, now = loaded.model.num_classes, model.num_classes
     if now and now != before and not replace_classifier:
         raise ConfigurationError(
@@ -285,8 +285,9 @@ def _with_options(
     variables = _with_classes(loaded, model) if now != before else loaded.variables
     if not options.get("aux_head", True):
         # Only training has a use for an auxiliary head.
+        unused = head_of(model).training_only
         variables = {
-            collection: {name: part for name, part in parts.items() if name[:4] != "aux_"}
+            collection: {name: part for name, part in parts.items() if name not in unused}
             for collection, parts in variables.items()
         }
     return model, _checked(model, variables, options)
@@ -294,13 +295,8 @@ def _with_options(
 
 def _with_classes(loaded: Pretrained, model: Any) -> dict[str, Any]:
     """Returns the variables with what depends on the number of classes left out or drawn anew."""
-    from flax import traverse_util
-
-    from mobilevit_jax.models.initial import initialise
-    from mobilevit_jax.models.shapes import variable_shapes
-
     old = variable_shapes(loaded.model)
-    new = variable_shapes(loaded.model.clone(num_classes=model.num_classes))
+    new = variable_shapes(with_options(loaded.model, num_classes=model.num_classes))
     layers = {path[:-1] for path, _ in old.items() ^ new.items()}
     flat: dict[Any, Any] = traverse_util.flatten_dict(loaded.variables)
     kept = {path: leaf for path, leaf in flat.items() if path[:-1] not in layers}
@@ -308,18 +304,8 @@ def _with_classes(loaded: Pretrained, model: Any) -> dict[str, Any]:
     return traverse_util.unflatten_dict(kept | initialise(model, jax.random.key(0), paths))
 
 
-def _field_names(model: Any) -> list[str]:
-    import dataclasses
-
-    return [f.name for f in dataclasses.fields(model) if f.name not in ("parent", "name")]
-
-
-def _checked(model: "MobileViT", variables: dict[str, Any], options: dict[str, Any]) -> Any:
+def _checked(model: "Model", variables: dict[str, Any], options: dict[str, Any]) -> Any:
     """Refuses options, such as another kernel size, that the weights were not made for."""
-    from flax import traverse_util
-
-    from mobilevit_jax.models.shapes import variable_shapes
-
     expected = variable_shapes(model)
     flat: dict[Any, Any] = traverse_util.flatten_dict(variables)
     found = {path: leaf.shape for path, leaf in flat.items()}
@@ -335,20 +321,21 @@ def _checked(model: "MobileViT", variables: dict[str, Any], options: dict[str, A
 def _load_run(directory: Path, checkpoint: Choice, raw: bool) -> Pretrained:
     """Loads a checkpoint of a work directory, the averaged weights if it has any."""
     # Imported here because weights from elsewhere need neither training nor Orbax.
-    from mobilevit_jax.training import parallel, workdir
+    from mobilevit_jax.config import read_experiment
+    from mobilevit_jax.training import parallel
     from mobilevit_jax.training.checkpoint import Checkpoints
     from mobilevit_jax.training.checkpoint.averaging import average
 
-    experiment, class_names = workdir.read_experiment(directory)
-    background = task_of(experiment.model.name) == "detection"  # it has no name
-    model = experiment.model.build(len(class_names) + background, parallel.AXIS)
+    experiment, class_names = read_experiment(directory)
+    unnamed = head_named(experiment.model.name).first_named
+    model = experiment.model.build(len(class_names) + unnamed, parallel.AXIS)
     image = jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32)
     abstract = jax.eval_shape(model.init, jax.random.key(0), image)
     averaged = bool(experiment.ema.decay) and not raw
     wanted = {"ema": abstract} if averaged else abstract
-    if not (directory / workdir.CHECKPOINTS).is_dir():
+    if not (directory / CHECKPOINTS).is_dir():
         raise DataError(f"{directory} has no checkpoint yet; train it first")
-    with Checkpoints.reader(directory / workdir.CHECKPOINTS) as checkpoints:
+    with Checkpoints.reader(directory / CHECKPOINTS) as checkpoints:
         steps = _choose(checkpoints, checkpoint, directory, experiment.checkpoint.keep_best)
         if len(steps) > 1:
             state = average(checkpoints, steps, wanted)

@@ -19,7 +19,7 @@ from mobilevit_jax.convert import config, files, native, to_state_dict
 from mobilevit_jax.convert.huggingface_config import check_huggingface
 from mobilevit_jax.convert.timm_config import check_timm
 from mobilevit_jax.errors import ConfigurationError, naming, unknown_name
-from mobilevit_jax.models.backbone import BackboneModel
+from mobilevit_jax.models.model import Model
 from mobilevit_jax.processing import CONFIG_NAME as PROCESSOR_NAME
 from mobilevit_jax.processing import ImageProcessor
 
@@ -39,7 +39,7 @@ _ABANDONED_SECONDS = 3600
 
 def save_pretrained(
     directory: str | Path,
-    model: BackboneModel,
+    model: Model,
     variables: Mapping[str, Any],
     processor: ImageProcessor,
     *,
@@ -99,7 +99,7 @@ def save_pretrained(
 
 def save_weights(
     path: str | Path,
-    model: BackboneModel,
+    model: Model,
     variables: Mapping[str, Any],
     processor: ImageProcessor,
     *,
@@ -151,7 +151,7 @@ def _image_size(processor: ImageProcessor) -> int | tuple[int, int]:
 
 
 def _tensors(
-    model: BackboneModel, variables: Mapping[str, Any], layout: Layout, *, turned: bool
+    model: Model, variables: Mapping[str, Any], layout: Layout, *, turned: bool
 ) -> dict[str, np.ndarray]:
     """Returns {name: array} in a layout, the stem's input channels reversed if `turned`."""
     kept = {name: variables[name] for name in ("params", "batch_stats") if name in variables}

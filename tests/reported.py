@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mobilevit_jax.analysis.sweeps import RECORD, RunRecord, SweepRecord
-from mobilevit_jax.base import run_files as names
+from mobilevit_jax.base import run_files
 from mobilevit_jax.config import DataConfig, Experiment, to_dict
 from mobilevit_jax.data.sampler import SamplerConfig
 from mobilevit_jax.models.config import ModelConfig
@@ -72,7 +72,7 @@ def make_run(
     timing.scale_seconds, timing.scale_steps = {"32x32": 2.0}, {"32x32": steps}
     timing.devices = "4 x TPU v4"
     if steps:
-        workdir.write_json(directory / names.TIMING, asdict(timing))
+        workdir.write_json(directory / run_files.TIMING, asdict(timing))
     for size, value in (sizes or {}).items():
         result = {"dataset": "flowers", "split": "test", "size": size, metric: value}
         workdir.write_json(directory / f"evaluation-flowers-test-{size}.json", result)

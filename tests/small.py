@@ -12,10 +12,10 @@ from flax import traverse_util
 from mobilevit_jax.config import DataConfig, EvaluationConfig, Experiment
 from mobilevit_jax.data.loader import LoaderConfig
 from mobilevit_jax.data.sampler import SamplerConfig
-from mobilevit_jax.models import BackboneModel, MobileViT, Variant, create_model
+from mobilevit_jax.models import Classifier, Model, Variant, create_model
 from mobilevit_jax.models.config import ModelConfig
 from mobilevit_jax.models.layers import BatchNorm, Conv
-from mobilevit_jax.models.shapes import variable_shapes
+from mobilevit_jax.models.variables import variable_shapes
 from mobilevit_jax.processing import ImageProcessor
 from mobilevit_jax.training.losses import cross_entropy
 from mobilevit_jax.training.schedule import ScheduleConfig
@@ -24,14 +24,14 @@ from mobilevit_jax.training.state import EMAConfig
 TINY = Variant((8, 8, 8, 8, 8, 8), (8, 8, 8), 1, 16, dropout=0.1, depths=(1, 1, 1), heads=2)
 
 
-def tiny_model(num_classes: int = 6, **options: Any) -> MobileViT:
+def tiny_model(num_classes: int = 6, **options: Any) -> Classifier:
     """Returns a MobileViT of some 10,000 parameters with every kind of layer."""
     return create_model("mobilevit_xxs", variant=TINY, num_classes=num_classes, **options)
 
 
 def random_variables(model: nn.Module, seed: int = 0) -> Any:
     """Draws variables with NumPy, since compiling `init` would take longer than the test."""
-    if isinstance(model, BackboneModel):  # tracing takes a second
+    if isinstance(model, Model):  # traced once
         shapes = variable_shapes(model).items()
         abstract = traverse_util.unflatten_dict(
             {path: jax.ShapeDtypeStruct(shape, np.float32) for path, shape in shapes}

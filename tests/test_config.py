@@ -49,7 +49,7 @@ class TestEveryExperiment:
 
     def test_builds_its_model(self, path):
         model = read(path).model.build(10, "devices")
-        assert model.variant.depths == (2, 4, 3)
+        assert model.backbone.variant.depths == (2, 4, 3)
 
 
 def test_there_are_experiments():

@@ -100,7 +100,7 @@ def test_unknown_name_is_an_attribute_error():
 
 def test_version_stands_in_one_place_and_the_others_agree():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert project["dynamic"] == ["version"]  # read from mobilevit_jax/__init__.py at build time
+    assert project["dynamic"] == ["version"]  # read from mobilevit_jax/_version.py at build time
     assert re.fullmatch(r"\d+\.\d+\.\d+(\.dev\d+)?", mobilevit_jax.__version__)
     citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
     assert f"\nversion: {mobilevit_jax.__version__}\n" in citation

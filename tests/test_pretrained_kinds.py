@@ -7,7 +7,7 @@ import pytest
 import mobilevit_jax as mvj
 from mobilevit_jax.convert.files import write_state_dict
 from mobilevit_jax.errors import ConfigurationError, DataError
-from mobilevit_jax.models.shapes import variable_shapes
+from mobilevit_jax.models.variables import variable_shapes
 from mobilevit_jax.pretrained import load_weights
 from mobilevit_jax.processing import ImageProcessor
 from mobilevit_jax.saving import save_pretrained, save_weights
@@ -50,7 +50,7 @@ def test_names_of_later_cvnets_mean_other_options_and_channels(tmp_path):
     path = tmp_path / "weights.safetensors"
     write_state_dict(path, reference.state_dict("deeplabv3_s_later"))
     model, variables, processor = mvj.from_pretrained(path)
-    assert (model.output_stride, model.aspp_rates) == (8, (12, 24, 36))
+    assert (model.backbone.output_stride, model.aspp_rates) == (8, (12, 24, 36))
     assert not processor.do_flip_channel_order
     assert "aux_conv" in variables["params"]
 
@@ -80,7 +80,7 @@ def test_directories_of_transformers(tmp_path):
 
 def test_no_directory_for_detectors_of_transformers(tmp_path):
     model = model_of("ssdlite")
-    with pytest.raises(ConfigurationError, match="a model of the type SSDLite.*layout='native'"):
+    with pytest.raises(ConfigurationError, match="a model of the type ssdlite.*layout='native'"):
         save_pretrained(tmp_path / "new", model, random_variables(model), PROCESSOR)
     assert not (tmp_path / "new").exists()
 

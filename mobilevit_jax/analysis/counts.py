@@ -1,23 +1,23 @@
 """Parameters, multiply-adds and feature shapes of a model, counted from the modules themselves."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
-from flax import traverse_util
 
-from mobilevit_jax.models.attention import MultiHeadAttention
-from mobilevit_jax.models.backbone import BackboneModel
-from mobilevit_jax.models.layers import Conv, Dense
-from mobilevit_jax.models.shapes import variable_shapes
+from mobilevit_jax.errors import ConfigurationError
+from mobilevit_jax.models.attention import LayerNorm, MultiHeadAttention
+from mobilevit_jax.models.layers import BatchNorm, Conv, Dense, Pending
+from mobilevit_jax.models.registry import head_of
+from mobilevit_jax.ops.dispatch import use_form
 
 Convention = Literal["true", "paper"]
-
-PUBLISHED_SIZES = {"mobilevit": 256, "ssdlite_mobilevit": 320, "deeplabv3_mobilevit": 512}
-"""Sides of the images that the published models were evaluated on, by the kind of model."""
+_NORMS = (nn.BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
 @dataclass(frozen=True)
@@ -59,37 +59,40 @@ def stages(
         convention: "true", or "paper" for the profiler's.
     """
     image = jax.ShapeDtypeStruct((1, height, width or height, 3), np.float32)
-    macs: dict[str, int] = {}
+    counted: dict[str, _Layer] = {}
+    seen: set[tuple[str, ...]] = set()  # modules whose parameters are counted
+    used: dict[tuple[str, ...], nn.Module] = {}
 
     def count(next_call: Any, args: Any, kwargs: Any, context: Any) -> Any:
-        output = next_call(*args, **kwargs)
-        if context.method_name == "__call__" and (
-            more := _macs(context.module, args[0], output, convention) if args else 0
-        ):
-            stage = _stage(context.module.path)
-            macs[stage] = macs.get(stage, 0) + more
+        module, method = context.module, context.method_name
+        output, layer = _count(module, method, args, lambda: next_call(*args, **kwargs), convention)
+        if layer is not None:
+            name = _stage(module.path)
+            before = counted.get(name, _Layer(0, 0))
+            parameters = 0 if module.path in seen else layer.parameters
+            counted[name] = _Layer(before.parameters + parameters, before.macs + layer.macs)
+            seen.add(module.path)
+        elif _own(module):
+            used[module.path] = module
         return output
 
-    variables = _variables(model, image)
-    with nn.intercept_methods(count):
-        _, features = jax.eval_shape(
-            lambda v, x: model.apply(v, x, features=True), variables, image
+    key = jax.random.key(0)
+    with use_form("accelerator"), nn.intercept_methods(count):
+        (_, features), _ = jax.eval_shape(
+            lambda x: model.init_with_output(key, x, features=True), image
         )
-    parameters: dict[str, int] = {}
-    for path, leaf in _leaves(variables["params"]):
-        stage = _stage(path)
-        parameters[stage] = parameters.get(stage, 0) + leaf.size
-    # Every stage has a layer, so that those are in order of use; what evaluation leaves out is
-    # last.
-    order = [*macs, *sorted(parameters.keys() - macs.keys())]
+    for path in used.keys() - seen:
+        raise _unknown(used[path])
+    unused = head_of(model).training_only
     return [
         Stage(
             name,
-            parameters[name],
-            macs.get(name, 0),
+            layer.parameters,
+            0 if name in unused else layer.macs,
             features[name].shape[1:] if name in features else (),
         )
-        for name in order
+        # What evaluation leaves out is last.
+        for name, layer in sorted(counted.items(), key=lambda item: item[0] in unused)
     ]
 
 
@@ -109,34 +112,70 @@ def total_macs(
     return sum(stage.macs for stage in stages(model, height, width, convention=convention))
 
 
-def _macs(module: nn.Module, x: Any, output: Any, convention: Convention) -> int:
-    """Multiply-adds of one call of a layer; 0 for modules that only hold layers."""
+class _Layer(NamedTuple):
+    """What a call of a layer counts."""
+
+    parameters: int
+    macs: int
+
+
+def _count(
+    module: nn.Module, method: str, args: Any, call: Callable[[], Any], convention: Convention
+) -> tuple[Any, _Layer | None]:
+    """Returns the output of a method, and what it counts if the module is a layer.
+
+    Of this package's layers only the shapes are made, since tracing what they compute takes most of
+    the time.
+
+    Raises:
+        ConfigurationError: For a layer of an unknown kind with parameters of its own.
+    """
     biased = convention == "paper"
-    if isinstance(module, Conv):
-        inputs = 1 if module.depthwise else x.shape[-1]
-        return output.size * (inputs * module.kernel_size**2 + (biased and module.use_bias))
-    if isinstance(module, Dense):
-        return output.size * (x.shape[-1] + biased)
+    x: Any = args[0] if args else None
+    if isinstance(module, BatchNorm) and method == "pending":
+        return Pending(x), _Layer(2 * x.shape[-1], 0)
+    if method != "__call__" or isinstance(module, BatchNorm):
+        return call(), None
+    if isinstance(module, LayerNorm):
+        return x, _Layer(2 * x.shape[-1], 0)
+    if isinstance(module, Conv | Dense):
+        inputs, shape, use_bias = x.shape[-1], (*x.shape[:-1], module.features), True
+        if isinstance(module, Conv):
+            sides = (-(-side // module.stride) for side in x.shape[1:3])
+            shape, use_bias = (x.shape[0], *sides, module.features), module.use_bias
+            inputs = (1 if module.depthwise else inputs) * module.kernel_size**2
+        macs = math.prod(shape) * (inputs + (biased and use_bias))
+        parameters = module.features * (inputs + use_bias)
+        return jnp.zeros(shape, x.dtype), _Layer(parameters, macs)
+    output = call()
+    own = _own(module)
+    parameters = sum(parameter.size for parameter in own)
     if isinstance(module, MultiHeadAttention):
-        # QK^T and AV over n tokens of width d each.
-        return 2 * x.size * x.shape[-1 if convention == "paper" else -2]
-    return 0
+        # QK^T and AV over n tokens of width d each; the projections are layers of their own.
+        return output, _Layer(0, 2 * x.size * x.shape[-1 if biased else -2])
+    if isinstance(module, nn.Conv | nn.Dense):
+        # The last axis of a kernel is its outputs, each a sum over all the others.
+        kernel = max(own, key=lambda parameter: parameter.ndim)
+        one = math.prod(kernel.shape[:-1]) + (biased and len(own) > 1)
+        return output, _Layer(parameters, output.size * one)
+    if own and not isinstance(module, _NORMS):
+        raise _unknown(module)
+    return output, _Layer(parameters, 0) if own else None
+
+
+def _own(module: nn.Module) -> list[Any]:
+    """Returns the parameters of a module that are not those of modules in it."""
+    params = module.variables.get("params", {})
+    return [parameter for parameter in params.values() if not isinstance(parameter, Mapping)]
+
+
+def _unknown(module: nn.Module) -> ConfigurationError:
+    return ConfigurationError(
+        f"the multiply-adds of a {type(module).__name__} ({'/'.join(module.path)}) are not known; "
+        "only calls of convolutions, linear layers, attention and norms are counted"
+    )
 
 
 def _stage(path: tuple[str, ...]) -> str:
     """The part of a parameter path that names its stage."""
     return path[1] if path[0] == "backbone" else path[0]
-
-
-def _variables(model: nn.Module, image: jax.ShapeDtypeStruct) -> Any:
-    if not isinstance(model, BackboneModel):
-        return jax.eval_shape(model.init, jax.random.key(0), image)
-    shapes = variable_shapes(model).items()  # tracing would double the time
-    return traverse_util.unflatten_dict(
-        {path: jax.ShapeDtypeStruct(shape, np.float32) for path, shape in shapes}
-    )
-
-
-def _leaves(tree: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        yield tuple(key.key for key in path), leaf

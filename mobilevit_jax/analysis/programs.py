@@ -15,11 +15,11 @@ import numpy as np
 from flax import traverse_util
 
 from mobilevit_jax.analysis import memory
-from mobilevit_jax.analysis.counts import PUBLISHED_SIZES, total_macs
+from mobilevit_jax.analysis.counts import total_macs
 from mobilevit_jax.analysis.memory import Device
 from mobilevit_jax.errors import ConfigurationError, unknown_name
-from mobilevit_jax.models import BackboneModel, create_model, kind_of
-from mobilevit_jax.models.shapes import variable_shapes
+from mobilevit_jax.models.registry import create_model, head_of
+from mobilevit_jax.models.variables import variable_shapes
 from mobilevit_jax.tasks.classification_objective import ClassificationObjective
 from mobilevit_jax.tasks.detection.objective import DetectionObjective
 from mobilevit_jax.tasks.segmentation.objective import SegmentationObjective
@@ -93,7 +93,7 @@ class Setting:
     @property
     def side(self) -> int:
         """The size that stands here or is the model's own."""
-        return self.size or PUBLISHED_SIZES[kind_of(self.build())]
+        return self.size or head_of(self.build()).input_size
 
     @property
     def multiply_adds(self) -> int:
@@ -263,12 +263,10 @@ def objective_of(model: Any) -> Objective:
     """
     if not model.num_classes:
         raise ConfigurationError("a model without classes (num_classes 0) has nothing to train")
-    kind = kind_of(model)
-    if kind == "ssdlite_mobilevit":
+    task = head_of(model).task
+    if task == "detection":
         return DetectionObjective(model)
-    if kind == "deeplabv3_mobilevit":
-        return SegmentationObjective()
-    return ClassificationObjective()
+    return SegmentationObjective() if task == "segmentation" else ClassificationObjective()
 
 
 def draw_batch(model: Any, size: int, batch: int) -> dict[str, np.ndarray]:
@@ -288,10 +286,10 @@ def draw_batch(model: Any, size: int, batch: int) -> dict[str, np.ndarray]:
         "image": rng.integers(0, 256, (batch, size, size, 3), np.uint8),
         "weight": np.ones(batch, np.float32),
     }
-    kind = kind_of(model)
-    if kind == "mobilevit":
+    task = head_of(model).task
+    if task == "classification":
         drawn["label"] = rng.integers(0, model.num_classes, batch, np.int32)
-    elif kind == "ssdlite_mobilevit":
+    elif task == "detection":
         low = rng.random((batch, _BOXES, 2), np.float32)
         high = low + (1 - low) * rng.random((batch, _BOXES, 2), np.float32)
         drawn["boxes"] = np.concatenate([low, high], axis=-1)
@@ -322,20 +320,12 @@ def draw_variables(model: Any, seed: int = 0) -> Any:
             return kernel * np.float32((2 / np.prod(shape[:-1])) ** 0.5)
         return np.full(shape, float(path[-1] in ("scale", "var")), np.float32)
 
-    drawn = {path: draw(path, shape) for path, shape in _shapes(model).items()}
+    drawn = {path: draw(path, shape) for path, shape in variable_shapes(model).items()}
     return traverse_util.unflatten_dict(drawn)
 
 
 def _abstract_variables(model: Any) -> Any:
-    shapes = _shapes(model).items()
+    shapes = variable_shapes(model).items()
     return traverse_util.unflatten_dict(
         {path: jax.ShapeDtypeStruct(shape, np.float32) for path, shape in shapes}
     )
-
-
-def _shapes(model: Any) -> dict[tuple[str, ...], tuple[int, ...]]:
-    if isinstance(model, BackboneModel):
-        return variable_shapes(model)
-    variables: Any = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
-    leaves: Any = traverse_util.flatten_dict(variables)
-    return {path: leaf.shape for path, leaf in leaves.items()}

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mobilevit_jax.errors import ConfigurationError
-from mobilevit_jax.models.backbone import MobileViTBlock
+from mobilevit_jax.models.backbones.mobilevit import MobileViTBlock
 
 _CHANNELS, _DIM = 4, 8
 _AT_ONCE = 100  # output pixels whose gradients are held together

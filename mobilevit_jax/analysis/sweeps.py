@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from mobilevit_jax.base import run_files as names
-from mobilevit_jax.config import Experiment, from_dict
+from mobilevit_jax.base import run_files
+from mobilevit_jax.config import Experiment, from_dict, read_experiment
 from mobilevit_jax.data.sampler import scale_table, steps_in_epoch
 from mobilevit_jax.errors import ConfigurationError, DataError, MobileViTError, shortened
 from mobilevit_jax.study import Line, Study, Table
@@ -197,7 +197,7 @@ def read_run(directory: Path, record: RunRecord) -> Run:
 
 
 def _read_run(directory: Path, record: RunRecord) -> Run:
-    if not (directory / workdir.EXPERIMENT).exists():
+    if not (directory / run_files.EXPERIMENT).exists():
         return Run(record, directory, 0, 0, False, {})
     experiment, total = _whole(directory)
     rows = _rows(directory)
@@ -252,10 +252,10 @@ def evaluations(directory: Path) -> dict[int, dict[str, Any]]:
     Raises:
         DataError: If a file cannot be read.
     """
-    data = workdir.read_experiment(directory)[0].data
+    data = read_experiment(directory)[0].data
     wanted = data.dataset, data.test or data.validation
     found = {}
-    for path in sorted(directory.glob(names.EVALUATION.format("*"))):
+    for path in sorted(directory.glob(run_files.EVALUATION.format("*"))):
         try:
             result = json.loads(path.read_text(encoding="utf-8"))
             size, has = result["size"], (result["dataset"], result["split"])
@@ -269,22 +269,22 @@ def evaluations(directory: Path) -> dict[int, dict[str, Any]]:
 
 def _whole(directory: Path) -> tuple[Experiment, int]:
     """Returns a run's experiment and the number of its steps, from its plan."""
-    experiment, _ = workdir.read_experiment(directory)
+    experiment, _ = read_experiment(directory)
     examples = workdir.read_record(directory).get("examples")
     if not isinstance(examples, int):
-        raise DataError(f"{directory / workdir.EXPERIMENT} does not tell the number of examples")
+        raise DataError(f"{directory / run_files.EXPERIMENT} does not tell the number of examples")
     table = scale_table(experiment.sampler)
     epochs = range(experiment.epochs)
     try:
         total = sum(steps_in_epoch(experiment.seed, epoch, examples, table) for epoch in epochs)
     except ConfigurationError as error:
-        raise DataError(f"{directory / workdir.EXPERIMENT}: {error}") from error
+        raise DataError(f"{directory / run_files.EXPERIMENT}: {error}") from error
     return experiment, total
 
 
 def _rows(directory: Path) -> list[records.Row]:
     """Returns the rows of metrics, none if the run has not got that far."""
-    if not (directory / names.METRICS).exists():
+    if not (directory / run_files.METRICS).exists():
         return []
     return records.read_metrics(directory)
 

@@ -1,4 +1,4 @@
-"""Dataclasses out of JSON, with every value's type made sure of by the field's annotation."""
+"""Dataclasses into JSON and out of it, every value's type made sure of by its annotation."""
 
 import dataclasses
 import math
@@ -116,3 +116,26 @@ def _as_float(value: int, where: str) -> float:
 
 def _wrong(where: str, wanted: str, value: Any) -> ConfigurationError:
     return ConfigurationError(f"{where} must be {wanted}, not {shortened(repr(value), 80)}")
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Returns a configuration as nested dictionaries that JSON can hold (tuples as lists)."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+    return plain(dataclasses.asdict(config))
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], where: str = "") -> list[str]:
+    """Lists the fields in which two `to_dict` forms differ, as "name: old -> new"."""
+    found = []
+    for name in sorted(old.keys() | new.keys()):
+        before, after = old.get(name), new.get(name)
+        if isinstance(before, dict) and isinstance(after, dict):
+            found += differences(before, after, f"{where}{name}.")
+        elif before != after:
+            found.append(f"{where}{name}: {before!r} -> {after!r}")
+    return found

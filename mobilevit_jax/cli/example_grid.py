@@ -7,9 +7,9 @@ import numpy as np
 
 from mobilevit_jax.cli.prediction_output import FORMS, Picture, Settings
 from mobilevit_jax.data.decode import decode_image
+from mobilevit_jax.data.record_parser import record_name
 from mobilevit_jax.data.sources import Split
 from mobilevit_jax.errors import DataError
-from mobilevit_jax.tasks.base import record_name
 
 _SHOWN = 12
 _SETTINGS = Settings(top=5, score_threshold=0.3, masks=None, batch=_SHOWN)

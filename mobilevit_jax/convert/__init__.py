@@ -1,7 +1,6 @@
 """State dicts of the PyTorch implementations, both directions: names here, tensors transposed here.
 
-The names are tables (`cvnets`, `huggingface`, `timm`), one for each kind of model; PyTorch need not
-be installed.
+The names are tables that stand with the backbones and heads; PyTorch need not be installed.
 """
 
 from collections.abc import Iterable, Mapping
@@ -11,16 +10,16 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from mobilevit_jax.convert import infer_model as _recognition
-from mobilevit_jax.convert import layouts as _detection
+from mobilevit_jax.convert import infer_model as _inference
+from mobilevit_jax.convert import layouts as _layouts
 from mobilevit_jax.convert.names import Layout
 from mobilevit_jax.convert.native import flatten_checked
 from mobilevit_jax.convert.tensors import Gathered, Report, as_array, gather, misfit
 from mobilevit_jax.errors import ConfigurationError, DataError, unknown_name
-from mobilevit_jax.models import kind_of
-from mobilevit_jax.models.backbone import BackboneModel
 from mobilevit_jax.models.initial import initialise
-from mobilevit_jax.models.shapes import Path, Shape, variable_shapes
+from mobilevit_jax.models.model import Model
+from mobilevit_jax.models.registry import family_of, kind_of, options_of
+from mobilevit_jax.models.variables import Path, Shape, variable_shapes
 
 __all__ = [
     "LAYOUTS",
@@ -30,7 +29,7 @@ __all__ = [
     "to_state_dict",
 ]
 
-LAYOUTS: tuple[str, ...] = _detection.LAYOUTS
+LAYOUTS: tuple[str, ...] = _layouts.LAYOUTS
 
 Tree = dict[str, Any]
 
@@ -47,12 +46,12 @@ def detect_layout(names: Iterable[str]) -> str:
     Raises:
         DataError: If they are those of MobileViTv2 or of another network.
     """
-    return _detection.detect(names)[0].name
+    return _layouts.detect(names)[0].name
 
 
 @overload
 def load_state_dict(
-    model: BackboneModel,
+    model: Model,
     state_dict: Mapping[str, Any],
     *,
     strict: Literal[True] = True,
@@ -62,7 +61,7 @@ def load_state_dict(
 
 @overload
 def load_state_dict(
-    model: BackboneModel,
+    model: Model,
     state_dict: Mapping[str, Any],
     *,
     strict: Literal[False],
@@ -71,7 +70,7 @@ def load_state_dict(
 
 
 def load_state_dict(
-    model: BackboneModel,
+    model: Model,
     state_dict: Mapping[str, Any],
     *,
     strict: bool = True,
@@ -100,8 +99,8 @@ def load_state_dict(
             precision (unless allowed), is not of floating point, or is not finite. All are listed.
         ConfigurationError: If the layout's names cannot tell the model's tensors apart.
     """
-    found, prefix = _detection.detect(state_dict)
-    table = found if found.kind == kind_of(model) else _table(model, found.name)
+    found, prefix = _layouts.detect(state_dict)
+    table = found if found.kind == kind_of(model) else _layouts.table_of(found.name, model)
     if table is None:
         raise DataError(
             f"the tensors are those of a {found.kind} in the naming of {found.title}, which has no "
@@ -118,7 +117,7 @@ def load_state_dict(
 
 
 def to_state_dict(
-    model: BackboneModel, variables: Mapping[str, Any], layout: str = "huggingface"
+    model: Model, variables: Mapping[str, Any], layout: str = "huggingface"
 ) -> dict[str, np.ndarray]:
     """Turns variables into a PyTorch state dict of NumPy arrays.
 
@@ -137,7 +136,7 @@ def to_state_dict(
     """
     if layout not in LAYOUTS:
         raise unknown_name("layout", layout, LAYOUTS)
-    table = _table(model, layout)
+    table = _layouts.table_of(layout, model)
     if table is None:
         raise ConfigurationError(f"the layout {layout!r} has no names for a {kind_of(model)}")
     if refused := table.cannot_express(model):
@@ -155,10 +154,6 @@ def to_state_dict(
     return state_dict
 
 
-def _table(model: BackboneModel, layout: str) -> Layout | None:
-    return _detection.table_of(layout, kind_of(model))
-
-
 class _Entry(NamedTuple):
     """Where one of our tensors is in a state dict.
 
@@ -171,22 +166,19 @@ class _Entry(NamedTuple):
     shape: Shape
 
 
-def _entries(model: BackboneModel, layout: Layout, prefix: str) -> dict[Path, _Entry]:
+def _entries(model: Model, layout: Layout, prefix: str) -> dict[Path, _Entry]:
     if refused := layout.cannot_name(model):
         raise ConfigurationError(f"the layout {layout.name!r} cannot express {', '.join(refused)}")
-    depths = {f"layer_{3 + i}": depth for i, depth in enumerate(model.variant.depths)}
     entries = {}
     for path, ours in variable_shapes(model).items():
-        names = layout.name_path(
-            path[1:], depths=depths, kernel_size=model.kernel_size, prefix=prefix
-        )
+        names = layout.name_path(path[1:], model.backbone, prefix)
         outputs, *rest = _torch_shape(ours)
         entries[path] = _Entry(names, (outputs // len(names), *rest))
     return entries
 
 
 def _assemble(
-    model: BackboneModel, entries: Mapping[Path, _Entry], tensors: dict[str, np.ndarray]
+    model: Model, entries: Mapping[Path, _Entry], tensors: dict[str, np.ndarray]
 ) -> dict[Path, np.ndarray]:
     """Joins tensors to ours, those that are not there freshly initialised.
 
@@ -205,23 +197,25 @@ def _assemble(
     return loaded
 
 
-def _hint(model: BackboneModel, gathered: Gathered, state_dict: Mapping[str, Any]) -> str:
+def _hint(model: Model, gathered: Gathered, state_dict: Mapping[str, Any]) -> str:
     """Says which options of the model would fit the tensors, if that can be told."""
     left_over = {name: as_array(state_dict[name])[0].shape for name in gathered.report.unexpected}
     try:
-        found = _recognition.recognise(gathered.shapes | left_over)
+        found = _inference.recognise(gathered.shapes | left_over)
     except DataError:
         return ""
     options = []
+    family, theirs = family_of(model), options_of(found.model)
+    ours = options_of(model)
+    size = found.name or "the tensors, which is none of the published"
     if found.kind != kind_of(model):
         options.append(f"the kind and size of {found.name or found.kind}")
-    elif not _recognition.same_tensors(found.variant, model.variant):
-        options.append(f"the size of {found.name or 'the tensors, which is none of the published'}")
-    theirs: Any = found.create()
+    elif family and not family.same_tensors(theirs["variant"], ours["variant"]):
+        options.append(f"the size of {size}")
     options += [
-        f"{option}={getattr(theirs, option)}"
+        f"{option}={theirs[option]}"
         for option in _SHAPING
-        if hasattr(theirs, option) and getattr(theirs, option) != getattr(model, option, None)
+        if option in theirs and theirs[option] != ours.get(option)
     ]
     return f"they would fit a model with {', '.join(options)}" if options else ""
 

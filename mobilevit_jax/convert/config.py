@@ -8,14 +8,17 @@ was made (`bn_axis_name`, `bn_unbiased`, `remat`, `freeze_backbone`, `dtype`).
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from mobilevit_jax import __version__
+import flax.linen as nn
+
+from mobilevit_jax._version import __version__
+from mobilevit_jax.base.json_dataclasses import from_dict
 from mobilevit_jax.convert.config_fields import (
-    check_variant,
+    check_widths,
     checked,
     class_count,
     created,
@@ -24,9 +27,17 @@ from mobilevit_jax.convert.config_fields import (
 from mobilevit_jax.convert.huggingface_config import from_huggingface, to_huggingface
 from mobilevit_jax.convert.timm_config import from_timm, timm_processor, to_timm
 from mobilevit_jax.errors import ConfigurationError, DataError, shortened
-from mobilevit_jax.models import KINDS, VARIANTS, BackboneModel, SSDLite, kind_of
+from mobilevit_jax.models.model import Head, Model
+from mobilevit_jax.models.registry import (
+    COMMON,
+    all_heads,
+    create_model,
+    families,
+    family_of,
+    head_of,
+    options_of,
+)
 from mobilevit_jax.processing import ImageProcessor
-from mobilevit_jax.tasks.detection.anchors import AnchorConfig
 
 __all__ = [
     "Configured",
@@ -42,9 +53,11 @@ __all__ = [
 
 CONFIG_NAME = "config.json"
 LIBRARY = "mobilevit_jax"
+# The field that names a backbone which the package does not have.
+_OWN = "own_backbone"
 
-# How a run was made; a model that is loaded takes the defaults.
-_MACHINERY = {"bn_axis_name", "bn_unbiased", "remat", "freeze_backbone", "dtype", "parent", "name"}
+# The only family that there was when files named none.
+_FIRST = "mobilevit"
 
 
 @dataclass(frozen=True)
@@ -53,7 +66,7 @@ class Configured:
 
     Attributes:
         layout: Whose form it has, which is also whose names the weights beside it have.
-        model: The module, a `MobileViT`, `SSDLite` or `DeepLabV3`.
+        model: The module.
         class_names: In the order of the logits, of a detector without the background; empty if
             nobody named the classes.
         processor: What images go through, if the file says so (timm's does).
@@ -65,8 +78,12 @@ class Configured:
     processor: ImageProcessor | None = None
 
 
-def read_config(directory: str | Path) -> Configured:
+def read_config(directory: str | Path, backbone: nn.Module | None = None) -> Configured:
     """Reads `config.json` of a directory, whichever of the three forms it has.
+
+    Args:
+        directory: The directory.
+        backbone: See `from_native`.
 
     Raises:
         DataError: If the file is missing, no JSON object, about another kind of model, or asks for
@@ -76,7 +93,7 @@ def read_config(directory: str | Path) -> Configured:
     config = _read_json(path)
     try:
         if config.get("library") == LIBRARY:
-            return Configured("native", *from_native(config))
+            return Configured("native", *from_native(config, backbone))
         if "model_type" in config:
             return Configured("huggingface", *from_huggingface(config))
         if "architecture" in config:
@@ -101,8 +118,11 @@ def _read_json(path: Path) -> dict[str, Any]:
     return config
 
 
-def to_native(model: BackboneModel, class_names: Sequence[str] | None = None) -> dict[str, Any]:
+def to_native(model: Model, class_names: Sequence[str] | None = None) -> dict[str, Any]:
     """Returns our own form, which holds every model.
+
+    Of a backbone of the caller's own it has the class's name alone: whoever reads the file has to
+    bring the module.
 
     Args:
         model: The model.
@@ -111,90 +131,118 @@ def to_native(model: BackboneModel, class_names: Sequence[str] | None = None) ->
     Raises:
         ConfigurationError: If there are more or fewer names than classes.
     """
-    first = _first_named(model)
-    names = class_count(class_names, model.num_classes - first)
-    fields = {"type": KINDS[kind_of(model)].__name__} | {
-        field.name: getattr(model, field.name)
-        for field in dataclasses.fields(model)
-        if field.name not in _MACHINERY
-    }
-    fields["variant"] = dataclasses.asdict(model.variant)
-    if isinstance(model, SSDLite):
-        fields["anchor_config"] = dataclasses.asdict(model.anchor_config)
+    head, family = head_of(model), family_of(model)
+    names = class_count(class_names, model.num_classes - head.first_named)
+    # How a run was made is left out; a model that is loaded takes the defaults.
+    options = {name: value for name, value in options_of(model).items() if name not in COMMON}
+    below = {"backbone": family.name} if family else {_OWN: type(model.backbone).__name__}
+    fields = {"type": head.saved_as, **below, **options}
     config = {"library": LIBRARY, "version": __version__, "model": fields}
     if names:
-        config["id2label"] = {str(index): name for index, name in enumerate(names, first)}
-    # Tuples become lists, as they will in the file.
-    return json.loads(json.dumps(config))
+        config["id2label"] = {str(i): name for i, name in enumerate(names, head.first_named)}
+    # Tuples become lists, and dataclasses objects, as they will in the file.
+    return json.loads(json.dumps(config, default=dataclasses.asdict))
 
 
-def from_native(config: Mapping[str, Any]) -> tuple[Any, tuple[str, ...]]:
+def from_native(
+    config: Mapping[str, Any], backbone: nn.Module | None = None
+) -> tuple[Any, tuple[str, ...]]:
     """Builds the model that `to_native` described, and returns it with its class names.
 
     A field that is absent, since the version that wrote the file did not have it, has its default.
 
+    Args:
+        config: What `to_native` returned.
+        backbone: The backbone of a model that was made with one of the caller's own.
+
     Returns:
-        (a `MobileViT`, `SSDLite` or `DeepLabV3`, names).
+        (model, names).
 
     Raises:
-        DataError: If a field is unknown or invalid.
+        DataError: If a field is unknown or invalid, or a backbone is missing.
+        ConfigurationError: If a backbone is given that the model has no use for.
     """
     stored = config.get("model")
-    if not isinstance(stored, Mapping) or not isinstance(stored.get("variant"), Mapping):
-        raise DataError("'model' and its 'variant' are missing")
-    kinds = {module.__name__: kind for kind, module in KINDS.items()}
-    if (kind := kinds.get(str(stored.get("type")))) is None:
+    if not isinstance(stored, Mapping):
+        raise DataError("'model' is missing")
+    heads = {head.saved_as: head for head in all_heads().values()}
+    if (head := heads.get(str(stored.get("type")))) is None:
         raise DataError(
-            f"describes a model of the type {stored.get('type')!r}, none of {', '.join(kinds)}"
+            f"describes a model of the type {stored.get('type')!r}, none of {', '.join(heads)}"
         )
-    variant = _read_fields(stored["variant"], VARIANTS["s"], config, set())
-    check_variant(variant)
-    model = created(kind, {"dropout": variant.dropout, "variant": variant})
-    rest = {name: value for name, value in stored.items() if name not in ("type", "variant")}
-    if isinstance(model, SSDLite) and "anchor_config" in rest:
-        model = model.clone(anchor_config=_read_anchors(rest.pop("anchor_config")))
-    model = _read_fields(rest, model, config, _MACHINERY)
-    fields = {field.name: getattr(model, field.name) for field in dataclasses.fields(model)}
-    model = created(kind, {k: v for k, v in fields.items() if k not in ("parent", "name")})
+    rest = {name: value for name, value in stored.items() if name != "type"}
+    if _OWN in rest:
+        model = _on_own(head, rest, config, backbone)
+    else:
+        model = _on_ours(head, rest, config)
+        if backbone is not None:
+            raise ConfigurationError(
+                "a backbone was given, but the weights are of one of this package; leave it out"
+            )
     labels = config.get("id2label")
-    if _first_named(model) and isinstance(labels, Mapping):
+    if head.first_named and isinstance(labels, Mapping):
         labels = {"0": "LABEL_0", **labels}
-    return model, named_classes(labels, model.num_classes)[_first_named(model) :]
+    return model, named_classes(labels, model.num_classes)[head.first_named :]
 
 
-def _first_named(model: BackboneModel) -> int:
-    """Returns the index of the first class that has a name: a detector's background has none."""
-    return 1 if isinstance(model, SSDLite) else 0
+def _on_ours(head: Head, stored: dict[str, Any], config: Mapping[str, Any]) -> Any:
+    family = families().get(name := str(stored.pop("backbone", _FIRST)))
+    if family is None:
+        raise DataError(f"describes a backbone {name!r}, none of {', '.join(families())}")
+    if not isinstance(stored.get("variant"), Mapping):
+        raise DataError("'model' and its 'variant' are missing")
+    *_, example = family.variants.values()
+    variant = _read_fields(stored.pop("variant"), vars(example), config)
+    variant = dataclasses.replace(example, **variant)
+    check_widths(variant)
+    model = created(head, family, {"variant": variant})
+    return created(head, family, {"variant": variant, **_read_options(model, stored, config)})
+
+
+def _on_own(
+    head: Head, stored: dict[str, Any], config: Mapping[str, Any], backbone: nn.Module | None
+) -> Any:
+    name = stored.pop(_OWN)
+    if backbone is None:
+        raise DataError(
+            f"the model stands on a backbone of its maker's own, {name!r:.80}; give it: "
+            "from_pretrained(..., backbone=module)"
+        )
+    try:
+        model = create_model(head.name, backbone=backbone)
+        options = _read_options(model, stored, config)
+        return create_model(head.name, backbone=backbone, **options)
+    except ConfigurationError as error:
+        raise DataError(str(error)) from error
+
+
+def _read_options(
+    model: Model, stored: Mapping[str, Any], config: Mapping[str, Any]
+) -> dict[str, Any]:
+    options = options_of(model)
+    known = {n: value for n, value in options.items() if n not in COMMON and n != "variant"}
+    return _read_fields(stored, known, config)
 
 
 def _read_fields(
-    stored: Mapping[str, Any], template: Any, config: Mapping[str, Any], left_out: Iterable[str]
-) -> Any:
-    """Returns the dataclass `template` with the fields that a file has, each of the same type."""
-    known = {field.name for field in dataclasses.fields(template)} - set(left_out)
-    unknown = sorted(stored.keys() - known)
+    stored: Mapping[str, Any], examples: Mapping[str, Any], config: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Returns the fields that a file has, each of the same type as its example."""
+    unknown = sorted(stored.keys() - examples.keys())
     if unknown:
         raise DataError(
             f"{', '.join(unknown)}: not known to mobilevit_jax {__version__}; the file was written "
             f"by version {config.get('version')}, so update the package"
         )
-    values = {name: checked(name, v, getattr(template, name)) for name, v in stored.items()}
-    return dataclasses.replace(template, **values)
+    return {name: _read(name, value, examples[name]) for name, value in stored.items()}
 
 
-def _read_anchors(stored: Any) -> AnchorConfig:
-    ratios = stored.get("aspect_ratios") if isinstance(stored, Mapping) else None
-    if not isinstance(ratios, list) or not all(isinstance(level, list) for level in ratios):
-        raise DataError("anchor_config must have aspect_ratios, a list of numbers for each level")
-    example = AnchorConfig()
-    scales = {
-        name: checked(name, stored.get(name), getattr(example, name))
-        for name in ("min_scale", "max_scale")
-    }
-    levels = tuple(
-        tuple(checked("aspect_ratios", ratio, 0.0) for ratio in level) for level in ratios
-    )
+def _read(name: str, value: Any, example: Any) -> Any:
+    if not dataclasses.is_dataclass(example):
+        return checked(name, value, example)
+    if not isinstance(value, Mapping):
+        raise DataError(f"{name} must be an object with its fields, not {value!r:.80}")
     try:
-        return AnchorConfig(**scales, aspect_ratios=levels)
+        return from_dict(type(example), value, f"{name}.")
     except ConfigurationError as error:
         raise DataError(str(error)) from error

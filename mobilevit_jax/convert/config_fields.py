@@ -7,7 +7,8 @@ from typing import Any
 
 from mobilevit_jax.base.json_dataclasses import parse
 from mobilevit_jax.errors import ConfigurationError, DataError
-from mobilevit_jax.models import Variant, create_model
+from mobilevit_jax.models.model import Family, Head
+from mobilevit_jax.models.registry import build
 
 _MOST_BLOCKS, _WIDEST = 100, 2**16
 
@@ -102,8 +103,8 @@ def named_classes(labels: Any, num_classes: int) -> tuple[str, ...]:
     return () if names == tuple(f"LABEL_{i}" for i in range(num_classes)) else names
 
 
-def check_variant(variant: Variant) -> None:
-    """Makes sure that a model can have these widths and depths.
+def check_widths(variant: Any) -> None:
+    """Makes sure that a model can have these widths and depths, whole numbers and tuples of them.
 
     Raises:
         DataError: If it cannot.
@@ -111,23 +112,21 @@ def check_variant(variant: Variant) -> None:
     for field in dataclasses.fields(variant):
         value = getattr(variant, field.name)
         numbers = value if isinstance(value, tuple) else (value,)
-        if field.name == "dropout":
+        if not all(isinstance(number, int) for number in numbers):
             continue
         # Nobody's models are near; tracing one of a billion blocks would not end.
         most = _MOST_BLOCKS if field.name == "depths" else _WIDEST
         if min(numbers) < 1 or max(numbers) > most:
             raise DataError(f"{field.name} must be from 1 to {most}, not {value}")
-    if any(dim % variant.heads for dim in variant.dims):
-        raise DataError(f"{variant.heads} heads do not divide token widths of {variant.dims}")
 
 
-def created(kind: str, options: Mapping[str, Any]) -> Any:
-    """Returns the model of a kind with all its options, their values looked at.
+def created(head: Head, family: Family, options: Mapping[str, Any]) -> Any:
+    """Returns the model with all its options, their values looked at.
 
     Raises:
-        DataError: If `create_model` refuses them.
+        DataError: If `create_model` would refuse them.
     """
     try:
-        return create_model(f"{kind}_s", **options)
+        return build(head, family, options, f"{head.prefix}{family.name}")
     except ConfigurationError as error:
         raise DataError(str(error)) from error

@@ -6,14 +6,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mobilevit_jax.convert.config_fields import (
-    check_variant,
+    check_widths,
     checked,
     class_count,
     created,
     named_classes,
 )
 from mobilevit_jax.errors import ConfigurationError, DataError
-from mobilevit_jax.models import BackboneModel, DeepLabV3, MobileViT, Variant
+from mobilevit_jax.models.backbones.mobilevit import FAMILY, Variant
+from mobilevit_jax.models.heads import classifier, deeplabv3
+from mobilevit_jax.models.model import Model
+from mobilevit_jax.models.registry import family_of, head_of, kind_of
 
 # The format has no field for the depths: transformers' code has these numbers in it.
 _DEPTHS = (2, 4, 3)
@@ -46,7 +49,7 @@ _SEGMENTATION = "MobileViTForSemanticSegmentation"
 
 
 def to_huggingface(
-    model: BackboneModel,
+    model: Any,
     class_names: Sequence[str] | None = None,
     *,
     image_size: int | tuple[int, int] = 256,
@@ -69,22 +72,24 @@ def to_huggingface(
     check_huggingface(model)
     names = class_count(class_names, model.num_classes)
     names = names or tuple(f"LABEL_{index}" for index in range(model.num_classes))
-    variant = model.variant
+    backbone = model.backbone
+    variant = backbone.variant
+    segmentation = head_of(model) is deeplabv3.HEAD
     config = {
-        "architectures": [_SEGMENTATION if isinstance(model, DeepLabV3) else _CLASSIFIER],
+        "architectures": [_SEGMENTATION if segmentation else _CLASSIFIER],
         "model_type": "mobilevit",
         **_DEFAULTS,
         "image_size": image_size,
-        "patch_size": model.patch_sizes[0],
+        "patch_size": backbone.patch_sizes[0],
         "hidden_sizes": variant.dims,
         "neck_hidden_sizes": (*variant.channels, variant.exp_channels),
         "num_attention_heads": variant.heads,
         "mlp_ratio": float(variant.ffn_multiplier),
         "expand_ratio": float(variant.expansion),
-        "conv_kernel_size": model.kernel_size,
-        "output_stride": model.output_stride,
-        "hidden_dropout_prob": model.dropout,
-        "attention_probs_dropout_prob": model.attention_dropout,
+        "conv_kernel_size": backbone.kernel_size,
+        "output_stride": backbone.output_stride,
+        "hidden_dropout_prob": backbone.dropout,
+        "attention_probs_dropout_prob": backbone.attention_dropout,
         **_head(model),
         "dtype": "float32",
         "id2label": {str(index): name for index, name in enumerate(names)},
@@ -96,7 +101,7 @@ def to_huggingface(
 
 def _head(model: Any) -> dict[str, Any]:
     """Returns the fields of a model's head."""
-    if isinstance(model, DeepLabV3):
+    if head_of(model) is deeplabv3.HEAD:
         return {
             "classifier_dropout_prob": model.head_dropout,
             "aspp_out_channels": model.aspp_features,
@@ -107,21 +112,23 @@ def _head(model: Any) -> dict[str, Any]:
     return {"classifier_dropout_prob": model.classifier_dropout}
 
 
-def _beyond_huggingface(model: BackboneModel) -> list[str]:
+def _beyond_huggingface(model: Any) -> list[str]:
     """Names what transformers' MobileViT cannot do."""
-    if not isinstance(model, MobileViT | DeepLabV3):
-        return [f"a model of the type {type(model).__name__}"]
-    variant, reasons = model.variant, []
-    if len(set(model.patch_sizes)) > 1:
-        reasons.append(f"patch_sizes={model.patch_sizes} (it has one size for all stages)")
-    if not model.fusion:
+    head = head_of(model)
+    if family_of(model) is not FAMILY or head not in (classifier.HEAD, deeplabv3.HEAD):
+        return [f"a model of the type {kind_of(model)}"]
+    backbone, reasons = model.backbone, []
+    variant = backbone.variant
+    if len(set(backbone.patch_sizes)) > 1:
+        reasons.append(f"patch_sizes={backbone.patch_sizes} (it has one size for all stages)")
+    if not backbone.fusion:
         reasons.append("fusion=False")
     if variant.depths != _DEPTHS:
         reasons.append(f"depths={variant.depths} (only {_DEPTHS})")
     hidden = [width * variant.expansion for width in variant.channels[:5]]
     if any(width % 8 for width in hidden):
         reasons.append(f"hidden widths of {hidden} in inverted residuals (only multiples of 8)")
-    if isinstance(model, DeepLabV3):
+    if head is deeplabv3.HEAD:
         if model.aux_head:
             reasons.append("aux_head=True (from_pretrained(..., aux_head=False) leaves it out)")
         if model.align_corners:
@@ -129,7 +136,7 @@ def _beyond_huggingface(model: BackboneModel) -> list[str]:
     return reasons
 
 
-def check_huggingface(model: BackboneModel) -> None:
+def check_huggingface(model: Model) -> None:
     """Makes sure that transformers has such a model.
 
     Raises:
@@ -146,7 +153,7 @@ def from_huggingface(config: Mapping[str, Any]) -> tuple[Any, tuple[str, ...]]:
     """Builds the model that a `config.json` of transformers describes; widths may be any.
 
     Returns:
-        (a `MobileViT` or `DeepLabV3`, class names). The names are empty where there are only
+        (a classifier or `DeepLabV3`, class names). The names are empty where there are only
         transformers' placeholders. Segmentation models resize their logits to the image, as
         transformers does afterwards; `upsample=False` gives its logits.
 
@@ -179,10 +186,10 @@ def from_huggingface(config: Mapping[str, Any]) -> tuple[Any, tuple[str, ...]]:
             "aspp_rates": fields["atrous_rates"],
             "aspp_dropout": fields["aspp_dropout_prob"],
         }
-        model = created("deeplabv3_mobilevit", options)
+        model = created(deeplabv3.HEAD, FAMILY, options)
     else:
         options["classifier_dropout"] = fields["classifier_dropout_prob"]
-        model = created("mobilevit", options)
+        model = created(classifier.HEAD, FAMILY, options)
     reasons = _beyond_huggingface(model)
     if reasons:
         raise DataError(f"transformers rounds these up, our model does not: {'; '.join(reasons)}")
@@ -222,7 +229,7 @@ def _variant(fields: Mapping[str, Any]) -> Variant:
         heads=fields["num_attention_heads"],
         ffn_multiplier=_whole("mlp_ratio", fields["mlp_ratio"]),
     )
-    check_variant(variant)
+    check_widths(variant)
     return variant
 
 

@@ -1,30 +1,63 @@
 """Which implementation and which kind of model a state dict comes from, told by its names."""
 
+import functools
 import re
 from collections.abc import Iterable
+from typing import Literal, NamedTuple
 
-from mobilevit_jax.convert.cvnets import (
-    CVNETS,
-    CVNETS_DEEPLABV3,
-    CVNETS_LATER_DEEPLABV3,
-    CVNETS_SSDLITE,
-)
-from mobilevit_jax.convert.huggingface import HUGGINGFACE, HUGGINGFACE_DEEPLABV3
 from mobilevit_jax.convert.names import Layout
-from mobilevit_jax.convert.timm import TIMM
 from mobilevit_jax.errors import DataError
+from mobilevit_jax.models.model import Family, Head, Model
+from mobilevit_jax.models.registry import all_heads, families, family_of, head_of
 
-# Of two of one name and kind, the first is written.
-TABLES: tuple[Layout, ...] = (
-    HUGGINGFACE,
-    HUGGINGFACE_DEEPLABV3,
-    CVNETS,
-    CVNETS_SSDLITE,
-    CVNETS_DEEPLABV3,
-    CVNETS_LATER_DEEPLABV3,
-    TIMM,
-)
-LAYOUTS: tuple[str, ...] = tuple(dict.fromkeys(table.name for table in TABLES))
+
+class _Implementation(NamedTuple):
+    """What an implementation has in common for all its networks; see `Layout`."""
+
+    title: str
+    words: tuple[str, str]
+    channel_order: Literal["bgr", "rgb"] = "bgr"
+
+
+_IMPLEMENTATIONS = {
+    "huggingface": _Implementation("Hugging Face transformers", ("convolution", "normalization")),
+    # github.com/apple/ml-cvnets; later versions kept the names of classifiers and detectors.
+    "cvnets": _Implementation("CVNets v0.1", ("conv", "norm")),
+    "timm": _Implementation("timm", ("conv", "bn"), "rgb"),
+}
+LAYOUTS = tuple(_IMPLEMENTATIONS)
+
+
+@functools.cache
+def tables() -> tuple[Layout, ...]:
+    """Returns all layouts; of two of one name and kind, the first is written."""
+    return tuple(
+        layout
+        for name in LAYOUTS
+        for family in families().values()
+        for head in all_heads().values()
+        for layout in _joined(name, family, head)
+    )
+
+
+def _joined(name: str, family: Family, head: Head) -> list[Layout]:
+    if name not in family.names:
+        return []
+    about = _IMPLEMENTATIONS[name]
+    return [
+        Layout(
+            name,
+            above.title or about.title,
+            family,
+            head,
+            family.names[name],
+            above,
+            about.words,
+            above.channel_order or about.channel_order,
+        )
+        for above in head.names.get(name, ())
+    ]
+
 
 # Networks that resemble ours: a pattern that one of their names has, and what they are.
 _RELATIVES: tuple[tuple[str, str], ...] = (
@@ -39,9 +72,10 @@ _RELATIVES: tuple[tuple[str, str], ...] = (
 )
 
 
-def table_of(layout: str, kind: str) -> Layout | None:
+def table_of(layout: str, model: Model) -> Layout | None:
     """Returns the table of a layout for a kind of model, None if it has no such models."""
-    return next((table for table in TABLES if (table.name, table.kind) == (layout, kind)), None)
+    wanted = layout, family_of(model), head_of(model)
+    return next((t for t in tables() if (t.name, t.family, t.head) == wanted), None)
 
 
 def detect(names: Iterable[str]) -> tuple[Layout, str]:
@@ -57,16 +91,15 @@ def detect(names: Iterable[str]) -> tuple[Layout, str]:
         if any(re.match(pattern, name) for name in names):
             raise DataError(f"the tensors are those of {what}")
     best, most = None, len(names) // 2
-    for table in TABLES:
+    for table in tables():
         for prefix in table.prefixes:
             found = [table.find_path(name, prefix) for name in names]
             paths = ["/".join(hit[0]) for hit in found if hit]
-            # Other networks of the same libraries share convolutions, but not transformers.
-            if len(paths) > most and any("/transformer_" in path for path in paths):
+            if len(paths) > most and any(table.below.proof in path for path in paths):
                 best, most = (table, prefix), len(paths)
     if best is None:
         shown = ", ".join(names[:2])
-        titles = dict.fromkeys(table.title for table in TABLES)
+        titles = dict.fromkeys(table.title for table in tables())
         raise DataError(
             f"the tensors are not those of a MobileViT in the naming of {', '.join(titles)}; they "
             f"are called {shown}{', ...' if len(names) > 2 else ''}"

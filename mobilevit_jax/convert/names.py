@@ -1,24 +1,19 @@
-"""Tables of names, and the engine that reads them in both directions.
+"""The engine that reads tables of weight names in both directions.
 
-A row pairs a module of ours with one of another implementation: the same path written twice, with
-fields in braces where numbers and names vary. Nothing here knows what a tensor holds.
-
-Fields of our paths: `stage` (1 to 5), `block`, `layer` (of a transformer), `unit` (a convolution
-of an inverted residual), `extra` and `level` (of a detector), `branch` (of a pyramid). Names of
-others have two more ways to count, `index` (stage - 1) and `last` (transformer layers of the
-stage), and `kernel` (side of the blocks' convolutions).
+The rows stand with the backbones and heads that they are of (`models.names`); a `Layout` joins
+those of one implementation. Nothing here knows what a tensor holds.
 """
 
 import functools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from mobilevit_jax.models.backbone import BackboneModel
+from mobilevit_jax.models.model import Family, Head, Model
+from mobilevit_jax.models.names import BackboneNames, HeadNames, Kind, Row
 
 Path = tuple[str, ...]
-Kind = Literal["block", "conv", "dense", "norm"]
 
 # What modules of a kind hold: our leaf and theirs, where {conv} and {norm} are the layout's words.
 _LEAVES: dict[Kind, tuple[tuple[str, str], ...]] = {
@@ -33,98 +28,71 @@ _LEAVES: dict[Kind, tuple[tuple[str, str], ...]] = {
     "dense": (("kernel", "weight"), ("bias", "bias")),
     "norm": (("scale", "weight"), ("bias", "bias")),
 }
+_NUMBER = r"\d+"
+# Fields that are not just any number.
 _FIELDS = {
     "stage": r"[1-5]",
     "index": r"[0-4]",
     "unit": r"expand_1x1|conv_3x3|reduce_1x1",
-    "block": r"\d+",
-    "layer": r"\d+",
-    "last": r"\d+",
-    "kernel": r"\d+",
     "extra": r"64|128|256",
     "level": r"[0-4]",
     "branch": r"[0-3]",
 }
 
 
-class Row(NamedTuple):
-    """A module of ours and its counterpart.
-
-    Attributes:
-        ours: Our path, such as "backbone/layer_{stage}/block_{block}/{unit}".
-        theirs: Their name; several names share one tensor of ours, cut along its outputs.
-        kind: What the module holds; see `_LEAVES`. A convolution with bias is "dense".
-    """
-
-    ours: str
-    theirs: str | tuple[str, ...]
-    kind: Kind = "block"
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Layout:
     """The naming of one kind of model in one implementation.
 
     Attributes:
         name: As `to_state_dict` takes it.
         title: As messages call it.
-        encoder: Rows of everything below the head; of two that fit, the first is taken.
-        head: Rows of the head.
+        family: Of the backbones.
+        head: Of the models.
+        below: Names of everything below the head.
+        above: Names of the head.
         words: What it calls the convolution and the batch norm of a convolution block.
-        kind: Which of `models.KINDS` the head is of.
-        prefixes: What may stand before every name of `encoder`; the first is written.
-        depths: The only numbers of transformer layers that its models have, None for any.
-        fusion_required: Whether its models always have the fusion convolutions.
-        min_expansion: The least expansion whose inverted residuals have an `expand_1x1`.
-        min_kernel_size: The least for which the local convolution has a name of its own.
         channel_order: Of the images that its published weights were trained on.
-        assumed: Options that leave no trace in tensors, as its published weights have them, where
-            they are not the defaults.
     """
 
     name: str
     title: str
-    encoder: tuple[Row, ...]
-    head: tuple[Row, ...]
+    family: Family
+    head: Head
+    below: BackboneNames
+    above: HeadNames
     words: tuple[str, str]
-    kind: str = "mobilevit"
-    prefixes: tuple[str, ...] = ("",)
-    depths: tuple[int, int, int] | None = None
-    fusion_required: bool = False
-    min_expansion: int = 1
-    min_kernel_size: int = 1
-    channel_order: Literal["bgr", "rgb"] = "bgr"
-    assumed: tuple[tuple[str, Any], ...] = ()
+    channel_order: Literal["bgr", "rgb"]
 
-    def cannot_express(self, model: BackboneModel) -> list[str]:
+    @property
+    def kind(self) -> str:
+        """What messages call the models."""
+        return f"{self.head.prefix}{self.family.name}"
+
+    @property
+    def prefixes(self) -> tuple[str, ...]:
+        """What may stand before every name of the backbone; the first is written."""
+        return self.above.prefixes
+
+    def cannot_express(self, model: Model) -> list[str]:
         """Returns the options of a model that these names have no place for."""
-        depths, found = self.depths, []
-        if depths and model.variant.depths != depths:
-            found.append(f"depths={model.variant.depths} (always {depths} there)")
-        if self.fusion_required and not model.fusion:
-            found.append("fusion=False")
-        if model.variant.expansion < self.min_expansion:
-            found.append(f"expansion={model.variant.expansion} (no expanding convolution there)")
-        return found + self.cannot_name(model)
+        return self.below.refused(model.backbone) + self.cannot_name(model)
 
-    def cannot_name(self, model: BackboneModel) -> list[str]:
+    def cannot_name(self, model: Model) -> list[str]:
         """Returns the options whose tensors have no name of their own, so that none can be read."""
-        found = []
-        if model.kernel_size < self.min_kernel_size:
-            found.append(f"kernel_size={model.kernel_size} (two convolutions of one name there)")
-        if getattr(model, "aux_head", False) and all(row.ours != "aux_conv" for row in self.head):
+        found = self.below.unnamed(model.backbone)
+        if getattr(model, "aux_head", False) and all(
+            row.ours != "aux_conv" for row in self.above.rows
+        ):
             found.append("aux_head=True (no auxiliary head there)")
         return found
 
-    def name_path(
-        self, path: Path, *, depths: Mapping[str, int], kernel_size: int, prefix: str = ""
-    ) -> tuple[str, ...]:
+    def name_path(self, path: Path, backbone: Any, prefix: str = "") -> tuple[str, ...]:
         """Returns the names of one of our tensors: one, or several that it is cut into.
 
         Args:
             path: Without the collection, such as ("backbone", "conv_1", "conv", "kernel").
-            depths: Transformer layers of "layer_3", "layer_4" and "layer_5".
-            kernel_size: Side of the blocks' local and fusion convolutions.
+            backbone: The backbone of its model.
             prefix: One of `prefixes`.
 
         Raises:
@@ -135,11 +103,7 @@ class Layout:
             if match := pair.ours_pattern.fullmatch(joined):
                 values: dict[str, object] = dict(match.groupdict())
                 stage = int(values.get("stage") or 0)  # type: ignore[call-overload]
-                values |= {
-                    "index": stage - 1,
-                    "last": depths.get(f"layer_{stage}"),
-                    "kernel": kernel_size,
-                }
+                values |= {"index": stage - 1, **self.below.values(backbone, stage)}
                 return tuple(template.format_map(values) for template in pair.theirs)
         raise ValueError(f"{joined} has no name in {self.title}")
 
@@ -169,7 +133,7 @@ class _Pair(NamedTuple):
 
 @functools.cache
 def _pairs(layout: Layout, prefix: str) -> tuple[_Pair, ...]:
-    rows = [(row, prefix) for row in layout.encoder] + [(row, "") for row in layout.head]
+    rows = [(row, prefix) for row in layout.below.rows] + [(row, "") for row in layout.above.rows]
     return tuple(pair for row, start in rows for pair in _expand(row, start, layout.words))
 
 
@@ -193,5 +157,5 @@ def _pattern(template: str) -> re.Pattern[str]:
             pieces.append(f"(?P={piece})")
         else:
             seen.add(piece)
-            pieces.append(f"(?P<{piece}>{_FIELDS[piece]})")
+            pieces.append(f"(?P<{piece}>{_FIELDS.get(piece, _NUMBER)})")
     return re.compile("".join(pieces))

@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
+import flax.linen as nn
 import numpy as np
 from flax import traverse_util
 
 from mobilevit_jax.convert.tensors import gather, listed, misfit
 from mobilevit_jax.errors import DataError
-from mobilevit_jax.models.backbone import BackboneModel
-from mobilevit_jax.models.shapes import Path, variable_shapes
+from mobilevit_jax.models.variables import Path, variable_shapes
 
 Tree = dict[str, Any]
 
@@ -24,9 +24,7 @@ def to_native(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
     return {name: np.ascontiguousarray(leaf, np.float32) for name, leaf in flat.items()}
 
 
-def from_native(
-    model: BackboneModel, tensors: Mapping[str, Any], *, allow_half: bool = False
-) -> Tree:
+def from_native(model: nn.Module, tensors: Mapping[str, Any], *, allow_half: bool = False) -> Tree:
     """Turns what `to_native` gave back into variables.
 
     Args:
@@ -46,7 +44,7 @@ def from_native(
     return traverse_util.unflatten_dict(gathered.tensors, sep="/")
 
 
-def flatten_checked(model: BackboneModel, variables: Mapping[str, Any]) -> dict[Path, np.ndarray]:
+def flatten_checked(model: nn.Module, variables: Mapping[str, Any]) -> dict[Path, np.ndarray]:
     """Returns {path: float32 array} of variables that are exactly the model's.
 
     Raises:

@@ -4,7 +4,6 @@ timm knows the published sizes by name and nothing else of MobileViT: patch size
 kernel size are inside its tables, out of reach of a configuration.
 """
 
-import dataclasses
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,16 @@ from mobilevit_jax.convert.config_fields import (
     ordered_labels,
 )
 from mobilevit_jax.errors import ConfigurationError, DataError
-from mobilevit_jax.models import VARIANTS, BackboneModel, MobileViT, create_model, list_models
+from mobilevit_jax.models.backbones.mobilevit import FAMILY
+from mobilevit_jax.models.heads.classifier import HEAD, Classifier
+from mobilevit_jax.models.registry import (
+    create_model,
+    family_of,
+    head_of,
+    kind_of,
+    model_name,
+    options_of,
+)
 from mobilevit_jax.processing import ImageProcessor
 
 _INTERPOLATIONS = {"bilinear": "pillow_bilinear", "bicubic": "pillow_bicubic"}
@@ -43,7 +51,7 @@ def timm_processor() -> ImageProcessor:
 
 
 def to_timm(
-    model: BackboneModel, class_names: Sequence[str] | None, processor: ImageProcessor
+    model: Any, class_names: Sequence[str] | None, processor: ImageProcessor
 ) -> dict[str, Any]:
     """Returns timm's form, for `timm.create_model("local-dir:...", pretrained=True)`.
 
@@ -64,9 +72,9 @@ def to_timm(
     names = class_count(class_names, model.num_classes)
     height, width = processor.crop_size
     config: dict[str, Any] = {
-        "architecture": _published_name(model),
+        "architecture": model_name(model),
         "num_classes": model.num_classes,
-        "num_features": model.variant.exp_channels,
+        "num_features": model.backbone.exp_channels,
         "global_pool": "avg",
     }
     if names:
@@ -87,7 +95,7 @@ def to_timm(
     return json.loads(json.dumps(config))
 
 
-def from_timm(config: Mapping[str, Any]) -> tuple[MobileViT, tuple[str, ...], ImageProcessor]:
+def from_timm(config: Mapping[str, Any]) -> tuple[Classifier, tuple[str, ...], ImageProcessor]:
     """Builds the model that a `config.json` of timm describes.
 
     Returns:
@@ -99,7 +107,7 @@ def from_timm(config: Mapping[str, Any]) -> tuple[MobileViT, tuple[str, ...], Im
     # Without pretrained_cfg in files from before timm 0.9.
     stored = {**config, **mapping("pretrained_cfg", config.get("pretrained_cfg"))}
     name = checked("architecture", stored.get("architecture"), "").split(".")[0]
-    if name not in list_models("mobilevit_*"):
+    if name not in FAMILY.variants:
         hint = " (another architecture than MobileViT)" if name.startswith("mobilevitv2") else ""
         raise DataError(f"describes timm's {name!r}{hint}; only mobilevit_xxs, _xs and _s are read")
     arguments = dict(mapping("model_args", config.get("model_args")))
@@ -114,19 +122,11 @@ def from_timm(config: Mapping[str, Any]) -> tuple[MobileViT, tuple[str, ...], Im
             raise DataError(f"model_args {key}={value!r} is not supported")
     labels = stored.get("label_names")
     names = ordered_labels("label_names", labels, options["num_classes"]) if labels else ()
-    options["variant"] = VARIANTS[name.removeprefix("mobilevit_")]
-    return created("mobilevit", options), names, _processor(stored, config)
+    options["variant"] = FAMILY.variants[name]
+    return created(HEAD, FAMILY, options), names, _processor(stored, config)
 
 
-def _published_name(model: BackboneModel) -> str | None:
-    """Returns the name of the published size that a model has, whatever its dropout."""
-    for size, variant in VARIANTS.items():
-        if dataclasses.replace(model.variant, dropout=variant.dropout) == variant:
-            return f"mobilevit_{size}"
-    return None
-
-
-def check_timm(model: BackboneModel) -> None:
+def check_timm(model: Any) -> None:
     """Makes sure that timm has such a model.
 
     Raises:
@@ -142,17 +142,13 @@ def _refuse(reasons: Sequence[str]) -> None:
         )
 
 
-def _beyond_timm(model: BackboneModel) -> list[str]:
-    if not isinstance(model, MobileViT):
-        return [f"a model of the type {type(model).__name__}"]
-    name = _published_name(model)
-    published = create_model(name or "mobilevit_s")
+def _beyond_timm(model: Any) -> list[str]:
+    if head_of(model) is not HEAD or family_of(model) is not FAMILY:
+        return [f"a model of the type {kind_of(model)}"]
+    name = model_name(model)
+    published, found = options_of(create_model(name or "mobilevit_s")), options_of(model)
     fields = ("patch_sizes", "fusion", "kernel_size", "output_stride")
-    reasons = [
-        f"{field}={getattr(model, field)}"
-        for field in fields
-        if getattr(model, field) != getattr(published, field)
-    ]
+    reasons = [f"{field}={found[field]}" for field in fields if found[field] != published[field]]
     return reasons if name else ["widths or depths of no published size", *reasons]
 
 

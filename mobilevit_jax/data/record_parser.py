@@ -117,3 +117,9 @@ def _scalar_reader(lists: str) -> Callable[[Any], Any]:
 
 def _as_text(value: Any) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def record_name(record: dict[str, Any], record_id: int) -> str:
+    """Returns what to call a record in messages."""
+    name = record.get("name", f"record {record_id}")
+    return name.decode() if isinstance(name, bytes) else str(name)

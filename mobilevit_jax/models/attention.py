@@ -1,8 +1,11 @@
 """Pre-norm transformer over the tokens of a MobileViT block (paper section 3.1; CVNets v0.1)."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax import traverse_util
 
 from mobilevit_jax.models.layers import Dense, Dropout, Dtype
 from mobilevit_jax.ops import attention, attention_map, layer_norm
@@ -95,3 +98,33 @@ class TransformerLayer(nn.Module):
         y = Dropout(self.ffn_dropout)(jax.checkpoint(nn.silu)(y), train)
         y = Dense(x.shape[-1], dtype=self.dtype, name="ffn_reduce")(y)
         return x + Dropout(self.dropout)(y, train)
+
+
+def attention_maps(
+    model: nn.Module, variables: Any, images: jax.Array
+) -> dict[str, tuple[jax.Array, ...]]:
+    """Returns the attention maps of every stage that has any, for looking inside.
+
+    Args:
+        model: Any model of `create_model`.
+        variables: Its parameters and batch statistics.
+        images: [b, h, w, 3] in [0, 1].
+
+    Returns:
+        {stage: maps}, of MobileViT "layer_3", "layer_4", "layer_5" -> one array [b, p, heads, n, n]
+        for each transformer layer: p places in a patch, n patches in row-major order; the last axis
+        sums to 1.
+    """
+    _, state = model.apply(variables, images, mutable=["intermediates"])
+    sown: dict[tuple[str, ...], Any] = traverse_util.flatten_dict(state.get("intermediates", {}))
+    found: dict[str, list[jax.Array]] = {}
+    # Numbers in names are compared as numbers: transformer_10 comes after transformer_9.
+    for path in sorted(sown, key=lambda path: [_numbered(part) for part in path]):
+        if path[-1] == "attention":
+            found.setdefault(path[1], []).append(sown[path][0])
+    return {stage: tuple(maps) for stage, maps in found.items()}
+
+
+def _numbered(name: str) -> tuple[str, int]:
+    stem, _, number = name.rpartition("_")
+    return (stem, int(number)) if number.isdecimal() else (name, 0)

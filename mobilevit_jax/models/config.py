@@ -1,47 +1,32 @@
-"""A model's options as an experiment states them."""
+"""A model's options as an experiment states them: those of every backbone and head, in one class.
 
-from dataclasses import dataclass, fields
-from typing import Any, Literal
+Each option is written where it belongs, as a field of a backbone's or a head's module; here the
+fields are put together, so that files, JSON and command line have them typed under one name.
+"""
+
+import dataclasses
+import inspect
+import re
+import typing
+from collections.abc import Collection
+from dataclasses import KW_ONLY, dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 import jax.numpy as jnp
 
-from mobilevit_jax.models import create_model
-from mobilevit_jax.tasks.detection.anchors import AnchorConfig
-
-# Fields that are no option of a module under their own name.
-_RENAMED = {"name", "num_classes", "sync_batch_norm", "unbiased_variance", "dtype"}
-_ANCHORS = {"anchor_scales", "anchor_ratios"}
+from mobilevit_jax.models import registry
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class _Stated:
     """Which model, and its options; None takes the model's own published value.
 
-    Options that only some models have are None by default, and refused for the others.
+    An option that the model does not have is refused.
 
     Attributes:
         name: One of `list_models()`; `mobilevit models` shows them.
         num_classes: Classes, with the background for detectors and segmentation models; None
             takes the data set's.
-        patch_sizes: Side of a patch in layer_3, layer_4, layer_5.
-        fusion: Whether blocks concatenate their input and fuse it (ablation of Figure 12).
-        kernel_size: Side of the blocks' local and fusion convolutions.
-        dropout: Rate in the transformers.
-        attention_dropout: Rate on attention maps.
-        ffn_dropout: Rate inside the feed-forward networks.
-        classifier_dropout: Classifiers: rate before the classifier, 0.1.
-        output_stride: 32, 16 or 8; segmentation models have 16, the others 32.
-        anchor_scales: Detectors: scale of the first level's anchors, and where the scales end.
-        anchor_ratios: Detectors: aspect ratios of each of the six levels' anchors.
-        aspp_features: Segmentation: channels of the pyramid, 256.
-        aspp_rates: Segmentation: dilations of the pyramid, 6, 12 and 18.
-        aspp_dropout: Segmentation: rate after the pyramid, 0.1.
-        channel_dropout: Segmentation: whether that drops whole channels.
-        head_dropout: Segmentation: rate in front of the classifier, 0.1.
-        aux_head: Segmentation: whether training has a second classifier, on layer_4.
-        aux_width: Segmentation: least channels of that one, 256.
-        aux_dropout: Segmentation: rate in front of that one, 0.1.
-        align_corners: Segmentation: whether upsampling puts corner pixels on one another.
         sync_batch_norm: Whether batch statistics are averaged over devices; the paper's
             classification runs keep each device's own.
         unbiased_variance: Whether running variances are unbiased, as PyTorch keeps them.
@@ -52,25 +37,7 @@ class ModelConfig:
 
     name: str = "mobilevit_s"
     num_classes: int | None = None
-    patch_sizes: tuple[int, int, int] = (2, 2, 2)
-    fusion: bool = True
-    kernel_size: int = 3
-    dropout: float | None = None
-    attention_dropout: float = 0.0
-    ffn_dropout: float = 0.0
-    classifier_dropout: float | None = None
-    output_stride: int | None = None
-    anchor_scales: tuple[float, float] | None = None
-    anchor_ratios: tuple[tuple[float, ...], ...] | None = None
-    aspp_features: int | None = None
-    aspp_rates: tuple[int, int, int] | None = None
-    aspp_dropout: float | None = None
-    channel_dropout: bool | None = None
-    head_dropout: float | None = None
-    aux_head: bool | None = None
-    aux_width: int | None = None
-    aux_dropout: float | None = None
-    align_corners: bool | None = None
+    _: KW_ONLY
     sync_batch_norm: bool = False
     unbiased_variance: bool = True
     remat: bool = False
@@ -85,30 +52,117 @@ class ModelConfig:
             bn_axis_name: Devices' axis that synchronised batch norm averages over.
 
         Returns:
-            A `MobileViT`, `SSDLite` or `DeepLabV3`.
+            What `create_model` returns.
 
         Raises:
             ConfigurationError: As `create_model` does, also for an option that the model does not
                 have.
         """
-        names = [f.name for f in fields(self) if f.name not in _RENAMED | _ANCHORS]
-        options = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        return create_model(
+        return registry.create_model(
             self.name,
             num_classes=num_classes if self.num_classes is None else self.num_classes,
             bn_axis_name=bn_axis_name if self.sync_batch_norm else None,
             bn_unbiased=self.unbiased_variance,
+            remat=self.remat,
+            freeze_backbone=self.freeze_backbone,
             dtype=jnp.dtype(self.dtype),
-            **options,
-            **self._anchor_options(),
+            **self.options(),
         )
 
-    def _anchor_options(self) -> dict[str, AnchorConfig]:
-        """Returns the option of detectors that two fields stand for, if they are set."""
-        options: dict[str, Any] = {}
-        if self.anchor_scales is not None:
-            options["min_scale"], options["max_scale"] = self.anchor_scales
-        if self.anchor_ratios is not None:
-            # Those out of a JSON file are lists inside.
-            options["aspect_ratios"] = tuple(map(tuple, self.anchor_ratios))
-        return {"anchor_config": AnchorConfig(**options)} if options else {}
+    def options(self) -> dict[str, Any]:
+        """Returns the options of the backbone and the head that are set, as `create_model` does."""
+        stated = {name: getattr(self, name) for name in _OPTIONS}
+        given = {name: value for name, value in stated.items() if value != _OPTIONS[name]}
+        for head in registry.all_heads().values():
+            if head.spelled and (names := set(head.spelled.names) & given.keys()):
+                given |= head.spelled.option(**{name: given.pop(name) for name in names})
+        return given
+
+
+@dataclass(frozen=True)
+class _Option:
+    """A field that stands for an option of some backbones or heads."""
+
+    hint: Any
+    default: Any
+    text: str
+
+
+def _options() -> dict[str, _Option]:
+    """Collects the options of all modules.
+
+    One of a backbone has the value that it has in every backbone with such an option; others, and
+    those of heads, are None, which leaves them to the model.
+    """
+    heads = registry.all_heads().values()
+    hidden = {"num_classes"}.union(*(head.unstated for head in heads))
+    hidden |= {head.spelled.replaces for head in heads if head.spelled}
+    found: dict[str, _Option] = {}
+    for family in registry.families().values():
+        left_open = {name for head in heads for name in head.backbone_defaults}
+        left_open |= family.defaults(next(iter(family.variants.values()))).keys()
+        _add(found, family.module, registry.option_names(family.module), left_open)
+    for head in heads:
+        names = set(registry.option_names(head.module)) - hidden
+        _add(found, head.module, names, names)
+        if head.spelled:
+            _add(found, head.spelled.owner, head.spelled.names, set(head.spelled.names))
+    return found
+
+
+def _add(
+    found: dict[str, _Option], owner: Any, names: Collection[str], left_open: Collection[str]
+) -> None:
+    """Adds fields of a class; what two owners have apart is left to the model."""
+    hints = typing.get_type_hints(owner)
+    for field in dataclasses.fields(owner):
+        if field.name not in names:
+            continue
+        hint = hints[field.name]
+        default = None if field.name in left_open else field.default
+        text = _described(field.name, owner)
+        if default is None and field.default is not None:
+            text = f"{text} {owner.__name__}'s own value is {field.default}."
+        known = found.get(field.name, _Option(hint, default, text))
+        if known.hint != hint:
+            raise TypeError(f"the option {field.name} has two types, {known.hint} and {hint}")
+        agreed = default if known.default == default else None
+        found[field.name] = dataclasses.replace(known, default=agreed)
+
+
+def _described(name: str, owner: Any) -> str:
+    """Returns what a class's docstring says of a field, on one line; "" under `python -OO`."""
+    text = inspect.getdoc(owner) or ""
+    found = re.search(rf"^    {name}: (.*?)(?=^    \w|\Z)", text, re.DOTALL | re.MULTILINE)
+    return " ".join(found[1].split()) if found else ""
+
+
+def _composed(options: dict[str, _Option]) -> type[_Stated]:
+    """Puts the options behind the fields that every model has."""
+    composed = dataclasses.make_dataclass(
+        "ModelConfig",
+        [
+            (name, option.hint | None if option.default is None else option.hint, option.default)
+            for name, option in options.items()
+        ],
+        bases=(_Stated,),
+        frozen=True,
+        kw_only=True,
+    )
+    lines = [f"    {name}: {option.text}" for name, option in options.items()]
+    composed.__doc__ = "\n".join([inspect.getdoc(_Stated) or "", *lines])
+    composed.__module__ = __name__
+    return composed
+
+
+if TYPE_CHECKING:
+
+    class ModelConfig(_Stated):
+        """See `_Stated`; the options of backbones and heads are fields too."""
+
+        def __init__(self, name: str = ..., **options: Any) -> None: ...
+        def __getattr__(self, name: str) -> Any: ...
+else:
+    ModelConfig = _composed(_options())
+
+_OPTIONS = {name: option.default for name, option in _options().items()}

@@ -8,16 +8,16 @@ drawn as rows of a few arrays, longer than needed, and cut to their shapes.
 import functools
 import math
 from collections.abc import Callable, Collection, Sequence
+from typing import Any
 
 import flax.core.scope
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 
-from mobilevit_jax.models.backbone import BackboneModel
-from mobilevit_jax.models.layers import Initializer, conv_init, dense_init
-from mobilevit_jax.models.shapes import Path, Shape, variable_shapes
-from mobilevit_jax.models.ssdlite import SSDLite, kernel_init
+from mobilevit_jax.models.variables import Path, variables_of
 
 # Lengths of rows: few arrays, and at most three of four numbers for nothing.
 _SHORTEST, _FACTOR = 1024, 4
@@ -29,7 +29,7 @@ _Draw = Callable[..., jax.Array]
 
 
 def initialise(
-    model: BackboneModel, key: jax.Array, paths: Collection[Path] | None = None
+    model: nn.Module, key: jax.Array, paths: Collection[Path] | None = None
 ) -> dict[Path, np.ndarray]:
     """Draws the variables that `model.init(key, ...)` does, up to rounding.
 
@@ -42,10 +42,15 @@ def initialise(
     Returns:
         The variables by path, float32.
     """
-    shapes = variable_shapes(model)
-    shapes = {path: shapes[path] for path in (shapes if paths is None else paths)}
+    known = variables_of(model)
+    wanted = known.shapes if paths is None else paths
+    if known.foreign:  # layers of others draw as they will
+        image = jnp.zeros((1, 32, 32, 3))
+        drawn: Any = traverse_util.flatten_dict(jax.jit(model.init)(key, image))
+        return {path: np.asarray(drawn[path]) for path in wanted}
+    shapes = {path: known.shapes[path] for path in wanted}
+    initializers = known.initializers
     kernels = [path for path in shapes if path[-1] == "kernel"]
-    initializers = {path: _initializer(model, path, shapes[path]) for path in kernels}
     variables = {
         path: np.full(shape, float(path[-1] in ("scale", "var")), np.float32)
         for path, shape in shapes.items()
@@ -61,13 +66,6 @@ def initialise(
             scale = np.float32(initializers[path].scale(shape))
             variables[path] = scale * row[: math.prod(shape)].reshape(shape)
     return variables
-
-
-def _initializer(model: BackboneModel, path: Path, shape: Shape) -> Initializer:
-    """Returns what the module at this path draws its kernel by."""
-    if len(shape) == 2:
-        return dense_init
-    return kernel_init if isinstance(model, SSDLite) and path[1] != "backbone" else conv_init
 
 
 def _padded(size: int) -> int:

@@ -64,6 +64,28 @@ xavier_init = Initializer(
 dense_init = Initializer(jax.random.normal, lambda shape: 0.02)
 
 
+@dataclass(frozen=True)
+class Common:
+    """What all layers of a model share.
+
+    Attributes:
+        bn_axis_name: Devices' axis over which batch statistics are averaged, None for each
+            device's own.
+        bn_unbiased: Whether running variances are unbiased, as PyTorch keeps them.
+        remat: Whether the backward pass computes the blocks' activations again to save memory.
+        freeze_backbone: Whether training leaves everything below the head as it is: no dropout
+            there, running statistics used and kept, no gradient. Without `train` it changes
+            nothing.
+        dtype: Type of the computation; parameters, statistics and outputs are float32.
+    """
+
+    bn_axis_name: str | None = None
+    bn_unbiased: bool = True
+    remat: bool = False
+    freeze_backbone: bool = False
+    dtype: Dtype = jnp.float32
+
+
 @flax.struct.dataclass
 class Pending:
     """A map that the depthwise convolution behind it finishes; see `ops.depthwise_conv`.
@@ -143,15 +165,17 @@ class Dense(nn.Module):
     Attributes:
         features: Width of the output.
         dtype: Type of the computation; the parameters are kept in float32.
+        kernel_init: Draws the kernel.
     """
 
     features: int
     dtype: Dtype = jnp.float32
+    kernel_init: Callable[..., jax.Array] = dense_init
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps [..., c] to [..., features]."""
-        kernel = self.param("kernel", dense_init, (x.shape[-1], self.features))
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         return pointwise(*(array.astype(self.dtype) for array in (x, kernel, bias)))
 
@@ -267,10 +291,8 @@ class ConvBlock(nn.Module):
         dilation: Distance of taps in pixels.
         depthwise: Whether every channel has its own filter.
         act: The activation, None for none.
-        bn_axis_name: See `BatchNorm.axis_name`.
-        bn_unbiased: See `BatchNorm.unbiased`.
-        dtype: Type of the computation.
         kernel_init: Draws the kernel.
+        common: See `Common`.
     """
 
     features: int
@@ -279,10 +301,8 @@ class ConvBlock(nn.Module):
     dilation: int = 1
     depthwise: bool = False
     act: Callable[[jax.Array], jax.Array] | None = nn.silu
-    bn_axis_name: str | None = None
-    bn_unbiased: bool = True
-    dtype: Dtype = jnp.float32
     kernel_init: Callable[..., jax.Array] = conv_init
+    common: Common = Common()
 
     def __call__(self, x: jax.Array | Pending, train: bool = False) -> jax.Array:
         """Maps [b, h, w, c] to [b, ceil(h / stride), ceil(w / stride), features].
@@ -310,14 +330,18 @@ class ConvBlock(nn.Module):
             self.dilation,
             self.depthwise,
             use_bias=fused,
-            dtype=self.dtype,
+            dtype=self.common.dtype,
             kernel_init=self.kernel_init,
             name="conv",
         )(taken.x, taken.finish, taken.operands)
         if fused:
             return Pending(y, (), self.act)
+        common = self.common
         norm = BatchNorm(
-            unbiased=self.bn_unbiased, axis_name=self.bn_axis_name, dtype=self.dtype, name="norm"
+            unbiased=common.bn_unbiased,
+            axis_name=common.bn_axis_name,
+            dtype=common.dtype,
+            name="norm",
         )
         return norm.pending(y, train, self.act)
 
@@ -332,36 +356,28 @@ class InvertedResidual(nn.Module):
         expansion: Hidden channels as a multiple of the input's.
         stride: Step of the depthwise convolution.
         dilation: Dilation of the depthwise convolution.
-        bn_axis_name: See `BatchNorm.axis_name`.
-        bn_unbiased: See `BatchNorm.unbiased`.
-        dtype: Type of the computation.
+        common: See `Common`.
     """
 
     features: int
     expansion: int
     stride: int = 1
     dilation: int = 1
-    bn_axis_name: str | None = None
-    bn_unbiased: bool = True
-    dtype: Dtype = jnp.float32
+    common: Common = Common()
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Maps [b, h, w, c] to [b, ceil(h / stride), ceil(w / stride), features]."""
-        norm = {"bn_axis_name": self.bn_axis_name, "bn_unbiased": self.bn_unbiased}
         hidden = x.shape[-1] * self.expansion
-        expand = ConvBlock(hidden, dtype=self.dtype, name="expand_1x1", **norm)
+        expand = ConvBlock(hidden, common=self.common, name="expand_1x1")
         y = ConvBlock(
             hidden,
             kernel_size=3,
             stride=self.stride,
             dilation=self.dilation,
             depthwise=True,
-            dtype=self.dtype,
+            common=self.common,
             name="conv_3x3",
-            **norm,
         )(expand.pending(x, train), train)
-        y = ConvBlock(self.features, act=None, dtype=self.dtype, name="reduce_1x1", **norm)(
-            y, train
-        )
+        y = ConvBlock(self.features, act=None, common=self.common, name="reduce_1x1")(y, train)
         return x + y if self.stride == 1 and x.shape[-1] == self.features else y

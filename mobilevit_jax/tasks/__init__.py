@@ -8,27 +8,27 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from mobilevit_jax.errors import ConfigurationError, unknown_name
+from mobilevit_jax.errors import ConfigurationError
+from mobilevit_jax.models.registry import head_named
 
 if TYPE_CHECKING:
-    from mobilevit_jax.config import Experiment
     from mobilevit_jax.data.sources import DatasetInfo
-    from mobilevit_jax.pretrained import Pretrained
     from mobilevit_jax.processing import ImageProcessor
     from mobilevit_jax.tasks.base import DataTask
     from mobilevit_jax.tasks.classifier import Classifier
     from mobilevit_jax.tasks.detection.predict import Detector
     from mobilevit_jax.tasks.evaluation import SplitEvaluator
+    from mobilevit_jax.tasks.pretrained import Pretrained
     from mobilevit_jax.tasks.segmentation.predict import Segmenter
+    from mobilevit_jax.tasks.settings import TaskSettings
 
     Predictor = Classifier | Detector | Segmenter
 
-# The part of a model's name in front of the size -> the module of its task, which has functions of
-# the same names as those here.
+# The module of each task, which has functions of the same names as those here.
 _TASKS = {
-    "ssdlite_mobilevit": "detection.task",
-    "deeplabv3_mobilevit": "segmentation.task",
-    "mobilevit": "classification",
+    "classification": "classification",
+    "detection": "detection.task",
+    "segmentation": "segmentation.task",
 }
 # What may be chosen at evaluation and prediction; fields of the task's configuration.
 _SETTINGS: dict[str, tuple[str, ...]] = {
@@ -47,17 +47,17 @@ def task_of(model_name: str) -> str:
     Raises:
         ConfigurationError: If no task has models of that name.
     """
-    return _path_of(model_name).partition(".")[0]
+    return head_named(model_name).task
 
 
-def create_task(experiment: "Experiment") -> "DataTask":
+def create_task(settings: "TaskSettings") -> "DataTask":
     """Opens an experiment's data and builds its model.
 
     Raises:
         ConfigurationError: If data set, split, model or batch do not fit together.
         DataError: If the data set cannot be read.
     """
-    return _module_of(experiment.model.name).create_task(experiment)
+    return _module_of(settings.model.name).create_task(settings)
 
 
 def class_names_of(model_name: str, info: "DatasetInfo") -> tuple[str, ...]:
@@ -129,11 +129,4 @@ def _checked(loaded: "Pretrained", settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _module_of(model_name: str) -> ModuleType:
-    return importlib.import_module(f"{__name__}.{_path_of(model_name)}")
-
-
-def _path_of(model_name: str) -> str:
-    for kind, path in _TASKS.items():
-        if model_name == kind or model_name.startswith(f"{kind}_"):
-            return path
-    raise unknown_name("kind of model", model_name, _TASKS)
+    return importlib.import_module(f"{__name__}.{_TASKS[task_of(model_name)]}")

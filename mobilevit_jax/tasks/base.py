@@ -8,7 +8,7 @@ import abc
 import functools
 import hashlib
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -19,12 +19,10 @@ from mobilevit_jax.data.loader import SkippedImages, load_batches
 from mobilevit_jax.data.sampler import RunPlan, Scale, check_devices, scale_table
 from mobilevit_jax.data.sources import DatasetInfo, Split, dataset_info, open_split
 from mobilevit_jax.errors import count, unknown_name
+from mobilevit_jax.tasks.evaluation import SplitEvaluator
+from mobilevit_jax.tasks.settings import TaskSettings
 from mobilevit_jax.training.contracts import Task
 from mobilevit_jax.training.step import Objective
-
-if TYPE_CHECKING:
-    from mobilevit_jax.config import Experiment
-    from mobilevit_jax.tasks.evaluation import SplitEvaluator
 
 Arrays = dict[str, np.ndarray]
 _LOOKED_AT = 16  # records of a split, by which hosts see whether they have the same
@@ -39,22 +37,22 @@ class DataTask(Task, abc.ABC):
         skipped: Images that could not be decoded, if the run skips them.
     """
 
-    def __init__(self, experiment: "Experiment") -> None:
+    def __init__(self, settings: TaskSettings) -> None:
         """Opens the splits and builds the model.
 
         Raises:
             ConfigurationError: If data set, split, model or batch do not fit together.
             DataError: If the data set cannot be read.
         """
-        data = experiment.data
+        data = settings.data
         info = dataset_info(data.dataset, data.data_dir)
-        self._experiment = experiment
+        self._settings = settings
         self.class_names = self._names_of(info)
-        self.model = self._make_model(experiment, info)
-        self.objective = self._make_objective(experiment)
-        _check_metric(experiment, self.evaluation_metrics)
-        self.table = scale_table(experiment.sampler)
-        check_devices(self.table, jax.device_count(), experiment.optimizer.accumulation)
+        self.model = self._make_model(settings, info)
+        self.objective = self._make_objective(settings)
+        _check_metric(settings, self.evaluation_metrics)
+        self.table = scale_table(settings.sampler)
+        check_devices(self.table, jax.device_count(), settings.optimizer.accumulation)
         self._splits: dict[str, Split] = {
             role: open_split(data.dataset, name, data.data_dir)
             for role, name in (
@@ -65,7 +63,7 @@ class DataTask(Task, abc.ABC):
             if name
         }
         self.examples = len(self._splits["train"])
-        self._plan = RunPlan(experiment.seed, experiment.epochs, self.examples, self.table)
+        self._plan = RunPlan(settings.seed, settings.epochs, self.examples, self.table)
         self.steps_of_epochs = self._plan.steps_of_epochs
         self.skipped = SkippedImages()
 
@@ -102,7 +100,7 @@ class DataTask(Task, abc.ABC):
             self._splits["train"],
             self._plan,
             self.training_examples(),
-            self._experiment.loader,
+            self._settings.loader,
             start=first_step,
             host=jax.process_index(),
             hosts=jax.process_count(),
@@ -111,19 +109,19 @@ class DataTask(Task, abc.ABC):
             yield from batches
 
     @functools.cached_property
-    def _evaluator(self) -> "SplitEvaluator":
+    def _evaluator(self) -> SplitEvaluator:
         return self._make_evaluator()
 
     def evaluate(
         self, variables: Any, split: str, poll: Callable[[], None] | None = None
     ) -> dict[str, float]:
         """Returns `evaluation_metrics` and "count"; see `Task`."""
-        experiment = self._experiment
+        settings = self._settings
         return self._evaluator(
             variables,
             self._splits[split],
-            experiment.evaluation.batch_size,
-            experiment.loader,
+            settings.evaluation.batch_size,
+            settings.loader,
             poll=poll,
         )
 
@@ -141,11 +139,11 @@ class DataTask(Task, abc.ABC):
         return info.class_names
 
     @abc.abstractmethod
-    def _make_model(self, experiment: "Experiment", info: DatasetInfo) -> nn.Module:
+    def _make_model(self, settings: TaskSettings, info: DatasetInfo) -> nn.Module:
         """Builds the model for the classes of a data set."""
 
     @abc.abstractmethod
-    def _make_objective(self, experiment: "Experiment") -> Objective:
+    def _make_objective(self, settings: TaskSettings) -> Objective:
         """Builds loss and metrics; the model is there already."""
 
     @abc.abstractmethod
@@ -160,7 +158,7 @@ class DataTask(Task, abc.ABC):
         """
 
     @abc.abstractmethod
-    def _make_evaluator(self) -> "SplitEvaluator":
+    def _make_evaluator(self) -> SplitEvaluator:
         """Builds what measures the model's weights."""
 
 
@@ -172,15 +170,9 @@ def _fingerprint(split: Split) -> dict[str, Any]:
     return {"examples": len(split), "digest": digest.hexdigest()[:16]}
 
 
-def record_name(record: dict[str, Any], record_id: int) -> str:
-    """Returns what to call a record in messages."""
-    name = record.get("name", f"record {record_id}")
-    return name.decode() if isinstance(name, bytes) else str(name)
-
-
-def _check_metric(experiment: "Experiment", metrics: tuple[str, ...]) -> None:
-    raw = experiment.evaluation.raw_weights and experiment.ema.decay
+def _check_metric(settings: TaskSettings, metrics: tuple[str, ...]) -> None:
+    raw = settings.evaluation.raw_weights and settings.ema.decay
     allowed = [*metrics, *(f"raw_{name}" for name in metrics if raw)]
-    named = experiment.checkpoint.metric
+    named = settings.checkpoint.metric
     if named is not None and named not in allowed:
         raise unknown_name("checkpoint.metric", named, allowed)

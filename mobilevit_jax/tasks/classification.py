@@ -2,27 +2,26 @@
 
 import collections
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import flax.linen as nn
 import numpy as np
 
 from mobilevit_jax.data.augment import AugmentConfig, decode_and_augment, example_rng
 from mobilevit_jax.data.loader import LoaderConfig
+from mobilevit_jax.data.record_parser import record_name
 from mobilevit_jax.data.sampler import PlannedBatch, Scale
 from mobilevit_jax.data.sources import DatasetInfo, Split
 from mobilevit_jax.errors import ConfigurationError
 from mobilevit_jax.processing import ImageProcessor
-from mobilevit_jax.tasks.base import Arrays, DataTask, LoadExample, record_name
+from mobilevit_jax.tasks.base import Arrays, DataTask, LoadExample
 from mobilevit_jax.tasks.classification_objective import ClassificationObjective
 from mobilevit_jax.tasks.classifier import Classifier
 from mobilevit_jax.tasks.evaluation import Outputs, SplitEvaluator, image_examples
+from mobilevit_jax.tasks.pretrained import Pretrained
+from mobilevit_jax.tasks.settings import TaskSettings
 from mobilevit_jax.training import parallel
 from mobilevit_jax.training.step import Objective, make_evaluation_step
-
-if TYPE_CHECKING:
-    from mobilevit_jax.config import Experiment
-    from mobilevit_jax.pretrained import Pretrained
 
 
 class ClassificationTask(DataTask):
@@ -30,16 +29,16 @@ class ClassificationTask(DataTask):
 
     main_metric = "top1"
 
-    def _make_model(self, experiment: "Experiment", info: DatasetInfo) -> nn.Module:
-        model = experiment.model.build(len(info.class_names), parallel.AXIS)
-        _check_classes(model.num_classes, info.class_names, experiment.data.dataset)
+    def _make_model(self, settings: TaskSettings, info: DatasetInfo) -> nn.Module:
+        model = settings.model.build(len(info.class_names), parallel.AXIS)
+        _check_classes(model.num_classes, info.class_names, settings.data.dataset)
         return model
 
-    def _make_objective(self, experiment: "Experiment") -> ClassificationObjective:
-        return ClassificationObjective(experiment.loss.label_smoothing)
+    def _make_objective(self, settings: TaskSettings) -> ClassificationObjective:
+        return ClassificationObjective(settings.loss.label_smoothing)
 
     def _make_evaluator(self) -> "Evaluator":
-        return Evaluator(self.model, self.objective, self._experiment.processor)
+        return Evaluator(self.model, self.objective, self._settings.processor)
 
     def zero_targets(self, scale: Scale, rows: int) -> Arrays:
         """Returns labels [rows]."""
@@ -47,8 +46,8 @@ class ClassificationTask(DataTask):
 
     def training_examples(self) -> LoadExample:
         """Returns the function that turns a record into an augmented example."""
-        experiment = self._experiment
-        return training_examples(experiment.augment, experiment.processor, seed=experiment.seed)
+        settings = self._settings
+        return training_examples(settings.augment, settings.processor, seed=settings.seed)
 
 
 class Evaluator(SplitEvaluator[dict[str, float]]):
@@ -78,9 +77,9 @@ class Evaluator(SplitEvaluator[dict[str, float]]):
         return means | {"count": int(count)}
 
 
-def create_task(experiment: "Experiment") -> ClassificationTask:
+def create_task(settings: TaskSettings) -> ClassificationTask:
     """Opens an experiment's data and builds its model."""
-    return ClassificationTask(experiment)
+    return ClassificationTask(settings)
 
 
 def class_names_of(info: DatasetInfo) -> tuple[str, ...]:
@@ -88,14 +87,12 @@ def class_names_of(info: DatasetInfo) -> tuple[str, ...]:
     return info.class_names
 
 
-def create_evaluator(
-    loaded: "Pretrained", info: DatasetInfo, processor: ImageProcessor
-) -> Evaluator:
+def create_evaluator(loaded: Pretrained, info: DatasetInfo, processor: ImageProcessor) -> Evaluator:
     """Builds the evaluation of weights on a data set of as many classes."""
     return Evaluator(loaded.model, ClassificationObjective(), processor)
 
 
-def create_predictor(loaded: "Pretrained", processor: ImageProcessor) -> Classifier:
+def create_predictor(loaded: Pretrained, processor: ImageProcessor) -> Classifier:
     """Builds what answers for images."""
     return Classifier(loaded.model, loaded.variables, processor, loaded.class_names)
 

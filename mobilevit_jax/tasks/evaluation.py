@@ -10,10 +10,10 @@ import numpy as np
 from mobilevit_jax.data.batches import LoadExample
 from mobilevit_jax.data.decode import decode_image
 from mobilevit_jax.data.loader import LoaderConfig, load_batches
+from mobilevit_jax.data.record_parser import record_name
 from mobilevit_jax.data.sampler import PlannedBatch, plan_evaluation
 from mobilevit_jax.data.sources import Split
 from mobilevit_jax.processing import ImageProcessor
-from mobilevit_jax.tasks.base import record_name
 from mobilevit_jax.training import parallel
 
 Outputs = dict[str, jax.Array]

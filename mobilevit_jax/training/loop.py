@@ -14,21 +14,23 @@ import jax
 import numpy as np
 
 from mobilevit_jax.allocator import return_freed_memory
-from mobilevit_jax.config import Experiment
-from mobilevit_jax.errors import TrainingError
-from mobilevit_jax.training import parallel, workdir
+from mobilevit_jax.base.run_files import CHECKPOINTS
+from mobilevit_jax.errors import ConfigurationError, TrainingError
+from mobilevit_jax.training import parallel
 from mobilevit_jax.training.checkpoint import Checkpoints
 from mobilevit_jax.training.compile import compile_scales
 from mobilevit_jax.training.contracts import Reporter, Task, TrainStep
-from mobilevit_jax.training.initial_weights import InitialWeights, load_initial, start_from
+from mobilevit_jax.training.initial_weights import InitialWeights, start_from
 from mobilevit_jax.training.metrics_log import MetricsLog, read_metrics
 from mobilevit_jax.training.multihost import hosts
 from mobilevit_jax.training.recovery import skip_to
 from mobilevit_jax.training.schedule import Schedule, warmup_cosine
+from mobilevit_jax.training.settings import TrainingSettings
 from mobilevit_jax.training.setup import begin
 from mobilevit_jax.training.signals import Stopped, StopRequest
 from mobilevit_jax.training.state import NEVER, TrainState, empty_meter
 from mobilevit_jax.training.timing import RowClock, ScaleClock, Timing
+from mobilevit_jax.training.workdir import saved_steps
 
 # A signal may reach hosts at different steps, and they must stop after the same one.
 _STEPS_BETWEEN_QUESTIONS = 8
@@ -56,7 +58,7 @@ class Outcome:
 class _Run:
     """What stays the same during a run."""
 
-    experiment: Experiment
+    settings: TrainingSettings
     task: Task
     learning_rate: Schedule
     first_state: Callable[[], TrainState]
@@ -78,36 +80,40 @@ class _Run:
 
 
 def train(
-    experiment: Experiment,
+    settings: TrainingSettings,
     task: Task,
     directory: Path,
     reporter: Reporter,
     initial: InitialWeights | None = None,
 ) -> Outcome:
-    """Trains, evaluates and saves an experiment, from where its work directory stands.
+    """Trains, evaluates and saves a run, from where its work directory stands.
 
     Args:
-        experiment: The resolved experiment.
+        settings: Of the run, such as an experiment.
         task: Its data, model and objective.
         directory: The work directory, opened by `workdir.open_workdir`.
         reporter: Where progress is shown.
-        initial: Weights to start from, if they are loaded already; else `experiment.init_from`
-            is loaded here. A checkpoint in the work directory goes before them.
+        initial: Weights to start from, see `fine_tuning.load_initial`; None starts from scratch. A
+            checkpoint in the work directory goes before them.
 
     Raises:
-        ConfigurationError: If `experiment.init_from` does not fit the experiment.
+        ConfigurationError: If `settings.init_from` names weights, and none are given.
         TrainingError: If loss or gradient is not finite; step and last checkpoint are named.
         DataError: If an image or a checkpoint cannot be read or written.
     """
-    learning_rate = warmup_cosine(experiment.schedule, task.steps_of_epochs)
-    initial = initial or load_initial(experiment, task.model, directory)
-    create, step = begin(experiment, task, learning_rate)
+    if settings.init_from and initial is None and not saved_steps(directory):
+        raise ConfigurationError(
+            f"init_from names {settings.init_from}, but no weights were loaded: give the loop what "
+            "fine_tuning.load_initial returns"
+        )
+    learning_rate = warmup_cosine(settings.schedule, task.steps_of_epochs)
+    create, step = begin(settings, task, learning_rate)
 
     def first_state() -> TrainState:
         return create() if initial is None else start_from(create(), initial)
 
     timing, finished = Timing(devices=parallel.describe_devices()), False
-    with StopRequest() as stop, _open_checkpoints(experiment, task, directory) as checkpoints:
+    with StopRequest() as stop, _open_checkpoints(settings, task, directory) as checkpoints:
         state, resumed, pending = _restore_or_start(
             checkpoints, first_state, initial, directory, reporter
         )
@@ -115,7 +121,7 @@ def train(
             directory, resume_step=resumed, pending=pending, active=parallel.is_first_host()
         ) as log:
             run = _Run(
-                experiment=experiment,
+                settings=settings,
                 task=task,
                 learning_rate=learning_rate,
                 first_state=first_state,
@@ -130,10 +136,10 @@ def train(
     return Outcome(finished, _rows(directory), timing)
 
 
-def _open_checkpoints(experiment: Experiment, task: Task, directory: Path) -> Checkpoints:
-    keep = experiment.checkpoint
+def _open_checkpoints(settings: TrainingSettings, task: Task, directory: Path) -> Checkpoints:
+    keep = settings.checkpoint
     return Checkpoints(
-        directory / workdir.CHECKPOINTS,
+        directory / CHECKPOINTS,
         metric=keep.metric or task.main_metric,
         mode=keep.mode,
         keep_best=keep.keep_best,
@@ -198,7 +204,7 @@ def _rows(directory: Path) -> list[dict[str, Any]]:
 
 def _loop(run: _Run, step: TrainStep, state: TrainState, first: int) -> tuple[TrainState, bool]:
     """Runs from step `first` to the end; returns the state and whether it got there."""
-    boundaries, every_steps = run.boundaries, run.experiment.checkpoint.every_steps
+    boundaries, every_steps = run.boundaries, run.settings.checkpoint.every_steps
     run.reporter.begin(first)
     row, scales = RowClock(run.timing), ScaleClock(run.timing)
     before: jax.Array | None = None
@@ -222,10 +228,10 @@ def _loop(run: _Run, step: TrainStep, state: TrainState, first: int) -> tuple[Tr
             before, scale = metrics["loss"], _scale_of(batch)
             ends_epoch = done == boundaries[epoch - 1]
             is_due = every_steps is not None and done % every_steps == 0
-            if ends_epoch or is_due or done % run.experiment.log_every == 0:
+            if ends_epoch or is_due or done % run.settings.log_every == 0:
                 state = _checked(run, state, done)
                 scales.interrupt()
-            if ends_epoch or done % run.experiment.log_every == 0:
+            if ends_epoch or done % run.settings.log_every == 0:
                 state = _write_train_row(run, state, done, epoch, row)
             if ends_epoch:
                 try:
@@ -286,7 +292,7 @@ def _checked(run: _Run, state: TrainState, done: int) -> TrainState:
     if bad == NEVER:
         return state
     problem = f"the loss or gradient of step {bad} (from 0) is not finite"
-    recovery = run.experiment.recovery
+    recovery = run.settings.recovery
     if recovery.non_finite == "stop":
         latest = run.checkpoints.latest()
         good = (
@@ -325,13 +331,13 @@ def _end_epoch(
     Raises:
         Stopped: If a signal came during the evaluation.
     """
-    last = epoch == run.experiment.epochs
+    last = epoch == run.settings.epochs
     metrics = None
     if "validation" in run.task.evaluation_splits and (
-        last or epoch % run.experiment.evaluation.every_epochs == 0
+        last or epoch % run.settings.evaluation.every_epochs == 0
     ):
         metrics = _evaluate(run, state, done, epoch, "validation")
-    if last or epoch % run.experiment.checkpoint.every_epochs == 0:
+    if last or epoch % run.settings.checkpoint.every_epochs == 0:
         run.checkpoints.save(
             done, state, metadata={"epoch": epoch}, metrics=metrics, replace=replace
         )
@@ -347,7 +353,7 @@ def _evaluate(run: _Run, state: TrainState, done: int, epoch: int, split: str) -
             raise Stopped
 
     metrics = run.task.evaluate(state.ema or state.variables, split, poll)
-    if run.experiment.evaluation.raw_weights and state.ema:
+    if run.settings.evaluation.raw_weights and state.ema:
         raw = run.task.evaluate(state.variables, split, poll)
         metrics |= {f"raw_{name}": value for name, value in raw.items() if name != "count"}
     seconds = {"evaluation_seconds": time.perf_counter() - start}
@@ -366,7 +372,7 @@ def _final_evaluation(run: _Run, state: TrainState, rows: list[dict[str, Any]]) 
     there = any(row["split"] == "test" and row["step"] == done for row in rows)
     there = parallel.on_any_host(there)
     if "test" in run.task.evaluation_splits and not there:
-        _evaluate(run, state, done, run.experiment.epochs, "test")
+        _evaluate(run, state, done, run.settings.epochs, "test")
 
 
 def _stop(run: _Run, state: TrainState, done: int, epoch: int, *, pending: bool = False) -> None:

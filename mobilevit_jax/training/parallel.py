@@ -17,7 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mobilevit_jax.base.cores import usable_cores
 from mobilevit_jax.errors import ConfigurationError
-from mobilevit_jax.training.multihost import consensus as agreement
+from mobilevit_jax.training.multihost import consensus
 
 AXIS = "batch"
 
@@ -142,7 +142,7 @@ def is_first_host() -> bool:
 
 def on_any_host(flag: bool) -> bool:
     """Whether a flag is true in any process; all must ask at the same step."""
-    return bool(agreement.highest(flag))
+    return bool(consensus.highest(flag))
 
 
 def is_ready(array: Any) -> bool:

@@ -1,40 +1,40 @@
-"""From an experiment to what a run begins with: the state of step 0, and the step over devices."""
+"""From settings to what a run begins with: the state of step 0, and the step over devices."""
 
 import functools
 from collections.abc import Callable
 
-from mobilevit_jax.config import Experiment
 from mobilevit_jax.training import parallel
 from mobilevit_jax.training.contracts import Task, TrainStep
 from mobilevit_jax.training.optimizer import create_optimizer
 from mobilevit_jax.training.schedule import Schedule
+from mobilevit_jax.training.settings import TrainingSettings
 from mobilevit_jax.training.state import TrainState, create_state
 from mobilevit_jax.training.step import make_train_step
 
 
 def begin(
-    experiment: Experiment, task: Task, learning_rate: Schedule
+    settings: TrainingSettings, task: Task, learning_rate: Schedule
 ) -> tuple[Callable[[], TrainState], TrainStep]:
     """Returns what makes the state of step 0, not placed on devices, and the step over them."""
     optimizer = create_optimizer(
-        experiment.optimizer, learning_rate, freeze_backbone=experiment.model.freeze_backbone
+        settings.optimizer, learning_rate, freeze_backbone=settings.freeze_backbone
     )
     create = functools.partial(
         create_state,
         task.model,
         optimizer,
-        experiment.ema,
+        settings.ema,
         task.objective.metrics,
-        experiment.seed,
+        settings.seed,
     )
     step = parallel.pmap_train(
         make_train_step(
             task.model,
             optimizer,
             task.objective,
-            experiment.ema,
-            seed=experiment.seed,
-            accumulation=experiment.optimizer.accumulation,
+            settings.ema,
+            seed=settings.seed,
+            accumulation=settings.optimizer.accumulation,
         )
     )
     return create, step

@@ -12,7 +12,6 @@ import optax
 from flax import traverse_util
 
 from mobilevit_jax.errors import ConfigurationError
-from mobilevit_jax.models.backbone import BackboneModel
 from mobilevit_jax.models.initial import initialise
 
 NEVER = np.iinfo(np.int32).max
@@ -80,7 +79,8 @@ def create_state(
         metrics: Names of the sums that the task reports.
         seed: Seed of the initialisation.
     """
-    variables = _first_variables(model, jax.random.key(seed))
+    drawn = initialise(model, jax.random.key(seed))
+    variables = jax.device_put(traverse_util.unflatten_dict(drawn))
     # Compiled once and run once: optimising the code would take longer than running it.
     begin = jax.jit(
         lambda variables: state_from(variables, optimizer, ema, metrics),
@@ -112,13 +112,6 @@ def state_from(
         ema={"params": params, "batch_stats": batch_stats} if ema.decay else {},
         meter=empty_meter(metrics),
     )
-
-
-def _first_variables(model: nn.Module, key: jax.Array) -> Any:
-    """Returns what `model.init` does, of a module of the caller's own by itself."""
-    if isinstance(model, BackboneModel):
-        return jax.device_put(traverse_util.unflatten_dict(initialise(model, key)))
-    return jax.jit(model.init)(key, jnp.zeros((1, 32, 32, 3)))
 
 
 def empty_meter(metrics: tuple[str, ...]) -> dict[str, jax.Array]:

@@ -7,12 +7,15 @@ import subprocess
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from mobilevit_jax.base.atomic import replacing
+from mobilevit_jax.base.json_dataclasses import differences, from_dict, to_dict
 from mobilevit_jax.base.run_files import CHECKPOINTS, EXPERIMENT, METRICS
-from mobilevit_jax.config import Experiment, differences, from_dict, to_dict
 from mobilevit_jax.errors import ConfigurationError, DataError, check_local
+from mobilevit_jax.training.settings import TrainingSettings
+
+S = TypeVar("S", bound=TrainingSettings)
 
 _PACKAGES = (
     *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy"),
@@ -24,7 +27,7 @@ _MACHINE = ("data.data_dir", "loader.")
 
 def open_workdir(
     workdir: Path,
-    experiment: Experiment,
+    settings: TrainingSettings,
     class_names: tuple[str, ...],
     examples: int | None = None,
 ) -> None:
@@ -32,7 +35,7 @@ def open_workdir(
 
     Args:
         workdir: The directory.
-        experiment: The resolved experiment.
+        settings: Of the run; all of it is written, and compared.
         class_names: Of the data set, kept for prediction.
         examples: Number of training examples, on which the plan of a run depends.
 
@@ -51,7 +54,7 @@ def open_workdir(
     saved = bool(saved_steps(workdir))
     if path.exists() and is_started(workdir):
         record = read_record(workdir)
-        _check_same(record, experiment, workdir)
+        _check_same(record, settings, workdir)
         _check_data(record, class_names, examples, workdir)
         return
     if saved:
@@ -59,7 +62,7 @@ def open_workdir(
             f"{workdir} holds checkpoints but no {EXPERIMENT}; choose another --workdir"
         )
     record = {
-        "experiment": to_dict(experiment),
+        "experiment": to_dict(settings),
         "class_names": list(class_names),
         "examples": examples,
         "versions": versions(),
@@ -82,7 +85,7 @@ def is_started(workdir: Path) -> bool:
     return bool(saved_steps(workdir)) or (metrics.exists() and metrics.stat().st_size > 0)
 
 
-def check_same(workdir: Path, experiment: Experiment) -> None:
+def check_same(workdir: Path, settings: TrainingSettings) -> None:
     """Refuses a directory that another experiment was started in; any other will do.
 
     Raises:
@@ -90,7 +93,7 @@ def check_same(workdir: Path, experiment: Experiment) -> None:
         DataError: If its record cannot be read.
     """
     if (workdir / EXPERIMENT).exists() and is_started(workdir):
-        _check_same(read_record(workdir), experiment, workdir)
+        _check_same(read_record(workdir), settings, workdir)
 
 
 def read_record(workdir: Path) -> dict[str, Any]:
@@ -111,15 +114,23 @@ def read_record(workdir: Path) -> dict[str, Any]:
     return record
 
 
-def read_experiment(workdir: Path) -> tuple[Experiment, tuple[str, ...]]:
-    """Returns the experiment of a work directory and the class names of its data set."""
+def read_settings(workdir: Path, kind: type[S]) -> tuple[S, tuple[str, ...]]:
+    """Returns the settings of a work directory's run and the class names of its data set.
+
+    Args:
+        workdir: The directory.
+        kind: The class that they are of.
+
+    Raises:
+        DataError: If the directory has none, or they cannot be read.
+    """
     record = read_record(workdir)
-    return _parse(record, workdir), tuple(record.get("class_names", ()))
+    return _parse(record, workdir, kind), tuple(record.get("class_names", ()))
 
 
-def _parse(record: dict[str, Any], workdir: Path) -> Experiment:
+def _parse(record: dict[str, Any], workdir: Path, kind: type[S]) -> S:
     try:
-        return from_dict(Experiment, record["experiment"])
+        return from_dict(kind, record["experiment"])
     except (ConfigurationError, TypeError) as error:
         raise DataError(f"{workdir / EXPERIMENT}: {error}") from error
 
@@ -130,12 +141,12 @@ def write_json(path: Path, value: Any) -> None:
         unfinished.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
-def _check_same(record: dict[str, Any], experiment: Experiment, workdir: Path) -> None:
+def _check_same(record: dict[str, Any], settings: TrainingSettings, workdir: Path) -> None:
     # Through the dataclasses, so that a field younger than the directory has its default.
-    before = to_dict(_parse(record, workdir))
+    before = _parse(record, workdir, type(settings))
     changed = [
         difference
-        for difference in differences(before, to_dict(experiment))
+        for difference in differences(to_dict(before), to_dict(settings))
         if not difference.startswith(_MACHINE)
     ]
     if changed:

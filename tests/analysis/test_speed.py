@@ -10,6 +10,7 @@ from mobilevit_jax.analysis import memory, programs, speed
 from mobilevit_jax.analysis.counts import total_macs
 from mobilevit_jax.analysis.programs import Setting, compile_program
 from mobilevit_jax.errors import ConfigurationError
+from mobilevit_jax.models.heads.classifier import HEAD
 from mobilevit_jax.tasks.classification_objective import ClassificationObjective
 from mobilevit_jax.tasks.detection.config import DetectionConfig
 from mobilevit_jax.tasks.detection.objective import DetectionObjective
@@ -164,7 +165,7 @@ def test_the_answers_are_those_of_the_model(program):
 
 def test_a_training_step_goes_on_from_the_one_before(monkeypatch):
     monkeypatch.setattr(programs, "create_model", lambda name, dtype: SmallNet(10))
-    monkeypatch.setattr(programs, "kind_of", lambda model: "mobilevit")
+    monkeypatch.setattr(programs, "head_of", lambda model: HEAD)
     program = compile_program(Setting("mobilevit_xxs", "train", 32, 8))
     assert len(program.devices) == 4
     call = program.start()

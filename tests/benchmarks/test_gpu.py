@@ -19,8 +19,10 @@ SCRIPT = BENCHMARKS / "gpu.sh"
 def commands():
     """Returns the words of each command that the script measures."""
     text = SCRIPT.read_text().replace("\\\n", " ")
-    (both,) = re.findall(r"both=\((.*)\)", text)
-    text = text.replace('"${both[@]}"', both)
+    arrays = re.findall(r"^(\w+)=\((.*)\)$", text, re.MULTILINE)
+    assert [name for name, _ in arrays] == ["both", "contenders"]
+    for name, words in arrays:
+        text = text.replace(f'"${{{name}[@]}}"', words)
     values = {"$directory": "out", "$model": "mobilevit_s", "$work": "train"}
     for name, value in values.items():
         text = text.replace(name, value)

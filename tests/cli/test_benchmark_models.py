@@ -9,6 +9,7 @@ import pytest
 from mobilevit_jax.analysis import memory, programs, speed
 from mobilevit_jax.cli.commands import benchmark_models
 from mobilevit_jax.models import create_model
+from mobilevit_jax.models.heads.classifier import HEAD
 from tests.small import SmallNet
 
 
@@ -21,7 +22,7 @@ def _small(monkeypatch):
         return SmallNet(10)
 
     monkeypatch.setattr(programs, "create_model", create)
-    monkeypatch.setattr(programs, "kind_of", lambda model: "mobilevit")
+    monkeypatch.setattr(programs, "head_of", lambda model: HEAD)
     monkeypatch.setattr(programs, "total_macs", lambda model, size: 1000 * size**2)
     monkeypatch.setattr(speed, "ROUND_SECONDS", 0.01)
     monkeypatch.setattr(speed, "_SIDE", {"cpu": 64})

@@ -39,7 +39,7 @@ def test_version(capsys):
 
 @pytest.mark.parametrize("command", cli.COMMANDS)
 def test_commands_are_importable(command):
-    module = __import__(f"mobilevit_jax.cli.{command}", fromlist=["main"])
+    module = __import__(f"mobilevit_jax.cli.commands.{command}", fromlist=["main"])
     assert callable(module.main)
 
 

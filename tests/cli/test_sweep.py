@@ -360,7 +360,9 @@ def test_a_row_that_is_really_trained(mobilevit, tmp_path, monkeypatch):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process of that")
 def test_a_process_whose_parent_is_gone():
-    code = "import os; from mobilevit_jax.cli import row; row._end_with(os.getppid() + 1)"
+    code = (
+        "import os; from mobilevit_jax.cli import study_row; study_row._end_with(os.getppid() + 1)"
+    )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 3
 
 

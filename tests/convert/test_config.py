@@ -17,9 +17,10 @@ from mobilevit_jax.convert.config import (
     to_timm,
 )
 from mobilevit_jax.errors import ConfigurationError, DataError
-from mobilevit_jax.models import KINDS, VARIANTS, SSDLite, Variant, create_model
+from mobilevit_jax.models import VARIANTS, SSDLite, Variant, create_model, list_models
+from mobilevit_jax.models.anchors import AnchorConfig
+from mobilevit_jax.models.registry import options_of, with_options
 from mobilevit_jax.processing import ImageProcessor
-from mobilevit_jax.tasks.detection.anchors import AnchorConfig
 from tests.small import TINY, tiny_model
 
 NAMES = ("tench", "crane", "crane", "ü", "LABEL_4", "x", "y")
@@ -112,7 +113,8 @@ class TestNative:
 
     def test_how_a_run_was_made_is_left_out(self):
         plain = create_model("mobilevit_xs")
-        run = plain.clone(
+        run = with_options(
+            plain,
             dtype=jnp.bfloat16,
             remat=True,
             bn_axis_name="batch",
@@ -122,13 +124,17 @@ class TestNative:
         assert to_native(run) == to_native(plain)
         assert from_native(to_native(run))[0] == plain
 
-    @pytest.mark.parametrize("kind", KINDS)
-    def test_every_other_field_is_stored(self, kind):
-        model = create_model(f"{kind}_xs")
+    @pytest.mark.parametrize("name", list_models("*_xs"))
+    def test_every_other_option_is_stored(self, name):
+        model = create_model(name)
         stored = set(to_native(model)["model"])
         machinery = {"dtype", "remat", "bn_axis_name", "bn_unbiased", "freeze_backbone"}
-        fields = {field.name for field in dataclasses.fields(model)}
-        assert stored == {"type", *fields} - machinery - {"parent", "name"}
+        assert stored == {"type", "backbone", *options_of(model)} - machinery
+
+    def test_a_file_from_before_there_were_several_backbones(self):
+        config = native()
+        del config["model"]["backbone"]
+        assert from_native(config)[0] == create_model("mobilevit_xs", num_classes=7)
 
     def test_a_field_of_later_versions_has_its_default(self):
         config = native()
@@ -139,13 +145,17 @@ class TestNative:
         ("config", "message"),
         [
             (native(rotary=True), "rotary: not known to mobilevit_jax .* update the package"),
-            (native(type="YOLO"), "type 'YOLO', none of MobileViT, SSDLite, DeepLabV3"),
+            (native(type="YOLO"), "type 'YOLO', none of MobileViT, DeepLabV3, SSDLite"),
+            (native(backbone="vit"), "a backbone 'vit', none of mobilevit"),
             (native(type="SSDLite"), "classifier_dropout: not known to mobilevit_jax"),
             (native(aux_head=True), "aux_head: not known to mobilevit_jax"),
             (native_detector(min_scale="0"), "min_scale must be a number, not '0'"),
             (native_detector(min_scale=2), "anchors need 0 < min_scale < max_scale"),
-            (native_detector(aspect_ratios=[[2], 3]), "must have aspect_ratios, a list of numbers"),
-            (native_detector(aspect_ratios=[["2"]] * 6), "aspect_ratios must be a number"),
+            (native_detector(aspect_ratios=[[2], 3]), r"aspect_ratios\[1\] must be a list, not 3"),
+            (
+                native_detector(aspect_ratios=[["2"]] * 6),
+                r"aspect_ratios\[0\]\[0\] must be a number",
+            ),
             (native_detector(aspect_ratios=[[2]]), "ratios of 6 levels; got 1"),
             (native(num_classes="7"), "num_classes must be a whole number, not '7'"),
             (native(fusion=1), "fusion must be true or false, not 1"),
@@ -246,7 +256,7 @@ class TestTimm:
 
     @pytest.mark.parametrize("name", ["ssdlite_mobilevit_s", "deeplabv3_mobilevit_s"])
     def test_other_kinds_are_named(self, name):
-        with pytest.raises(ConfigurationError, match="timm.*a model of the type (SSD|Deep)L"):
+        with pytest.raises(ConfigurationError, match="timm.*a model of the type (ssd|deep)l"):
             to_timm(create_model(name), None, timm_processor())
 
     @pytest.mark.parametrize(

@@ -1,13 +1,16 @@
+from typing import Any
+
 import pytest
 
 from mobilevit_jax import convert
-from mobilevit_jax.convert.cvnets import CVNETS
+from mobilevit_jax.convert.layouts import table_of
 from mobilevit_jax.errors import ConfigurationError
 from mobilevit_jax.models import create_model
 from tests import reference
 from tests.small import TINY
 
-DEPTHS = {"layer_3": 2, "layer_4": 4, "layer_5": 3}
+MODEL = create_model("mobilevit_xxs", kernel_size=5)
+CVNETS: Any = table_of("cvnets", MODEL)
 NAMES = {
     "backbone/conv_1/norm/mean": "conv_1.block.norm.running_mean",
     "backbone/layer_2/block_1/reduce_1x1/conv/kernel": "layer_2.1.block.red_1x1.block.conv.weight",
@@ -28,13 +31,13 @@ NAMES = {
 @pytest.mark.parametrize(("path", "name"), NAMES.items())
 def test_names_in_both_directions(path, name):
     parts = tuple(path.split("/"))
-    assert CVNETS.name_path(parts, depths=DEPTHS, kernel_size=5) == (name,)
+    assert CVNETS.name_path(parts, MODEL.backbone) == (name,)
     assert CVNETS.find_path(name) == (parts, 0)
 
 
 def test_a_path_without_a_name():
     with pytest.raises(ValueError, match="head/kernel has no name in CVNets v0.1"):
-        CVNETS.name_path(("head", "kernel"), depths=DEPTHS, kernel_size=3)
+        CVNETS.name_path(("head", "kernel"), MODEL.backbone)
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,6 @@ import json
 import pytest
 
 from mobilevit_jax import convert
-from mobilevit_jax.convert.cvnets import (
-    CVNETS,
-    CVNETS_DEEPLABV3,
-    CVNETS_LATER_DEEPLABV3,
-    CVNETS_SSDLITE,
-)
-from mobilevit_jax.convert.huggingface import HUGGINGFACE_DEEPLABV3
 from mobilevit_jax.convert.layouts import detect
 from mobilevit_jax.errors import DataError
 from tests import reference
@@ -38,17 +31,18 @@ def test_relatives_are_told_apart(names, what):
 
 
 @pytest.mark.parametrize(
-    ("model", "expected"),
+    ("model", "kind", "title", "prefix"),
     [
-        ("s", CVNETS),
-        ("ssdlite_s", CVNETS_SSDLITE),
-        ("deeplabv3_s", CVNETS_DEEPLABV3),
-        ("deeplabv3_s_later", CVNETS_LATER_DEEPLABV3),
+        ("s", "mobilevit", "CVNets v0.1", ""),
+        ("ssdlite_s", "ssdlite_mobilevit", "CVNets v0.1", "encoder."),
+        ("deeplabv3_s", "deeplabv3_mobilevit", "CVNets v0.1", "encoder."),
+        ("deeplabv3_s_later", "deeplabv3_mobilevit", "CVNets after v0.1", "encoder."),
     ],
 )
-def test_kinds_of_models(model, expected):
+def test_kinds_of_models(model, kind, title, prefix):
     names = [*reference.names_and_shapes(model)]
-    assert detect(names) == (expected, expected.prefixes[0])
+    layout, found = detect(names)
+    assert (layout.kind, layout.title, found) == (kind, title, prefix)
     assert convert.detect_layout(names) == "cvnets"
 
 
@@ -58,7 +52,9 @@ def test_segmentation_models_of_transformers():
     heads = json.loads((reference.GOLDEN / "cvnets_to_huggingface_head.json").read_text())
     table = {f"encoder.{name}": theirs for name, theirs in table.items()} | heads
     theirs = [part for name in names for part in table.get(name, ())]
-    assert detect(theirs) == (HUGGINGFACE_DEEPLABV3, "mobilevit.")
+    layout, prefix = detect(theirs)
+    assert (layout.name, layout.kind) == ("huggingface", "deeplabv3_mobilevit")
+    assert prefix == "mobilevit."
 
 
 # Networks of the same libraries, with the same names for their convolutions.

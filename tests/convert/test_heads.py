@@ -11,7 +11,7 @@ from flax import traverse_util
 from mobilevit_jax import convert
 from mobilevit_jax.errors import ConfigurationError, DataError
 from mobilevit_jax.models import create_model
-from mobilevit_jax.models.shapes import variable_shapes
+from mobilevit_jax.models.variables import variable_shapes
 from tests import reference
 from tests.small import random_variables
 

@@ -10,6 +10,7 @@ import pytest
 from mobilevit_jax.convert.config import from_huggingface, to_huggingface
 from mobilevit_jax.errors import ConfigurationError, DataError
 from mobilevit_jax.models import VARIANTS, create_model
+from mobilevit_jax.models.registry import with_options
 from tests.convert.test_config import NAMES, OPTIONS, WIDE, hf
 
 
@@ -31,7 +32,7 @@ def test_options_and_widths():
     found, names = from_huggingface(to_huggingface(model, NAMES))
     assert names == NAMES
     # The format has one dropout, the variant's default is another name for it.
-    assert found == model.clone(variant=dataclasses.replace(WIDE, dropout=0.3))
+    assert found == with_options(model, variant=dataclasses.replace(WIDE, dropout=0.3))
 
 
 def test_published_values():
@@ -60,7 +61,7 @@ def test_options_of_segmentation():
     options["head_dropout"] = options.pop("classifier_dropout")
     model = create_model("deeplabv3_mobilevit_s", variant=WIDE, num_classes=7, **options)
     found = from_huggingface(to_huggingface(model, NAMES))[0]
-    assert found == model.clone(variant=dataclasses.replace(WIDE, dropout=0.3))
+    assert found == with_options(model, variant=dataclasses.replace(WIDE, dropout=0.3))
 
 
 def test_segmentation_without_upsampling_has_the_same_file():
@@ -80,7 +81,7 @@ def test_what_a_file_of_segmentation_leaves_out_is_transformers_default():
 @pytest.mark.parametrize(
     ("name", "options", "named"),
     [
-        ("ssdlite_mobilevit_s", {}, "a model of the type SSDLite"),
+        ("ssdlite_mobilevit_s", {}, "a model of the type ssdlite"),
         ("deeplabv3_mobilevit_s", {"aux_head": True}, "aux_head=True"),
         ("deeplabv3_mobilevit_s", {"align_corners": True}, "align_corners=True"),
         ("deeplabv3_mobilevit_s", {"fusion": False}, "fusion=False"),

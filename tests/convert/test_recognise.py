@@ -6,11 +6,11 @@ import pytest
 from flax import traverse_util
 
 from mobilevit_jax import convert
-from mobilevit_jax.convert.infer_model import Recognised, recognise
+from mobilevit_jax.convert.infer_model import recognise
 from mobilevit_jax.errors import DataError
 from mobilevit_jax.models import VARIANTS, Variant, create_model
-from mobilevit_jax.models.shapes import variable_shapes
-from mobilevit_jax.tasks.detection.anchors import AnchorConfig
+from mobilevit_jax.models.anchors import AnchorConfig
+from mobilevit_jax.models.variables import variable_shapes
 from tests import reference
 
 WIDE = Variant((8, 16, 24, 32, 40, 48), (16, 24, 32), 3, 56, dropout=0.1, ffn_multiplier=3)
@@ -25,8 +25,8 @@ def shapes_of(model, layout):
 ORDERS: dict[str, Any] = {"huggingface": "bgr", "cvnets": "bgr", "timm": "rgb"}
 
 
-def classifier(layout, *fields):
-    return Recognised(layout, *fields, channel_order=ORDERS[layout])
+def told(found):
+    return found.layout, found.kind, found.name, found.channel_order
 
 
 @pytest.mark.parametrize("layout", convert.LAYOUTS)
@@ -34,20 +34,22 @@ def classifier(layout, *fields):
 def test_published(size, layout):
     model = create_model(f"mobilevit_{size}", num_classes=21)
     found = recognise(shapes_of(model, layout))
-    assert found == classifier(layout, VARIANTS[size], f"mobilevit_{size}", 21, True, 3)
-    assert found.create() == model
+    assert told(found) == (layout, "mobilevit", f"mobilevit_{size}", ORDERS[layout])
+    assert found.model == model
 
 
 @pytest.mark.parametrize("layout", convert.LAYOUTS)
 def test_other_widths(layout):
     model = create_model("mobilevit_s", variant=WIDE, num_classes=0, kernel_size=5)
-    assert recognise(shapes_of(model, layout)) == classifier(layout, WIDE, None, 0, True, 5)
+    found = recognise(shapes_of(model, layout))
+    assert told(found) == (layout, "mobilevit", None, ORDERS[layout])
+    assert found.model == model
 
 
 @pytest.mark.parametrize("layout", ["cvnets", "timm"])
 def test_without_fusion(layout):
     found = recognise(shapes_of(create_model("mobilevit_xxs", fusion=False), layout))
-    assert (found.name, found.fusion) == ("mobilevit_xxs", False)
+    assert (found.name, found.options["fusion"]) == ("mobilevit_xxs", False)
 
 
 def test_other_depths():
@@ -55,14 +57,14 @@ def test_other_depths():
         (16, 16, 24, 48, 64, 80), (64, 80, 96), 2, 320, dropout=0.1, depths=(1, 12, 3)
     )
     found = recognise(shapes_of(create_model("mobilevit_s", variant=variant), "cvnets"))
-    assert (found.name, found.variant) == (None, variant)
+    assert (found.name, found.options["variant"]) == (None, variant)
 
 
 class TestDetectors:
     @pytest.mark.parametrize("size", VARIANTS)
     def test_published(self, size):
         found = recognise(reference.names_and_shapes(f"ssdlite_{size}"))
-        assert found.create() == create_model(f"ssdlite_mobilevit_{size}")
+        assert found.model == create_model(f"ssdlite_mobilevit_{size}")
         assert found.channel_order == "bgr"
 
     def test_other_widths_and_classes(self):
@@ -70,7 +72,7 @@ class TestDetectors:
         model = create_model("ssdlite_mobilevit_s", variant=variant, num_classes=5, fusion=False)
         found = recognise(shapes_of(model, "cvnets"))
         assert (found.name, found.kind) == (None, "ssdlite_mobilevit")
-        assert found.create() == model
+        assert found.model == model
 
     def test_other_anchors_leave_the_classes_unknown(self):
         config = AnchorConfig(aspect_ratios=((2,),) * 6)
@@ -89,7 +91,7 @@ class TestSegmentationModels:
         model = create_model(f"deeplabv3_mobilevit_{size}", num_classes=7)
         found = recognise(shapes_of(model, layout))
         assert (found.layout, found.name) == (layout, f"deeplabv3_mobilevit_{size}")
-        assert found.create() == model
+        assert found.model == model
         assert found.channel_order == "bgr"
 
     @pytest.mark.parametrize("aux_width", [128, 16])
@@ -97,13 +99,13 @@ class TestSegmentationModels:
         variant = dataclasses.replace(WIDE, exp_channels=4 * 48)
         options = {"aspp_features": 24, "aux_head": True, "aux_width": aux_width}
         model = create_model("deeplabv3_mobilevit_s", variant=variant, kernel_size=5, **options)
-        assert recognise(shapes_of(model, "cvnets")).create() == model
+        assert recognise(shapes_of(model, "cvnets")).model == model
 
     def test_later_cvnets(self):
         """What leaves no trace is of the published recipe, and images are R, G, B."""
         found = recognise(reference.names_and_shapes("deeplabv3_s_later"))
         assert found.channel_order == "rgb"
-        assert found.create() == create_model(
+        assert found.model == create_model(
             "deeplabv3_mobilevit_s",
             output_stride=8,
             aspp_features=512,
@@ -118,7 +120,7 @@ class TestSegmentationModels:
     def test_a_narrow_auxiliary_head(self):
         shapes = reference.names_and_shapes("deeplabv3_s_later")
         shapes["seg_head.aux_head.0.block.conv.weight"] = (16, 128, 3, 3)
-        with pytest.raises(DataError, match="16 channels, less than a quarter of layer_4's 128"):
+        with pytest.raises(DataError, match="16 channels, less than a quarter of the 128 below it"):
             recognise(shapes)
 
     def test_without_a_classifier(self):

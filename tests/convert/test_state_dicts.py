@@ -15,7 +15,7 @@ from flax import traverse_util
 from mobilevit_jax import convert
 from mobilevit_jax.errors import ConfigurationError, DataError
 from mobilevit_jax.models import Variant, create_model
-from mobilevit_jax.models.shapes import variable_shapes
+from mobilevit_jax.models.variables import variable_shapes
 from tests import reference
 
 SIZES = ("xxs", "xs", "s")

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from mobilevit_jax.data.decode import decode_image
-from mobilevit_jax.data.joined import open_joined
 from mobilevit_jax.data.loader import LoaderConfig, SkippedImages, load_batches
 from mobilevit_jax.data.prepare import prepare
 from mobilevit_jax.data.sampler import plan_evaluation
@@ -90,7 +89,7 @@ class TestRecords:
         assert [b["weight"][0] for b in batches].count(0) == 2
 
     def test_in_one_of_joined_data_sets(self, damaged):
-        split = open_joined("shapes/tiny+shapes/tiny", "validation,train", damaged)
+        split = open_split("shapes/tiny+shapes/tiny", "validation,train", damaged)
         batches, skipped = load(split, skip=True)
         assert sorted(skipped.reasons) == [32 + record for record in DAMAGED]
         with pytest.raises(DataError, match="record 5: "):

@@ -17,7 +17,7 @@ from mobilevit_jax.analysis.counts import stages, total_macs, total_parameters
 from mobilevit_jax.errors import ConfigurationError
 from mobilevit_jax.models import create_model
 from mobilevit_jax.models.config import ModelConfig
-from mobilevit_jax.models.deeplabv3 import ASPP, DeepLabV3
+from mobilevit_jax.models.heads.deeplabv3 import ASPP, DeepLabV3
 from mobilevit_jax.models.patches import resize_bilinear
 from tests import reference
 from tests.small import TINY, random_variables
@@ -166,7 +166,7 @@ class TestAuxiliaryHead:
         model = tiny_segmenter(aux_head=True)
         variables = random_variables(model)
         assert (
-            model.variant.channels[4] // 4
+            model.backbone.variant.channels[4] // 4
             < 8
             == variables["params"]["aux_classifier"]["kernel"].shape[2]
         )
@@ -218,7 +218,7 @@ def test_frozen_backbone_in_training_is_evaluation():
         ({"aspp_dropout": 1.0}, r"aspp_dropout must be in \[0, 1\)"),
         ({"head_dropout": -0.1}, r"head_dropout must be in \[0, 1\)"),
         ({"aux_dropout": 2}, r"aux_dropout must be in \[0, 1\)"),
-        ({"anchor_config": None}, r"\(an option of ssdlite_mobilevit_\*\)"),
+        ({"anchor_config": None}, r"\(an option of ssdlite_\*\)"),
         ({"aspp_rate": (1, 2, 3)}, r"\(did you mean 'aspp_rates'\?\)"),
     ],
 )
@@ -245,7 +245,7 @@ def test_configuration_reaches_the_model():
     assert found == create_model("deeplabv3_mobilevit_xs", dtype=dtype, **options)
     plain = ModelConfig("deeplabv3_mobilevit_xs").build(21, "devices")
     assert plain == create_model("deeplabv3_mobilevit_xs", dtype=dtype)
-    assert plain.output_stride == 16
+    assert plain.backbone.output_stride == 16
 
 
 @pytest.mark.parametrize(

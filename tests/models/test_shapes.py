@@ -9,8 +9,8 @@ import pytest
 from flax import traverse_util
 
 from mobilevit_jax.models import Variant, create_model
-from mobilevit_jax.models.shapes import variable_shapes
-from mobilevit_jax.tasks.detection.anchors import AnchorConfig
+from mobilevit_jax.models.anchors import AnchorConfig
+from mobilevit_jax.models.variables import variable_shapes
 from tests import reference
 from tests.small import TINY, tiny_model
 

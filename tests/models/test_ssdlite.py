@@ -15,9 +15,9 @@ from flax import traverse_util
 from mobilevit_jax.analysis.counts import stages, total_macs, total_parameters
 from mobilevit_jax.errors import ConfigurationError
 from mobilevit_jax.models import create_model
+from mobilevit_jax.models.anchors import AnchorConfig
 from mobilevit_jax.models.config import ModelConfig
-from mobilevit_jax.models.ssdlite import LEVELS, SSDLite, level_sizes
-from mobilevit_jax.tasks.detection.anchors import AnchorConfig
+from mobilevit_jax.models.heads.ssdlite import LEVELS, SSDLite, level_sizes
 from tests import reference
 from tests.small import TINY, random_variables
 
@@ -59,8 +59,16 @@ def test_parameter_paths_are_the_committed_ones():
 
 
 def test_levels_of_the_published_size():
-    assert level_sizes(320, 320) == [(20, 20), (10, 10), (5, 5), (3, 3), (2, 2), (1, 1)]
-    assert create_model("ssdlite_mobilevit_xs").anchors(320, 320).shape == (3232, 4)
+    model = create_model("ssdlite_mobilevit_xs")
+    assert level_sizes(model.backbone.stages, 320, 320) == [
+        (20, 20),
+        (10, 10),
+        (5, 5),
+        (3, 3),
+        (2, 2),
+        (1, 1),
+    ]
+    assert model.anchors(320, 320).shape == (3232, 4)
 
 
 # Sides that divide by nothing, and maps of one pixel from the second extra level on.
@@ -72,8 +80,9 @@ def test_there_is_an_anchor_for_every_row_of_the_outputs(height, width, stride):
     count = len(model.anchors(height, width))
     assert logits.shape == (2, count, 5) and logits.dtype == jnp.float32
     assert offsets.shape == (2, count, 4) and offsets.dtype == jnp.float32
-    sizes = [features[level.name].shape[1:3] for level in LEVELS]
-    assert sizes == level_sizes(height, width, stride)
+    names = ["layer_4", "layer_5", *(level.name for level in LEVELS[2:])]
+    sizes = [features[name].shape[1:3] for name in names]
+    assert sizes == level_sizes(model.backbone.stages, height, width)
 
 
 def test_rows_are_in_the_order_of_the_anchors():
@@ -186,8 +195,8 @@ def test_stages_in_order_of_use():
         ({"num_classes": 1}, "num_classes must be 2 or more, the background and at least one"),
         ({"anchor_config": AnchorConfig(aspect_ratios=((2,),))}, "ratios of 6 levels; got 1"),
         ({"output_stride": 4}, "output_stride must be one of"),
-        ({"aspp_rates": (1, 2, 3)}, r"'aspp_rates' of ssd.*\(an option of deeplabv3_mobilevit_\*"),
-        ({"classifier_dropout": 0.1}, r"\(an option of mobilevit_\*\); known: anchor_config, att"),
+        ({"aspp_rates": (1, 2, 3)}, r"'aspp_rates' of ssd.*\(an option of deeplabv3_\*"),
+        ({"classifier_dropout": 0.1}, r"\(an option of classifiers\); known: anchor_config, att"),
         ({"anchor_confg": 1}, r"'anchor_confg' .*\(did you mean 'anchor_config'\?\)"),
     ],
 )

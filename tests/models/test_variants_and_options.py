@@ -1,4 +1,6 @@
+import dataclasses
 import json
+import re
 from typing import Any
 
 import flax.linen as nn
@@ -10,9 +12,10 @@ from flax import traverse_util
 
 from mobilevit_jax.errors import ConfigurationError
 from mobilevit_jax.models import create_model, kind_of, list_models, model_name
-from mobilevit_jax.models.backbone import _Stage, feature_sizes
+from mobilevit_jax.models.backbones.mobilevit.network import _Stage
 from mobilevit_jax.models.config import ModelConfig
 from mobilevit_jax.models.layers import InvertedResidual
+from mobilevit_jax.models.model import map_sizes
 from tests import reference
 from tests.small import TINY, random_variables, tiny_model
 
@@ -69,7 +72,7 @@ def test_parameter_paths_are_the_committed_ones(size):
 def test_feature_maps(size):
     model = create_model(f"mobilevit_{size}")
     logits, features = abstract_outputs(model, 224)
-    channels = (*model.variant.channels, model.variant.exp_channels)
+    channels = (*model.backbone.variant.channels, model.backbone.exp_channels)
     sides = (112, 112, 56, 28, 14, 7, 7)
     assert {name: f.shape for name, f in features.items()} == {
         name: (2, side, side, c) for name, side, c in zip(STAGES, sides, channels, strict=True)
@@ -117,10 +120,11 @@ def test_output_stride(stride, sides):
 @pytest.mark.parametrize("stride", [32, 16, 8])
 @pytest.mark.parametrize(("height", "width"), [(64, 96), (1, 7), (131, 250)])
 def test_sizes_of_features_need_no_model(stride, height, width):
-    _, features = abstract_outputs(tiny_model(output_stride=stride), height, width)
+    model = tiny_model(output_stride=stride)
+    _, features = abstract_outputs(model, height, width)
     del features["conv_1x1_exp"]
     found = {name: feature.shape[1:3] for name, feature in features.items()}
-    assert found == feature_sizes(height, width, stride)
+    assert found == map_sizes(model.backbone.stages, height, width)
 
 
 @pytest.mark.parametrize(("stride", "dilations"), [(32, (1, 1)), (16, (1, 1)), (8, (1, 2))])
@@ -175,9 +179,8 @@ def test_bfloat16_gives_float32_outputs_close_by(outputs):
 
 
 def test_rematerialisation_changes_neither_values_nor_gradients():
-    shared = {"dtype": jnp.float32}
-    residual = shared | {"features": 8, "expansion": 1, "stride": 2}
-    block = shared | {"dim": 8, "depth": 1, "heads": 2, "ffn_dim": 8, "dropout": 0.0}
+    residual = {"features": 8, "expansion": 1, "stride": 2}
+    block = {"dim": 8, "depth": 1, "heads": 2, "ffn_dim": 8, "dropout": 0.0}
     x = np.random.default_rng(0).random((2, 8, 8, 8), np.float32)
     results = {}
     for remat in (False, True):
@@ -256,8 +259,14 @@ class TestNames:
             create_model("mobilevit_xxs", **{option: value})
 
     def test_dropout_of_the_size(self):
-        assert [create_model(f"mobilevit_{size}").dropout for size in SIZES] == [0.05, 0.1, 0.1]
-        assert create_model("mobilevit_xxs", dropout=0.3).dropout == 0.3
+        assert [create_model(f"mobilevit_{size}").backbone.dropout for size in SIZES] == [
+            0.05,
+            0.1,
+            0.1,
+        ]
+        assert create_model("mobilevit_xxs", dropout=0.3).backbone.dropout == 0.3
+        with pytest.raises(ConfigurationError, match="dropout must be in .* got True"):
+            create_model("mobilevit_xxs", dropout=True)
 
 
 class TestConfig:
@@ -301,3 +310,9 @@ class TestConfig:
             freeze_backbone=True,
             dtype=jnp.dtype("bfloat16"),
         )
+
+
+def test_every_option_of_an_experiment_is_described():
+    text = ModelConfig.__doc__ or ""
+    for field in dataclasses.fields(ModelConfig):
+        assert re.search(rf"^    {field.name}: \w.{{10}}", text, re.MULTILINE), field.name

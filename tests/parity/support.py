@@ -16,7 +16,7 @@ import numpy as np
 
 from mobilevit_jax import convert
 from mobilevit_jax.convert.config import to_huggingface
-from mobilevit_jax.models.backbone import BackboneModel
+from mobilevit_jax.models import Model
 
 SIZES = ("xxs", "xs", "s")
 # Divided by patches everywhere; taller than wide, and layer_5 resized; three stages resized.
@@ -57,7 +57,7 @@ def difference(ours: Any, theirs: Any, least: float = 0.0) -> float:
     return float(np.abs(ours - theirs).max() / max(np.abs(theirs).max(), least))
 
 
-def huggingface_twin(model: BackboneModel, variables: Any) -> Any:
+def huggingface_twin(model: Model, variables: Any) -> Any:
     """Returns transformers' model with our weights, in evaluation mode."""
     import torch
     import transformers
@@ -70,7 +70,7 @@ def huggingface_twin(model: BackboneModel, variables: Any) -> Any:
     return twin.eval()
 
 
-def gradients_of(twin: Any, model: BackboneModel) -> Any:
+def gradients_of(twin: Any, model: Model) -> Any:
     """Returns the gradients that a twin has, as our "params"."""
     tensors = {name: p.grad.numpy() for name, p in twin.named_parameters()}
     # Running statistics have none, but there is no state dict without them.

@@ -1,5 +1,7 @@
 """Our model and transformers', with the same random weights."""
 
+from typing import Any
+
 import jax
 import numpy as np
 import pytest
@@ -90,7 +92,7 @@ def test_options(options):
 
 def test_training_mode():
     """Batch statistics, the gradient through them, and the running statistics they leave."""
-    off = {"dropout": 0.0, "classifier_dropout": 0.0}
+    off: dict[str, Any] = {"dropout": 0.0, "classifier_dropout": 0.0}
     model = create_model("mobilevit_xxs", num_classes=10, **off)
     variables, pixels = random_variables(model), images(96, 64, count=8)
 

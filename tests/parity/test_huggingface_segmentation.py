@@ -1,5 +1,7 @@
 """Our DeepLabv3 and transformers', with the same random weights, and files both ways."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -123,7 +125,7 @@ def _keep_from_the_kink(norm):
 
 def test_training_mode():
     """Batch statistics, the pooled branch's over images alone among them."""
-    off = {"dropout": 0.0, "aspp_dropout": 0.0, "head_dropout": 0.0}
+    off: dict[str, Any] = {"dropout": 0.0, "aspp_dropout": 0.0, "head_dropout": 0.0}
     model = create_model("deeplabv3_mobilevit_xxs", num_classes=5, upsample=False, **off)
     variables, pixels = random_variables(model), images(96, 64, count=8)
     for branch in variables["params"]["aspp"].values():

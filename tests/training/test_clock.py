@@ -58,7 +58,7 @@ def test_a_row_s_times_are_those_of_a_clock_that_never_goes_back(jumping):
 
 # The age of files that another process left, what TensorBoard shows, and when a run was begun are
 # times of day.
-ALLOWED = {"saving.py", "board.py", "workdir.py"}
+ALLOWED = {"saving.py", "tensorboard.py", "workdir.py"}
 
 
 def test_durations_are_not_taken_from_the_time_of_day():

@@ -4,12 +4,11 @@ import os
 
 import pytest
 
-from mobilevit_jax.config import Experiment, to_dict
+from mobilevit_jax.config import Experiment, read_experiment, to_dict
 from mobilevit_jax.errors import ConfigurationError, DataError
 from mobilevit_jax.training.workdir import (
     EXPERIMENT,
     open_workdir,
-    read_experiment,
     read_record,
     write_json,
 )

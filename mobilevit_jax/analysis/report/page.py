@@ -69,7 +69,7 @@ class Grid:
             *([escaped(cell.text) for cell in row] for row in self.rows),
         ]
         table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-        title = f"### {escaped(self.title)}" * bool(self.title)
+        title = f"### {escaped(self.title)}" if self.title else ""
         return "\n\n".join(part for part in (title, escaped(self.note), table) if part)
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from mobilevit_jax.analysis.sweeps import Run, RunRecord, Sweep, find_sweeps, read_run, read_sweep
-from mobilevit_jax.base import run_files as names
-from mobilevit_jax.config import Experiment
+from mobilevit_jax.base import run_files
+from mobilevit_jax.config import Experiment, read_experiment
 from mobilevit_jax.errors import ConfigurationError, DataError, MobileViTError, shortened
 from mobilevit_jax.training import metrics_log as records
 from mobilevit_jax.training import workdir
@@ -147,7 +147,7 @@ def collect(directories: Sequence[Path]) -> Collected:
     for directory in dict.fromkeys(directories):
         found = find_sweeps(directory)
         sweeps += [_sweep(directory, path) for path in found]
-        if (directory / workdir.EXPERIMENT).exists():
+        if (directory / run_files.EXPERIMENT).exists():
             singles.append(_single(directory))
         elif not found:
             raise _nothing(directory)
@@ -166,7 +166,7 @@ def _nothing(directory: Path) -> ConfigurationError:
         return ConfigurationError(
             f"{directory} is a file; name the work directory of a run, or the directory of a sweep"
         )
-    marks = (workdir.EXPERIMENT, "sweep-*.json")
+    marks = (run_files.EXPERIMENT, "sweep-*.json")
     below = sorted({path.parent for mark in marks for path in directory.glob(f"*/{mark}")})
     shown = ", ".join(map(str, below[:3])) + (", ..." if len(below) > 3 else "")
     return ConfigurationError(
@@ -190,7 +190,7 @@ def _entry(name: str, run: Run) -> Entry:
     """Adds to a run what its other files tell; what they do not is left out."""
     directory = run.directory
     try:
-        experiment, _ = workdir.read_experiment(directory)
+        experiment, _ = read_experiment(directory)
         record = workdir.read_record(directory)
     except (MobileViTError, OSError):  # not begun, or `run.problem` says what is wrong
         return Entry(name, run)
@@ -202,10 +202,10 @@ def _entry(name: str, run: Run) -> Entry:
         str(record.get("commit") or ""),
         {str(k): str(v) for k, v in versions.items()} if isinstance(versions, dict) else {},
         _rows(directory),
-        _json(directory / names.TIMING),
-        _json(directory / names.BENCHMARK),
+        _json(directory / run_files.TIMING),
+        _json(directory / run_files.BENCHMARK),
         _time(record.get("begun")),
-        _written(directory / names.METRICS),
+        _written(directory / run_files.METRICS),
         is_going(directory),
     )
 
@@ -282,7 +282,7 @@ def is_going(directory: Path) -> bool:
     the other rooms use, would open the file for writing.
     """
     try:
-        with (directory / names.LOCK).open("rb") as file:
+        with (directory / run_files.LOCK).open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             return False
     except BlockingIOError:

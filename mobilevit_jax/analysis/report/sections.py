@@ -13,6 +13,7 @@ from mobilevit_jax.analysis.report import costs, tables
 from mobilevit_jax.analysis.report.figures import Curves, curves, draw_lines
 from mobilevit_jax.analysis.report.page import Block, Page, Picture, escaped, heading, notice
 from mobilevit_jax.analysis.report.runs import Collected, Entry, SweepEntry, trouble
+from mobilevit_jax.errors import count
 
 
 def compose(collected: Collected) -> Page:
@@ -37,8 +38,8 @@ def _summary(collected: Collected) -> str:
     entries = collected.entries
     done = sum(entry.run.finished for entry in entries)
     return (
-        f"{_count(len(entries), 'run')}, {done} finished; "
-        f"{_count(len(collected.sweeps), 'study', 'studies')}; made with mobilevit-jax "
+        f"{count(len(entries), 'run')}, {done} finished; "
+        f"{count(len(collected.sweeps), 'study', 'studies')}; made with mobilevit-jax "
         f"{mobilevit_jax.__version__}. A number is the paper's or from a run here; where there is "
         "none, its place says why."
     )
@@ -55,7 +56,7 @@ def notices(collected: Collected) -> list[str]:
     found += [text for entry in entries if (text := trouble(entry))]
     missing = sum(not entry.begun for entry in entries)
     if missing:
-        found.append(f"{_count(missing, 'run')} of {len(entries)} not run yet")
+        found.append(f"{count(missing, 'run')} of {len(entries)} not run yet")
     if any(sweep.tiny for sweep in collected.sweeps) or any(e.tiny for e in entries):
         found.append(
             "some runs are of the tiny form, which only shows that the code works: their numbers "
@@ -65,24 +66,20 @@ def notices(collected: Collected) -> list[str]:
         found.append("the runs are of different code, side by side; see Runs and code")
     changed = sum("-dirty" in entry.commit for entry in entries)
     if changed:
-        found.append(f"{_count(changed, 'run')} of code with changes that no commit holds")
+        found.append(f"{count(changed, 'run')} of code with changes that no commit holds")
     return found
-
-
-def _count(number: int, noun: str, plural: str = "") -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {plural or noun + 's'}"
 
 
 def _study(entry: SweepEntry) -> list[Block]:
     study = entry.sweep.record.study
-    tiny = [notice("Tiny form: these numbers say nothing about the model.")] * entry.tiny
+    tiny = notice("Tiny form: these numbers say nothing about the model.")
     return [
         heading(f"Study {study.name}"),
         escaped(f"Claim: {study.claim.rstrip('.')}."),
         escaped(
             f"From {entry.sweep.record.file}, in {entry.directory}. Means over the finished seeds."
         ),
-        *tiny,
+        *([tiny] if entry.tiny else []),
         *(tables.study_tables(entry) or ["The study has no table."]),
     ]
 
@@ -115,7 +112,7 @@ def _compared(
         lines = curves(rows, split, metric)
         if lines:
             what = f"{'training' if split == 'train' else split} {label_of(metric)}"
-            form = ", tiny form" * tiny
+            form = ", tiny form" if tiny else ""
             caption = f"study {name}{form}: {what} against the epoch, a line a run, a colour a row"
             draw = functools.partial(draw_lines, lines, metric=metric, title=what)
             yield Picture(f"{name}-{split}-{metric}", caption, draw)
@@ -138,7 +135,7 @@ def _own(entry: Entry) -> Iterator[Picture]:
                 for found in curves({"": [rows]}, split, metric)
             ]
             draw = functools.partial(draw_lines, lines, metric=metric, title=what)
-        caption = f"{entry.name}{', tiny form' * entry.tiny}: {what} against the epoch"
+        caption = f"{entry.name}{', tiny form' if entry.tiny else ''}: {what} against the epoch"
         yield Picture(f"{entry.run.directory.name}-{metric}", caption, draw)
 
 
@@ -163,7 +160,8 @@ def _size_picture(metric: str, entries: Sequence[Entry]) -> Picture:
     for entry in entries:
         points.setdefault(entry.row, []).append(tuple(tables.at_sizes(entry).items()))
     lines = [Curves(row, tuple(runs)) for row, runs in points.items()]
-    some, what = ", some in tiny form" * any(entry.tiny for entry in entries), label_of(metric)
+    some = ", some in tiny form" if any(entry.tiny for entry in entries) else ""
+    what = label_of(metric)
     caption = f"{what} against the side of the images{some}, a line a run"
     draw = functools.partial(draw_lines, lines, metric=metric, title=what, sizes=True)
     return Picture(f"resolution-{metric}", caption, draw)

@@ -7,10 +7,10 @@ from typing import Annotated, Any, NamedTuple
 
 import tyro
 
-from mobilevit_jax.analysis.counts import PUBLISHED_SIZES, Stage, stages
+from mobilevit_jax.analysis.counts import Stage, stages
 from mobilevit_jax.cli.console import print_table
 from mobilevit_jax.errors import ConfigurationError, ExitStatus
-from mobilevit_jax.models import create_model, kind_of, list_models
+from mobilevit_jax.models.registry import create_model, head_of, list_models
 
 # Stages whose maps other networks take.
 _SHOWN = ("layer_3", "layer_4", "layer_5")
@@ -55,11 +55,13 @@ def main(argv: list[str]) -> int:
     )
     if arguments.size is not None and arguments.size < 1:
         raise ConfigurationError(f"--size must be at least 1 pixel; got {arguments.size}")
-    options = {} if arguments.num_classes is None else {"num_classes": arguments.num_classes}
+    options: dict[str, Any] = (
+        {} if arguments.num_classes is None else {"num_classes": arguments.num_classes}
+    )
     counted = {}
     for name in list_models(arguments.name) or [arguments.name]:
         model = create_model(name, **options)
-        size = arguments.size or PUBLISHED_SIZES[kind_of(model)]
+        size = arguments.size or head_of(model).input_size
         counted[name] = Counted(size, stages(model, size))
     if arguments.json:
         print(json.dumps(_as_json(counted), indent=2))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import tyro
 
 from mobilevit_jax.analysis.metrics import shown
-from mobilevit_jax.base import run_files as names
+from mobilevit_jax.base import run_files
 from mobilevit_jax.cli.console import TrainProgress, count, print_table, say
 from mobilevit_jax.cli.runtime import HostsOptions, start_jax
 from mobilevit_jax.config import Experiment, no_experiment_file, shrink, to_dict
@@ -132,7 +132,7 @@ def run(experiment: Experiment, directory: Path) -> int:
     """Prepares what needs no source, trains, draws the curves, prints the result."""
     import jax
 
-    from mobilevit_jax.training.initial_weights import load_initial
+    from mobilevit_jax.fine_tuning import load_initial
 
     task = build_task(experiment)
     _check_settings(experiment, task)
@@ -172,8 +172,8 @@ def _report(experiment: Experiment, task: "DataTask", outcome: "Outcome", direct
     from mobilevit_jax.training import workdir
 
     if outcome.timing.steps:  # else nothing was trained, and an earlier file still holds
-        workdir.write_json(directory / names.TIMING, dataclasses.asdict(outcome.timing))
-    _draw(outcome.rows, directory / names.CURVES)
+        workdir.write_json(directory / run_files.TIMING, dataclasses.asdict(outcome.timing))
+    _draw(outcome.rows, directory / run_files.CURVES)
     if outcome.finished:
         _print_result(experiment, outcome, directory)
         _print_next(experiment, task, directory)
@@ -277,7 +277,7 @@ def _print_result(experiment: Experiment, outcome: "Outcome", directory: Path) -
         share = timing.data_wait_seconds / max(timing.train_seconds, 1e-9)
         say(
             f"trained at {timing.images / timing.train_seconds:.0f} images/s, "
-            f"waiting for data {share:.1%} of the time; curves in {directory / names.CURVES}"
+            f"waiting for data {share:.1%} of the time; curves in {directory / run_files.CURVES}"
         )
 
 
@@ -285,7 +285,7 @@ def _print_next(experiment: Experiment, task: "DataTask", directory: Path) -> No
     """Prints the command that predicts; a data set that was drawn leaves an image to try it on."""
     image = "IMAGE"
     if _is_drawn(experiment):
-        path = directory / names.EXAMPLE
+        path = directory / run_files.EXAMPLE
         if not path.exists():
             path.write_bytes(task.first_image())
         image = shlex.quote(os.fspath(path))

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import flax.linen as nn
 import numpy as np
@@ -23,11 +23,9 @@ from mobilevit_jax.tasks.detection.config import DetectionConfig
 from mobilevit_jax.tasks.detection.evaluation import DetectionEvaluator, check_classes
 from mobilevit_jax.tasks.detection.objective import DetectionObjective
 from mobilevit_jax.tasks.detection.predict import Detector
+from mobilevit_jax.tasks.pretrained import Pretrained
+from mobilevit_jax.tasks.settings import TaskSettings
 from mobilevit_jax.training import parallel
-
-if TYPE_CHECKING:
-    from mobilevit_jax.config import Experiment
-    from mobilevit_jax.pretrained import Pretrained
 
 
 class LeftOutObjects:
@@ -53,9 +51,9 @@ class DetectionTask(DataTask):
 
     main_metric = "map"
 
-    def __init__(self, experiment: "Experiment") -> None:
+    def __init__(self, settings: TaskSettings) -> None:
         """Opens the splits and builds the model; see `DataTask`."""
-        super().__init__(experiment)
+        super().__init__(settings)
         self.left_out = LeftOutObjects()
 
     @property
@@ -63,22 +61,22 @@ class DetectionTask(DataTask):
         """The names that `evaluate` gives; those of sizes that no object has are left out."""
         return METRICS
 
-    def _make_model(self, experiment: "Experiment", info: DatasetInfo) -> nn.Module:
-        model = experiment.model.build(len(info.class_names) + 1, parallel.AXIS)
+    def _make_model(self, settings: TaskSettings, info: DatasetInfo) -> nn.Module:
+        model = settings.model.build(len(info.class_names) + 1, parallel.AXIS)
         check_classes(model.num_classes, info)
         return model
 
-    def _make_objective(self, experiment: "Experiment") -> DetectionObjective:
-        options = experiment.detection
+    def _make_objective(self, settings: TaskSettings) -> DetectionObjective:
+        options = settings.detection
         return DetectionObjective(self.model, options.match_threshold, options.negative_ratio)
 
     def _make_evaluator(self) -> DetectionEvaluator:
-        experiment = self._experiment
-        return DetectionEvaluator(self.model, experiment.processor, experiment.detection)
+        settings = self._settings
+        return DetectionEvaluator(self.model, settings.processor, settings.detection)
 
     def zero_targets(self, scale: Scale, rows: int) -> Arrays:
         """Returns boxes [rows, max_boxes, 4] and labels [rows, max_boxes]."""
-        limit = self._experiment.detection.max_boxes
+        limit = self._settings.detection.max_boxes
         return {
             "boxes": np.zeros((rows, limit, 4), np.float32),
             "labels": np.zeros((rows, limit), np.int32),
@@ -86,11 +84,11 @@ class DetectionTask(DataTask):
 
     def training_examples(self) -> LoadExample:
         """Returns the function that turns a record into an augmented example."""
-        experiment = self._experiment
+        settings = self._settings
         return training_examples(
-            experiment.detection,
-            experiment.processor,
-            seed=experiment.seed,
+            settings.detection,
+            settings.processor,
+            seed=settings.seed,
             left_out=self.left_out,
         )
 
@@ -100,7 +98,7 @@ class DetectionTask(DataTask):
         if self.left_out.count:
             notes.append(
                 f"{count(self.left_out.count, 'object')} beyond detection.max_boxes = "
-                f"{self._experiment.detection.max_boxes} of an image took no part, the smallest "
+                f"{self._settings.detection.max_boxes} of an image took no part, the smallest "
                 "ones"
             )
         return notes
@@ -109,13 +107,13 @@ class DetectionTask(DataTask):
         """Returns forward pass, matching and NMS at the size of evaluation; see `timed`."""
         from mobilevit_jax.tasks.detection.timed import timed_parts
 
-        experiment = self._experiment
-        return timed_parts(self.model, experiment.detection, *experiment.processor.crop_size)
+        settings = self._settings
+        return timed_parts(self.model, settings.detection, *settings.processor.crop_size)
 
 
-def create_task(experiment: "Experiment") -> DetectionTask:
+def create_task(settings: TaskSettings) -> DetectionTask:
     """Opens an experiment's data and builds its model."""
-    return DetectionTask(experiment)
+    return DetectionTask(settings)
 
 
 def class_names_of(info: DatasetInfo) -> tuple[str, ...]:
@@ -124,7 +122,7 @@ def class_names_of(info: DatasetInfo) -> tuple[str, ...]:
 
 
 def create_evaluator(
-    loaded: "Pretrained",
+    loaded: Pretrained,
     info: DatasetInfo,
     processor: ImageProcessor,
     results: Path | None = None,
@@ -135,13 +133,13 @@ def create_evaluator(
     return DetectionEvaluator(loaded.model, processor, _config_of(loaded, settings), results)
 
 
-def create_predictor(loaded: "Pretrained", processor: ImageProcessor, **settings: Any) -> Detector:
+def create_predictor(loaded: Pretrained, processor: ImageProcessor, **settings: Any) -> Detector:
     """Builds what finds objects in images."""
     names = loaded.class_names
     return Detector(loaded.model, loaded.variables, processor, names, _config_of(loaded, settings))
 
 
-def _config_of(loaded: "Pretrained", settings: dict[str, Any]) -> DetectionConfig:
+def _config_of(loaded: Pretrained, settings: dict[str, Any]) -> DetectionConfig:
     config = loaded.experiment.detection if loaded.experiment else DetectionConfig()
     return replace(config, **settings)
 

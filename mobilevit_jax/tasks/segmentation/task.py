@@ -1,7 +1,7 @@
 """Segmentation: how a record becomes an example; see `tasks.base`. `objective` has the loss."""
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import flax.linen as nn
 import numpy as np
@@ -16,16 +16,14 @@ from mobilevit_jax.data.voc_names import VOID
 from mobilevit_jax.errors import ConfigurationError
 from mobilevit_jax.processing import ImageProcessor
 from mobilevit_jax.tasks.base import Arrays, DataTask, LoadExample
+from mobilevit_jax.tasks.pretrained import Pretrained
 from mobilevit_jax.tasks.segmentation.config import SegmentationConfig
 from mobilevit_jax.tasks.segmentation.evaluation import SegmentationEvaluator
 from mobilevit_jax.tasks.segmentation.maps import check_size, read_mask
 from mobilevit_jax.tasks.segmentation.objective import SegmentationObjective
 from mobilevit_jax.tasks.segmentation.predict import Segmenter
+from mobilevit_jax.tasks.settings import TaskSettings
 from mobilevit_jax.training import parallel
-
-if TYPE_CHECKING:
-    from mobilevit_jax.config import Experiment
-    from mobilevit_jax.pretrained import Pretrained
 
 
 class SegmentationTask(DataTask):
@@ -36,14 +34,14 @@ class SegmentationTask(DataTask):
     def _names_of(self, info: DatasetInfo) -> tuple[str, ...]:
         return mask_class_names(info)
 
-    def _make_model(self, experiment: "Experiment", info: DatasetInfo) -> nn.Module:
+    def _make_model(self, settings: TaskSettings, info: DatasetInfo) -> nn.Module:
         names = mask_class_names(info)
-        model = experiment.model.build(len(names), parallel.AXIS)
+        model = settings.model.build(len(names), parallel.AXIS)
         check_classes(model.num_classes, len(names), info.name)
         return model
 
-    def _make_objective(self, experiment: "Experiment") -> SegmentationObjective:
-        options = experiment.segmentation
+    def _make_objective(self, settings: TaskSettings) -> SegmentationObjective:
+        options = settings.segmentation
         return SegmentationObjective(options.aux_weight, options.convention)
 
     @property
@@ -52,9 +50,9 @@ class SegmentationTask(DataTask):
         return ("miou", "pixel_accuracy")
 
     def _make_evaluator(self) -> SegmentationEvaluator:
-        experiment = self._experiment
+        settings = self._settings
         return SegmentationEvaluator(
-            self.model, experiment.processor, experiment.segmentation, self.class_names
+            self.model, settings.processor, settings.segmentation, self.class_names
         )
 
     def zero_targets(self, scale: Scale, rows: int) -> Arrays:
@@ -63,18 +61,18 @@ class SegmentationTask(DataTask):
 
     def training_examples(self) -> LoadExample:
         """Returns the function that turns a record into an augmented image and mask."""
-        experiment = self._experiment
+        settings = self._settings
         return training_examples(
-            experiment.segmentation,
-            experiment.processor,
+            settings.segmentation,
+            settings.processor,
             len(self.class_names),
-            seed=experiment.seed,
+            seed=settings.seed,
         )
 
 
-def create_task(experiment: "Experiment") -> SegmentationTask:
+def create_task(settings: TaskSettings) -> SegmentationTask:
     """Opens an experiment's data and builds its model."""
-    return SegmentationTask(experiment)
+    return SegmentationTask(settings)
 
 
 def class_names_of(info: DatasetInfo) -> tuple[str, ...]:
@@ -83,7 +81,7 @@ def class_names_of(info: DatasetInfo) -> tuple[str, ...]:
 
 
 def create_evaluator(
-    loaded: "Pretrained", info: DatasetInfo, processor: ImageProcessor, **settings: Any
+    loaded: Pretrained, info: DatasetInfo, processor: ImageProcessor, **settings: Any
 ) -> SegmentationEvaluator:
     """Builds the evaluation of weights on a data set of as many classes, by their run's settings.
 
@@ -95,7 +93,7 @@ def create_evaluator(
     return SegmentationEvaluator(loaded.model, processor, _config_of(loaded, settings), names)
 
 
-def create_predictor(loaded: "Pretrained", processor: ImageProcessor) -> Segmenter:
+def create_predictor(loaded: Pretrained, processor: ImageProcessor) -> Segmenter:
     """Builds what answers for images."""
     return Segmenter(loaded.model, loaded.variables, processor, loaded.class_names)
 
@@ -140,6 +138,6 @@ def check_classes(num_classes: int, there: int, dataset: str) -> None:
         raise ConfigurationError(f"{dataset} has {there} classes; a mask can hold {VOID}")
 
 
-def _config_of(loaded: "Pretrained", settings: dict[str, Any]) -> SegmentationConfig:
+def _config_of(loaded: Pretrained, settings: dict[str, Any]) -> SegmentationConfig:
     config = loaded.experiment.segmentation if loaded.experiment else SegmentationConfig()
     return replace(config, **settings)

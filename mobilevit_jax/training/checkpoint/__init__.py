@@ -16,7 +16,7 @@ from flax import traverse_util
 
 from mobilevit_jax.errors import ConfigurationError, DataError
 from mobilevit_jax.training.checkpoint.storage import DamagedCheckpoint, Reader, Writer
-from mobilevit_jax.training.multihost import consensus as agreement
+from mobilevit_jax.training.multihost import consensus
 from mobilevit_jax.training.pytree import LeafPath, describe, fill, leaves, place, show, to_host
 
 
@@ -109,7 +109,7 @@ class Checkpoints:
             with contextlib.suppress(DataError):
                 record = self._files.record(step)
                 found = record["metric"], record["mode"]
-        steps, found = agreement.from_first_host((steps, found))
+        steps, found = consensus.from_first_host((steps, found))
         if not steps:
             raise DataError(f"no checkpoint in {directory}")
         if found is None:
@@ -127,7 +127,7 @@ class Checkpoints:
                 found.append((step, {}, False))
         return {
             step: _Known(metrics, extra)
-            for step, metrics, extra in agreement.from_first_host(found)
+            for step, metrics, extra in consensus.from_first_host(found)
         }
 
     def __enter__(self) -> Self:
@@ -205,7 +205,7 @@ class Checkpoints:
                 writer.amend(step, arrays, record)
             except DataError as caught:
                 error = caught
-        if agreement.highest(error is not None):
+        if consensus.highest(error is not None):
             raise error or DataError(f"the first process could not write to {self.directory}")
 
     def _writing(self) -> Writer:
@@ -342,7 +342,7 @@ class Checkpoints:
         except DataError as caught:
             error = caught
         damaged = isinstance(error, DamagedCheckpoint)
-        worst = agreement.highest(0 if error is None else 1 if damaged else 2)
+        worst = consensus.highest(0 if error is None else 1 if damaged else 2)
         if worst == 2:  # it is whole, and of another model
             raise error or DataError(f"another process could not use checkpoint {step}")
         if worst == 1:

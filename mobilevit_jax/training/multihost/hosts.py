@@ -26,7 +26,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from mobilevit_jax.config import differences
+from mobilevit_jax.base.json_dataclasses import differences
 from mobilevit_jax.errors import ConfigurationError, ExitStatus, TrainingError, exit_at_once
 from mobilevit_jax.training import parallel
 
@@ -213,7 +213,7 @@ def run_facts(
     """Returns what the processes of a run must have in common before it begins, for `agree`.
 
     Args:
-        experiment: `config.to_dict` of it; where and how the data are read may differ.
+        experiment: `typed.to_dict` of it; where and how the data are read may differ.
         class_names: Of the data set.
         data: What else says that the data are the same, by name.
         versions: Of the packages, by name.

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from mobilevit_jax.data.sources import DatasetInfo
+from mobilevit_jax.models.anchors import AnchorConfig, anchors
 from mobilevit_jax.models.config import ModelConfig
 from mobilevit_jax.models.layers import BatchNorm, Conv
-from mobilevit_jax.tasks.detection.anchors import AnchorConfig, anchors
 from mobilevit_jax.tasks.detection.boxes import encode, to_centres
 
 WHOLE = np.array([[0.5, 0.5, 1, 1]], np.float32)

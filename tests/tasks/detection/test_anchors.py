@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from mobilevit_jax.errors import ConfigurationError
-from mobilevit_jax.tasks.detection.anchors import AnchorConfig, anchors, anchors_per_location
+from mobilevit_jax.models.anchors import AnchorConfig, anchors, anchors_per_location
 from tests.reference import golden
 
 SIZES = ((20, 20), (10, 10), (5, 5), (3, 3), (2, 2), (1, 1))

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from mobilevit_jax.tasks.detection.anchors import AnchorConfig, anchors
+from mobilevit_jax.models.anchors import AnchorConfig, anchors
 from mobilevit_jax.tasks.detection.boxes import decode, iou, to_corners
 from mobilevit_jax.tasks.detection.matching import match, match_batch
 from tests.reference import golden

@@ -1,6 +1,6 @@
 """The published sizes of MobileViT as data (paper Table 4; CVNets v0.1)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -33,3 +33,11 @@ VARIANTS: dict[str, Variant] = {
     "xs": Variant((16, 32, 48, 64, 80, 96), (96, 120, 144), 4, 384, dropout=0.1),
     "s": Variant((16, 32, 64, 96, 128, 160), (144, 192, 240), 4, 640, dropout=0.1),
 }
+
+
+def published(variant: Variant) -> str | None:
+    """Returns the name of the published size that a variant has, whatever its dropout."""
+    for size, known in VARIANTS.items():
+        if replace(variant, dropout=known.dropout) == known:
+            return f"mobilevit_{size}"
+    return None

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from mobilevit_jax import pretrained
+from mobilevit_jax import fine_tuning
+from mobilevit_jax.base.run_files import CHECKPOINTS
 from mobilevit_jax.errors import ConfigurationError
+from mobilevit_jax.fine_tuning import load_initial
 from mobilevit_jax.models import create_model
 from mobilevit_jax.models.config import ModelConfig
 from mobilevit_jax.pretrained import Pretrained
@@ -18,7 +20,7 @@ from mobilevit_jax.processing import ImageProcessor
 from mobilevit_jax.tasks.classification import ClassificationTask
 from mobilevit_jax.training import loop, workdir
 from mobilevit_jax.training.checkpoint import Checkpoints
-from mobilevit_jax.training.initial_weights import load_initial, start_from
+from mobilevit_jax.training.initial_weights import start_from
 from mobilevit_jax.training.optimizer import OptimizerConfig, create_optimizer
 from mobilevit_jax.training.state import TrainState, empty_meter
 from tests.small import TINY, random_variables, tiny_experiment, tiny_model
@@ -48,7 +50,7 @@ def source(monkeypatch):
             "mobilevit_xxs",
             "weights of a test",
         )
-        monkeypatch.setattr(pretrained, "load_weights", lambda source, **options: loaded)
+        monkeypatch.setattr(fine_tuning, "load_weights", lambda source, **options: loaded)
         return loaded
 
     return place
@@ -319,11 +321,12 @@ def run(experiment, directory):
         task = ClassificationTask(experiment)
         workdir.open_workdir(directory, experiment, task.class_names)
         reporter = Reporter()
-        return loop.train(experiment, task, directory, reporter), reporter.said
+        initial = load_initial(experiment, task.model, directory)
+        return loop.train(experiment, task, directory, reporter, initial), reporter.said
 
 
 def saved(directory, step):
-    with Checkpoints.reader(directory / workdir.CHECKPOINTS) as checkpoints:
+    with Checkpoints.reader(directory / CHECKPOINTS) as checkpoints:
         return checkpoints.restore(step, checkpoints.structure(step))
 
 
@@ -333,7 +336,7 @@ def weights(tmp_path_factory):
     directory = tmp_path_factory.mktemp("weights") / "run"
     experiment = tiny_experiment(directory, model=ModelConfig("mobilevit_xxs", num_classes=10))
     workdir.open_workdir(directory, experiment, tuple("abcdefghij"))
-    with Checkpoints(directory / workdir.CHECKPOINTS, metric="top1") as checkpoints:
+    with Checkpoints(directory / CHECKPOINTS, metric="top1") as checkpoints:
         state = {**random_variables(tiny_model(10), 1), "ema": random_variables(tiny_model(10), 2)}
         checkpoints.save(7, state, metadata={"epoch": 1})
     return directory
@@ -375,15 +378,17 @@ class TestRun:
     def test_resuming_needs_the_weights_no_more(self, fine_tuned, weights, tmp_path):
         experiment, directory, _ = fine_tuned
         shutil.copytree(directory, tmp_path / "run")
-        shutil.rmtree(tmp_path / "run" / workdir.CHECKPOINTS / "8")
+        shutil.rmtree(tmp_path / "run" / CHECKPOINTS / "8")
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(pretrained, "load_weights", lambda source: pytest.fail("loaded again"))
+            patch.setattr(fine_tuning, "load_weights", lambda source: pytest.fail("loaded again"))
             outcome, said = run(experiment, tmp_path / "run")
         assert outcome.finished and said[0].startswith("resuming from step 4")
         assert not any(line.startswith(("starting", "classifier")) for line in said)
         jax.tree.map(np.testing.assert_array_equal, saved(tmp_path / "run", 8), saved(directory, 8))
 
-    def test_the_loop_loads_for_itself_before_it_compiles(self, data_dir, weights, tmp_path):
+    def test_weights_that_do_not_fit_are_refused_before_anything_compiles(
+        self, data_dir, weights, tmp_path
+    ):
         experiment = tiny_experiment(
             data_dir, init_from=str(weights), model=ModelConfig("mobilevit_xxs", kernel_size=5)
         )
@@ -391,6 +396,11 @@ class TestRun:
             patch.setattr(loop, "begin", lambda *_: pytest.fail("compiled"))
             with pytest.raises(ConfigurationError, match="set model.kernel_size to 3"):
                 run(experiment, tmp_path)
+
+    def test_the_loop_does_not_start_from_scratch_instead(self, data_dir, weights, tmp_path):
+        experiment = tiny_experiment(data_dir, init_from=str(weights))
+        with pytest.raises(ConfigurationError, match="init_from names .* no weights were loaded"):
+            loop.train(experiment, ClassificationTask(experiment), tmp_path, Reporter())
 
     def test_nothing_is_loaded_where_nothing_is_named(self, tmp_path):
         assert load_initial(tiny_experiment(tmp_path), tiny_model(), tmp_path) is None
@@ -404,9 +414,9 @@ class TestRun:
         )
 
     def test_a_checkpoint_half_written_is_none(self, data_dir, weights, tmp_path, monkeypatch):
-        (tmp_path / workdir.CHECKPOINTS / "8.orbax-checkpoint-tmp-1").mkdir(parents=True)
+        (tmp_path / CHECKPOINTS / "8.orbax-checkpoint-tmp-1").mkdir(parents=True)
         monkeypatch.setattr(ModelConfig, "build", build_tiny)
         experiment = tiny_experiment(data_dir, init_from=str(weights))
         assert load_initial(experiment, tiny_model(8), tmp_path) is not None
-        (tmp_path / workdir.CHECKPOINTS / "8").mkdir()
+        (tmp_path / CHECKPOINTS / "8").mkdir()
         assert load_initial(experiment, tiny_model(8), tmp_path) is None

@@ -1,0 +1,233 @@
+"""Where a run starts that does not start from scratch: other weights, checked and taken over."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from mobilevit_jax.config import Experiment
+from mobilevit_jax.errors import ConfigurationError
+from mobilevit_jax.models.model import Model
+from mobilevit_jax.models.registry import head_of, model_name, options_of
+from mobilevit_jax.pretrained import Pretrained, load_weights
+from mobilevit_jax.training.initial_weights import InitialWeights
+from mobilevit_jax.training.optimizer import BACKBONE
+from mobilevit_jax.training.pytree import LeafPath, describe, leaves
+from mobilevit_jax.training.workdir import saved_steps
+
+# Options that decide which parameters a model has, and those that only change what it does.
+_SHAPING = ("fusion", "kernel_size")
+_SHAPELESS = ("anchor_config", "patch_sizes", "output_stride", "aspp_rates", "align_corners")
+_SHOWN = 5
+
+
+def load_initial(
+    experiment: Experiment,
+    model: nn.Module,
+    directory: Path,
+    class_names: tuple[str, ...] = (),
+) -> InitialWeights | None:
+    """Loads the weights that a run starts from, unless it goes on from a checkpoint.
+
+    Nothing is compiled or written, so that a mistake costs seconds. Half precision is widened,
+    which is exact.
+
+    Args:
+        experiment: The resolved experiment.
+        model: Its model.
+        directory: The work directory; if it holds a checkpoint, nothing is loaded.
+        class_names: Of the data set, to tell whether a classifier that fits is of the same ones.
+
+    Returns:
+        The weights, or None where the run needs none.
+
+    Raises:
+        ConfigurationError: If the weights are of another model but for the head, or were trained
+            on other channels; or as `pretrained.load_weights` does.
+        DataError: As `pretrained.load_weights` does.
+    """
+    if saved_steps(directory):
+        return None
+    if experiment.init_from is None:
+        note = "the backbone is frozen as it was initialised: no init_from names weights"
+        return InitialWeights({}, (note,)) if experiment.model.freeze_backbone else None
+    loaded = load_weights(experiment.init_from, allow_half=True)
+    _check_pixels(loaded, experiment)
+    expected = _variables_of(model)
+    found = {path: np.asarray(value) for path, value in leaves(loaded.variables).items()}
+    heads = _compare_heads(found, expected)
+    fresh = set(heads.missing) & set(BACKBONE)
+    if experiment.model.freeze_backbone and fresh:
+        raise ConfigurationError(
+            f"{experiment.init_from} has no {', '.join(sorted(fresh))}, which would stay as it was "
+            "drawn: set model.freeze_backbone off, or start from weights of a classifier"
+        )
+    kept = {path: value for path, value in found.items() if not heads.differs(path)}
+    wanted = {path: like for path, like in expected.items() if not heads.differs(path)}
+    _check_fit(kept, wanted, experiment, loaded.model, model)
+    notes = (
+        f"starting from {experiment.init_from}: {loaded.description}",
+        *_notes_on_heads(heads, loaded.model, model),
+        *_notes_on_options(loaded.model, model),
+        *_notes_on_names(heads, loaded.class_names, class_names),
+    )
+    values = {path: value.astype(wanted[path].dtype, copy=False) for path, value in kept.items()}
+    return InitialWeights(values, notes)
+
+
+def _variables_of(model: nn.Module) -> dict[LeafPath, jax.ShapeDtypeStruct]:
+    image = jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32)
+    abstract = jax.eval_shape(model.init, jax.random.key(0), image)
+    return {path: describe(leaf) for path, leaf in leaves(abstract).items()}
+
+
+@dataclass(frozen=True)
+class _Heads:
+    """How the parts of two models differ, but for the backbone.
+
+    Attributes:
+        left_out: First names of paths that only the weights have.
+        missing: First names that only the run's model has.
+        changed: Modules of a head that both have, with other shapes.
+    """
+
+    left_out: tuple[str, ...]
+    missing: tuple[str, ...]
+    changed: tuple[LeafPath, ...]
+
+    def differs(self, path: LeafPath) -> bool:
+        """Whether a variable is no matter of both."""
+        return path[1] in self.left_out + self.missing or path[1:-1] in self.changed
+
+
+def _compare_heads(
+    found: Mapping[LeafPath, np.ndarray], expected: Mapping[LeafPath, jax.ShapeDtypeStruct]
+) -> _Heads:
+    """Compares heads module by module, so that other classes replace the last layer alone."""
+    theirs, ours = ({path[1] for path in variables} for variables in (found, expected))
+    # Without a backbone they are no weights of such a model at all.
+    left_out, missing = (names - {"backbone"} for names in (theirs - ours, ours - theirs))
+    modules: dict[LeafPath, list[dict[LeafPath, tuple[int, ...]]]] = {}
+    for index, variables in enumerate((found, expected)):
+        for path, value in variables.items():
+            if path[1] in (theirs & ours) - set(BACKBONE):
+                shapes = modules.setdefault(path[1:-1], [{}, {}])
+                shapes[index][path] = value.shape
+    changed = (module for module, (before, now) in modules.items() if before != now)
+    return _Heads(tuple(sorted(left_out)), tuple(sorted(missing)), tuple(sorted(changed)))
+
+
+def _check_pixels(loaded: Pretrained, experiment: Experiment) -> None:
+    """Refuses weights that were trained on other pixels than the run's."""
+    theirs, ours = loaded.processor, experiment.processor
+    if theirs.do_flip_channel_order != ours.do_flip_channel_order:
+        raise ConfigurationError(
+            f"{experiment.init_from} expects channels in the order {theirs.channel_order}, but the "
+            f"experiment's images are {ours.channel_order}: set processor.do_flip_channel_order "
+            f"to {theirs.do_flip_channel_order}"
+        )
+    if not theirs.do_rescale or not math.isclose(theirs.rescale_factor, ours.rescale_factor):
+        factor = theirs.rescale_factor if theirs.do_rescale else 1
+        raise ConfigurationError(
+            f"{experiment.init_from} expects pixels multiplied by {factor:g}, but training always "
+            "scales them by 1/255; such weights cannot be trained further here"
+        )
+
+
+def _check_fit(
+    found: Mapping[LeafPath, np.ndarray],
+    wanted: Mapping[LeafPath, jax.ShapeDtypeStruct],
+    experiment: Experiment,
+    theirs: nn.Module,
+    ours: nn.Module,
+) -> None:
+    both = found.keys() & wanted.keys()
+    groups = {
+        "missing": ["/".join(path) for path in _sorted(wanted.keys() - both)],
+        "not in this model": ["/".join(path) for path in _sorted(found.keys() - both)],
+        "of another shape": [
+            f"{'/'.join(path)} {list(found[path].shape)} instead of {list(wanted[path].shape)}"
+            for path in _sorted(both)
+            if found[path].shape != wanted[path].shape
+        ],
+    }
+    if any(groups.values()):
+        listed = "; ".join(f"{kind}: {_cut(names)}" for kind, names in groups.items() if names)
+        raise ConfigurationError(
+            f"{experiment.init_from} does not fit the experiment's {experiment.model.name} "
+            f"({listed}); {_advice(theirs, ours)}"
+        )
+
+
+def _sorted(paths: Iterable[LeafPath]) -> list[LeafPath]:
+    """Sorts paths, parameters before the statistics that differ because they do."""
+    return sorted(paths, key=lambda path: (path[0] != "params", path))
+
+
+def _cut(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
+
+
+def _advice(theirs: Any, ours: Any) -> str:
+    """Says which options of the experiment would make its model fit."""
+    old, new = _options(theirs), _options(ours)
+    changes = []
+    name = model_name(theirs) if old.get("variant") != new.get("variant") else None
+    if name:
+        kept = head_of(ours).prefix
+        changes.append(f"model.name to {kept}{name.removeprefix(head_of(theirs).prefix)}")
+    changes += [
+        f"model.{option} to {old[option]}"
+        for option in _SHAPING
+        if option in old and old[option] != new.get(option)
+    ]
+    if not changes:
+        return "choose weights of the same model"
+    return f"set {' and '.join(changes)}, or choose weights of the same model"
+
+
+def _options(model: Any) -> dict[str, Any]:
+    """Returns the options of a model of `create_model`, none of another module."""
+    return options_of(model) if isinstance(model, Model) else {}
+
+
+def _notes_on_heads(heads: _Heads, theirs: Any, ours: Any) -> list[str]:
+    notes = []
+    if heads.left_out:
+        notes.append(f"{', '.join(heads.left_out)}: left out")
+    if heads.missing:
+        notes.append(f"{', '.join(heads.missing)}: not among the weights, initialised anew")
+    if heads.changed:
+        before, now = theirs.num_classes, ours.num_classes
+        why = f"{before} -> {now} classes" if before != now else "of another shape"
+        notes.append(f"{', '.join(map('/'.join, heads.changed))}: {why}, initialised anew")
+    return notes
+
+
+def _notes_on_options(theirs: Any, ours: Any) -> list[str]:
+    """Tells of what changes the meaning of weights but not their shapes."""
+    old, new = _options(theirs), _options(ours)
+    return [
+        f"{option}: {old[option]} where the weights are from, {new[option]} in this run"
+        for option in _SHAPELESS
+        if option in old and option in new and old[option] != new[option]
+    ]
+
+
+def _notes_on_names(heads: _Heads, theirs: tuple[str, ...], ours: tuple[str, ...]) -> list[str]:
+    """Tells of a head that fits by its number of classes, though they are named otherwise."""
+    if heads.changed or heads.missing or heads.left_out or len(theirs) != len(ours):
+        return []
+    first = next(((old, new) for old, new in zip(theirs, ours, strict=True) if old != new), None)
+    if first is None:
+        return []
+    return [
+        f"the head is kept, though its {len(ours)} classes have other names there, such as "
+        f"{first[0]!r} for {first[1]!r}"
+    ]

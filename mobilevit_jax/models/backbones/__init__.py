@@ -1,0 +1,1 @@
+"""Backbones, a file or folder each, with a `FAMILY`; see `models.model`."""

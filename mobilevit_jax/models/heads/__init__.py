@@ -1,0 +1,1 @@
+"""Heads, a file each, with a `HEAD`; see `models.model`."""

@@ -1,0 +1,96 @@
+"""The classifier: global pooling and a linear layer, on any backbone."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from mobilevit_jax.errors import ConfigurationError
+from mobilevit_jax.models.layers import ConvBlock, Dense, Dropout
+from mobilevit_jax.models.model import Head, Model, check_rates, deepest
+from mobilevit_jax.models.names import HeadNames, Row, Tensors
+
+
+class Classifier(Model):
+    """The classifier; `create_model` builds it by name. Other fields: see `Model`.
+
+    A backbone that has a property `exp_channels` gets a 1x1 convolution to as many channels before
+    the pooling, `conv_1x1_exp`, which counts as pretrained with it.
+
+    Attributes:
+        num_classes: Classes, or 0 for pooled features.
+        classifier_dropout: Rate before the classifier.
+    """
+
+    num_classes: int = 1000
+    classifier_dropout: float = 0.1
+
+    @nn.compact
+    def __call__(
+        self, images: jax.Array, train: bool = False, features: bool = False
+    ) -> jax.Array | tuple[jax.Array, dict[str, jax.Array]]:
+        """Classifies images.
+
+        Args:
+            images: [b, h, w, 3] in [0, 1], any h and w from 1 up, channels in the order that the
+                weights were trained on.
+            train: Whether dropout and batch statistics are on ("dropout" random key and mutable
+                "batch_stats" needed).
+            features: Whether the stages' maps are returned too.
+
+        Returns:
+            Logits [b, num_classes] (pooled features [b, c] if `num_classes` is 0), float32; with
+            `features`, also the stages' maps and "conv_1x1_exp", if there is one.
+        """
+        maps = self.maps(images, train)
+        x = maps[deepest(self.backbone.stages, 32)]
+        if exp_channels := getattr(self.backbone, "exp_channels", 0):
+            # Pretrained with the backbone and frozen with it.
+            frozen = train and self.common.freeze_backbone
+            block = ConvBlock(exp_channels, common=self.common, name="conv_1x1_exp")
+            x = block(x, train and not frozen)
+            x = lax.stop_gradient(x) if frozen else x
+            maps = {**maps, "conv_1x1_exp": x}
+        x = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
+        if self.num_classes:
+            x = Dropout(self.classifier_dropout)(x, train)
+            x = Dense(self.num_classes, dtype=self.common.dtype, name="classifier")(x)
+        x = x.astype(jnp.float32)
+        return (x, maps) if features else x
+
+
+def _check(model: Classifier) -> None:
+    if model.num_classes < 0:
+        raise ConfigurationError(
+            f"num_classes must be 0 (pooled features) or more; got {model.num_classes!r}"
+        )
+    check_rates(model)
+
+
+def _recognise(tensors: Tensors) -> dict[str, int]:
+    bare = "classifier/kernel" not in tensors
+    return {"num_classes": 0 if bare else tensors.outputs("classifier/kernel")}
+
+
+HEAD = Head(
+    name="classifier",
+    prefix="",
+    module=Classifier,
+    task="classification",
+    input_size=256,
+    first_named=0,
+    check=_check,
+    saved_as="MobileViT",
+    recognise=_recognise,
+    names={
+        "cvnets": (HeadNames((Row("classifier", "classifier.fc", "dense"),)),),
+        "huggingface": (
+            HeadNames(
+                (Row("classifier", "classifier", "dense"),),
+                # Models with a head keep the rest under it; a bare MobileViTModel has none.
+                prefixes=("mobilevit.", ""),
+            ),
+        ),
+        "timm": (HeadNames((Row("classifier", "head.fc", "dense"),)),),
+    },
+)
