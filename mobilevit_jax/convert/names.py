@@ -80,12 +80,7 @@ class Layout:
 
     def cannot_name(self, model: Model) -> list[str]:
         """Returns the options whose tensors have no name of their own, so that none can be read."""
-        found = self.below.unnamed(model.backbone)
-        if getattr(model, "aux_head", False) and all(
-            row.ours != "aux_conv" for row in self.above.rows
-        ):
-            found.append("aux_head=True (no auxiliary head there)")
-        return found
+        return self.below.unnamed(model.backbone) + self.above.unnamed(model)
 
     def name_path(self, path: Path, backbone: Any, prefix: str = "") -> tuple[str, ...]:
         """Returns the names of one of our tensors: one, or several that it is cut into.

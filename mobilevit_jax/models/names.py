@@ -63,6 +63,7 @@ class HeadNames(NamedTuple):
         channel_order: Of the images that its published weights were trained on, if another.
         assumed: Options that leave no trace in tensors, as its published weights have them, where
             they are not the defaults.
+        unnamed: Returns the options of a model whose tensors have no name.
     """
 
     rows: tuple[Row, ...]
@@ -70,6 +71,7 @@ class HeadNames(NamedTuple):
     title: str | None = None
     channel_order: Literal["bgr", "rgb"] | None = None
     assumed: Mapping[str, Any] = {}
+    unnamed: Callable[[Any], list[str]] = lambda model: []
 
 
 class Tensors(dict[str, Shape]):

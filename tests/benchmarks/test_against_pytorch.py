@@ -40,7 +40,7 @@ def run(*arguments, status=0):
 
 
 def test_ratios_are_medians_of_rounds(scripts):
-    from against_pytorch import ratios, table
+    from comparison_tables import ratios, table
 
     row = {
         "work": {"kind": "train", "model": "m", "batch": 2, "size": 8, "dtype": "float32"},

@@ -181,6 +181,10 @@ def _recognise(tensors: Tensors) -> dict[str, Any]:
     return options | {"aux_head": True, "aux_width": width}
 
 
+def _unnamed_by_huggingface(model: DeepLabV3) -> list[str]:
+    return ["aux_head=True (no auxiliary head there)"] if model.aux_head else []
+
+
 def _pyramid(theirs: str, pooled: str, block: str) -> tuple[Row, ...]:
     return (
         Row("aspp/conv_{branch}", f"{theirs}.convs.{{branch}}{block}"),
@@ -243,6 +247,7 @@ HEAD = Head(
                     Row("classifier", "segmentation_head.classifier.convolution", "dense"),
                 ),
                 prefixes=("mobilevit.",),
+                unnamed=_unnamed_by_huggingface,
             ),
         ),
     },
