@@ -10,11 +10,11 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from mobilevit_jax.config import Experiment
 from mobilevit_jax.errors import ConfigurationError
 from mobilevit_jax.models.model import Model
 from mobilevit_jax.models.registry import head_of, model_name, options_of
 from mobilevit_jax.pretrained import Pretrained, load_weights
+from mobilevit_jax.tasks.settings import TaskSettings
 from mobilevit_jax.training.initial_weights import InitialWeights
 from mobilevit_jax.training.optimizer import BACKBONE
 from mobilevit_jax.training.pytree import LeafPath, describe, leaves
@@ -27,7 +27,7 @@ _SHOWN = 5
 
 
 def load_initial(
-    experiment: Experiment,
+    experiment: TaskSettings,
     model: nn.Module,
     directory: Path,
     class_names: tuple[str, ...] = (),
@@ -122,7 +122,7 @@ def _compare_heads(
     return _Heads(tuple(sorted(left_out)), tuple(sorted(missing)), tuple(sorted(changed)))
 
 
-def _check_pixels(loaded: Pretrained, experiment: Experiment) -> None:
+def _check_pixels(loaded: Pretrained, experiment: TaskSettings) -> None:
     """Refuses weights that were trained on other pixels than the run's."""
     theirs, ours = loaded.processor, experiment.processor
     if theirs.do_flip_channel_order != ours.do_flip_channel_order:
@@ -142,7 +142,7 @@ def _check_pixels(loaded: Pretrained, experiment: Experiment) -> None:
 def _check_fit(
     found: Mapping[LeafPath, np.ndarray],
     wanted: Mapping[LeafPath, jax.ShapeDtypeStruct],
-    experiment: Experiment,
+    experiment: TaskSettings,
     theirs: nn.Module,
     ours: nn.Module,
 ) -> None:

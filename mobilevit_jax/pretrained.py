@@ -321,12 +321,13 @@ def _checked(model: "Model", variables: dict[str, Any], options: dict[str, Any])
 def _load_run(directory: Path, checkpoint: Choice, raw: bool) -> Pretrained:
     """Loads a checkpoint of a work directory, the averaged weights if it has any."""
     # Imported here because weights from elsewhere need neither training nor Orbax.
-    from mobilevit_jax.config import read_experiment
+    from mobilevit_jax.tasks.settings import TaskSettings
     from mobilevit_jax.training import parallel
     from mobilevit_jax.training.checkpoint import Checkpoints
     from mobilevit_jax.training.checkpoint.averaging import average
+    from mobilevit_jax.training.workdir import read_settings
 
-    experiment, class_names = read_experiment(directory)
+    experiment, class_names = read_settings(directory, TaskSettings)
     unnamed = head_named(experiment.model.name).first_named
     model = experiment.model.build(len(class_names) + unnamed, parallel.AXIS)
     image = jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32)

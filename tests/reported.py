@@ -5,12 +5,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from mobilevit_jax.analysis.sweeps import RECORD, RunRecord, SweepRecord
 from mobilevit_jax.base import run_files
 from mobilevit_jax.config import DataConfig, Experiment, to_dict
 from mobilevit_jax.data.sampler import SamplerConfig
 from mobilevit_jax.models.config import ModelConfig
 from mobilevit_jax.processing import ImageProcessor
+from mobilevit_jax.studies.sweeps import RECORD, RunRecord, SweepRecord
 from mobilevit_jax.study import Line, Row, Study, Table
 from mobilevit_jax.training import workdir
 from mobilevit_jax.training.metrics_log import MetricsLog

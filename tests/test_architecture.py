@@ -8,7 +8,7 @@ ROOT = Path(__file__).parents[1]
 # From the ground up. Files directly in the package are rooms of their own, but for the ground's.
 ROOMS = (
     *("ground", "ops", "data", "processing", "models", "convert", "saving", "training", "tasks"),
-    *("config", "pretrained", "fine_tuning", "predictors", "study", "analysis", "cli"),
+    *("pretrained", "fine_tuning", "predictors", "analysis", "config", "study", "studies", "cli"),
 )
 GROUND = {"_version", "allocator", "base", "errors", "resizing"}
 

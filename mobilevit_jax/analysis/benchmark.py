@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import jax
 
-from mobilevit_jax.config import Experiment
 from mobilevit_jax.errors import ConfigurationError
 from mobilevit_jax.tasks.base import DataTask
+from mobilevit_jax.tasks.settings import TaskSettings
 from mobilevit_jax.training import parallel
 from mobilevit_jax.training.compile import compile_scales
 from mobilevit_jax.training.contracts import Reporter, Task, TrainStep
@@ -45,7 +45,7 @@ class Report:
     parts_seconds: dict[str, float]
 
 
-def measure(experiment: Experiment, task: DataTask, steps: int, reporter: Reporter) -> Report:
+def measure(experiment: TaskSettings, task: DataTask, steps: int, reporter: Reporter) -> Report:
     """Measures an experiment; nothing is saved.
 
     Args:

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from mobilevit_jax.analysis.report import sections
+from mobilevit_jax.studies.report import sections
 from tests.reported import make_run, make_sweep
 
 

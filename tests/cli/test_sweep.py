@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from mobilevit_jax.analysis.sweeps import find_sweeps, read_sweep
 from mobilevit_jax.cli import study_row as row
 from mobilevit_jax.cli.commands import sweep
 from mobilevit_jax.config import Experiment
+from mobilevit_jax.studies.sweeps import find_sweeps, read_sweep
 from mobilevit_jax.training.lock import hold
 
 ROOT = Path(__file__).parents[2]

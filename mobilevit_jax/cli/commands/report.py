@@ -41,7 +41,7 @@ def main(argv: list[str]) -> int:
     arguments = tyro.cli(Arguments, prog="mobilevit report", args=argv)
     _use_the_cpu()
     # Late, so that --help does not wait for JAX and matplotlib.
-    from mobilevit_jax.analysis import report
+    from mobilevit_jax.studies import report
 
     collected = report.collect(arguments.runs)
     say(f"counting the models, for a report of {count(len(collected.entries), 'run')}")

@@ -13,14 +13,14 @@ from typing import Annotated, Any
 
 import tyro
 
-from mobilevit_jax.analysis import sweeps
 from mobilevit_jax.analysis.metrics import label_of, number
-from mobilevit_jax.analysis.sweeps import RunRecord, Sweep, SweepRecord
 from mobilevit_jax.cli.commands.train import python_files
 from mobilevit_jax.cli.console import count, print_table, say
 from mobilevit_jax.cli.study_row import Order
 from mobilevit_jax.config import Experiment, no_experiment_file, to_dict
 from mobilevit_jax.errors import ConfigurationError, ExitStatus, MobileViTError, check_local
+from mobilevit_jax.studies import sweeps
+from mobilevit_jax.studies.sweeps import RunRecord, Sweep, SweepRecord
 from mobilevit_jax.study import Study, check_different, load_study, shrink_study
 from mobilevit_jax.training import workdir
 from mobilevit_jax.training.lock import hold

@@ -9,10 +9,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from mobilevit_jax.analysis.sweeps import Run, RunRecord, Sweep, find_sweeps, read_run, read_sweep
 from mobilevit_jax.base import run_files
 from mobilevit_jax.config import Experiment, read_experiment
 from mobilevit_jax.errors import ConfigurationError, DataError, MobileViTError, shortened
+from mobilevit_jax.studies.sweeps import Run, RunRecord, Sweep, find_sweeps, read_run, read_sweep
 from mobilevit_jax.training import metrics_log as records
 from mobilevit_jax.training import workdir
 

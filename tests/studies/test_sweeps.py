@@ -4,7 +4,10 @@ import json
 
 import pytest
 
-from mobilevit_jax.analysis.sweeps import (
+from mobilevit_jax.config import DataConfig, Experiment, to_dict
+from mobilevit_jax.data.sampler import SamplerConfig
+from mobilevit_jax.errors import DataError
+from mobilevit_jax.studies.sweeps import (
     RunRecord,
     Sweep,
     SweepRecord,
@@ -13,9 +16,6 @@ from mobilevit_jax.analysis.sweeps import (
     read_record,
     read_run,
 )
-from mobilevit_jax.config import DataConfig, Experiment, to_dict
-from mobilevit_jax.data.sampler import SamplerConfig
-from mobilevit_jax.errors import DataError
 from mobilevit_jax.study import Line, Row, Study, Table
 from mobilevit_jax.training.state import EMAConfig
 

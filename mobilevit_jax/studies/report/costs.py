@@ -6,8 +6,8 @@ from matplotlib.ticker import PercentFormatter
 
 from mobilevit_jax.analysis.costs import MOBILENETV2_KILOBYTES, stage_costs, task_costs
 from mobilevit_jax.analysis.plots import new_figure, tidy, write_figure
-from mobilevit_jax.analysis.report.page import Cell, Grid, grid
-from mobilevit_jax.analysis.report.tables import NONE
+from mobilevit_jax.studies.report.page import Cell, Grid, grid
+from mobilevit_jax.studies.report.tables import NONE
 
 MODELS = ("mobilevit_s", "mobilevit_xs", "mobilevit_xxs")
 _COLOURS = ("#0072B2", "#56B4E9", "#B7CFE0")

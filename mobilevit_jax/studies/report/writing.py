@@ -5,9 +5,9 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from mobilevit_jax.analysis.report.html_page import to_html
-from mobilevit_jax.analysis.report.page import Page
 from mobilevit_jax.errors import naming
+from mobilevit_jax.studies.report.html_page import to_html
+from mobilevit_jax.studies.report.page import Page
 
 INDEX, TABLES = "index.html", "tables.md"
 

@@ -9,11 +9,11 @@ import mobilevit_jax
 from mobilevit_jax.analysis.metrics import label_of
 from mobilevit_jax.analysis.plots import COLOURS, Row, learning_curves
 from mobilevit_jax.analysis.plots_receptive_field import receptive_fields
-from mobilevit_jax.analysis.report import costs, tables
-from mobilevit_jax.analysis.report.figures import Curves, curves, draw_lines
-from mobilevit_jax.analysis.report.page import Block, Page, Picture, escaped, heading, notice
-from mobilevit_jax.analysis.report.runs import Collected, Entry, SweepEntry, trouble
 from mobilevit_jax.errors import count
+from mobilevit_jax.studies.report import costs, tables
+from mobilevit_jax.studies.report.figures import Curves, curves, draw_lines
+from mobilevit_jax.studies.report.page import Block, Page, Picture, escaped, heading, notice
+from mobilevit_jax.studies.report.runs import Collected, Entry, SweepEntry, trouble
 
 
 def compose(collected: Collected) -> Page:

@@ -7,7 +7,7 @@ from html import escape
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from mobilevit_jax.analysis.report.page import Page, Picture
+from mobilevit_jax.studies.report.page import Page, Picture
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #222; --paper: #fff; --line: #d9d9d9; --soft: #666;

@@ -3,8 +3,8 @@
 Nothing is trained or evaluated for it: what a run has not left is said to be missing.
 """
 
-from mobilevit_jax.analysis.report.runs import collect
-from mobilevit_jax.analysis.report.sections import compose
-from mobilevit_jax.analysis.report.writing import write
+from mobilevit_jax.studies.report.runs import collect
+from mobilevit_jax.studies.report.sections import compose
+from mobilevit_jax.studies.report.writing import write
 
 __all__ = ["collect", "compose", "write"]

@@ -9,15 +9,15 @@ from html.parser import HTMLParser
 
 import pytest
 
-from mobilevit_jax.analysis import report
-from mobilevit_jax.analysis.report import collect, sections, writing
-from mobilevit_jax.analysis.report.html_page import to_html
-from mobilevit_jax.analysis.report.page import Page, escaped, grid, notice
-from mobilevit_jax.analysis.report.runs import is_going, number_in, numbers_in
-from mobilevit_jax.analysis.sweeps import RunRecord
 from mobilevit_jax.config import DataConfig
 from mobilevit_jax.data.sampler import SamplerConfig
 from mobilevit_jax.errors import ConfigurationError
+from mobilevit_jax.studies import report
+from mobilevit_jax.studies.report import collect, sections, writing
+from mobilevit_jax.studies.report.html_page import to_html
+from mobilevit_jax.studies.report.page import Page, escaped, grid, notice
+from mobilevit_jax.studies.report.runs import is_going, number_in, numbers_in
+from mobilevit_jax.studies.sweeps import RunRecord
 from mobilevit_jax.study import Line, Row, Study, Table
 from mobilevit_jax.training.lock import hold
 from mobilevit_jax.training.workdir import write_json

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from mobilevit_jax.analysis.metrics import HEADINGS, label_of, number
-from mobilevit_jax.analysis.report.page import Block, Cell, Grid, escaped, grid
-from mobilevit_jax.analysis.report.runs import Collected, Entry, SweepEntry, number_in, numbers_in
-from mobilevit_jax.analysis.sweeps import Cell as Numbers
 from mobilevit_jax.data.sampler import scale_table
 from mobilevit_jax.errors import count
+from mobilevit_jax.studies.report.page import Block, Cell, Grid, escaped, grid
+from mobilevit_jax.studies.report.runs import Collected, Entry, SweepEntry, number_in, numbers_in
+from mobilevit_jax.studies.sweeps import Cell as Numbers
 from mobilevit_jax.study import Line, Table
 
 NOT_RUN = Cell("not run", "missing")
