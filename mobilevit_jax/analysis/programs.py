@@ -105,15 +105,11 @@ class Setting:
         return passes * self.batch * total_macs(self.build(), self.side)
 
 
-@dataclass(frozen=True)
-class Program:
-    """A compiled piece of work.
+@dataclass(frozen=True, kw_only=True)
+class Account:
+    """What compiling a piece of work took, and XLA's own account of it.
 
     Attributes:
-        setting: What it is.
-        devices: Where it runs.
-        start: Places drawn inputs on the devices and returns the call to be timed, whose result is
-            waited for; each call of a training step goes on from the one before.
         lower_seconds: Tracing and lowering to XLA's input.
         compile_seconds: XLA's compilation, or reading its result from the persistent cache.
         from_cache: Whether it was read.
@@ -122,12 +118,8 @@ class Program:
         output_bytes: Of what is not written over inputs.
         temporary_bytes: Of what lives during the call only.
         bytes_accessed: Read and written by XLA's fused operations, by its own cost analysis.
-        text: Returns XLA's program, as it is run.
     """
 
-    setting: Setting
-    devices: tuple[Device, ...]
-    start: Callable[[], Call]
     lower_seconds: float
     compile_seconds: float
     from_cache: bool
@@ -135,7 +127,6 @@ class Program:
     output_bytes: int | None
     temporary_bytes: int | None
     bytes_accessed: float | None
-    text: Callable[[], str]
 
     @property
     def total_bytes(self) -> int | None:
@@ -143,6 +134,24 @@ class Program:
         parts = (self.argument_bytes, self.output_bytes, self.temporary_bytes)
         told = [part for part in parts if part is not None]
         return sum(told) if told else None
+
+
+@dataclass(frozen=True)
+class Program(Account):
+    """A compiled piece of work.
+
+    Attributes:
+        setting: What it is.
+        devices: Where it runs.
+        start: Places drawn inputs on the devices and returns the call to be timed, whose result is
+            waited for; each call of a training step goes on from the one before.
+        text: Returns XLA's program, as it is run.
+    """
+
+    setting: Setting
+    devices: tuple[Device, ...]
+    start: Callable[[], Call]
+    text: Callable[[], str]
 
 
 def compile_program(setting: Setting) -> Program:
@@ -168,11 +177,11 @@ def compile_program(setting: Setting) -> Program:
         setting,
         devices,
         lambda: start(compiled),
+        compiled.as_text,
         lower_seconds=middle - begin,
         compile_seconds=end - middle,
         from_cache=0 < counted.programs == counted.cached,
         bytes_accessed=accessed,
-        text=compiled.as_text,
         **needed,
     )
     check_memory(program)

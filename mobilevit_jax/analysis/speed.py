@@ -21,7 +21,13 @@ import jax.numpy as jnp
 
 from mobilevit_jax.analysis import memory
 from mobilevit_jax.analysis.memory import Device
-from mobilevit_jax.analysis.programs import Program, Setting, check_memory, compile_program
+from mobilevit_jax.analysis.programs import (
+    Account,
+    Program,
+    Setting,
+    check_memory,
+    compile_program,
+)
 from mobilevit_jax.errors import ConfigurationError
 
 ROUNDS = 5
@@ -71,9 +77,9 @@ class Ceilings:
     bytes_per_second: float
 
 
-@dataclass(frozen=True)
-class Row:
-    """What was measured of a setting.
+@dataclass(frozen=True, kw_only=True)
+class Row(Account):
+    """What was measured of a setting, beside what `Account` tells of its program.
 
     Attributes:
         setting: What it is.
@@ -81,13 +87,6 @@ class Row:
         seconds: Of a call; of a forward pass its latency, of a training step the time between two
             while the next is queued, as training does.
         images_per_second: The batch divided by the median.
-        lower_seconds: See `Program`, as for the fields until `bytes_accessed`.
-        compile_seconds: Likewise.
-        from_cache: Likewise.
-        argument_bytes: Likewise.
-        output_bytes: Likewise.
-        temporary_bytes: Likewise.
-        bytes_accessed: Likewise.
         peak_bytes: Most memory held while it ran: of the first device where that counts and no
             earlier work had reached as much, else resident memory of the process, JAX's own
             libraries included; None where neither can be told.
@@ -106,13 +105,6 @@ class Row:
     devices: int
     seconds: Seconds
     images_per_second: float
-    lower_seconds: float
-    compile_seconds: float
-    from_cache: bool
-    argument_bytes: int | None
-    output_bytes: int | None
-    temporary_bytes: int | None
-    bytes_accessed: float | None
     peak_bytes: int | None
     peak_of: str
     bytes_before: int | None
@@ -187,6 +179,7 @@ def measure(program: Program, ceilings: Ceilings, *, rounds: int = ROUNDS) -> Ro
         seconds = time_calls(call, rounds=rounds, queued=setting.work == "train")
         del call
     operations = 2 * setting.multiply_adds / seconds.median
+    account = {part.name: getattr(program, part.name) for part in dataclasses.fields(Account)}
     accessed = program.bytes_accessed
     bytes_per_second = None if accessed is None else accessed / seconds.median
     return Row(
@@ -194,13 +187,6 @@ def measure(program: Program, ceilings: Ceilings, *, rounds: int = ROUNDS) -> Ro
         devices=len(program.devices),
         seconds=seconds,
         images_per_second=setting.batch / seconds.median,
-        lower_seconds=program.lower_seconds,
-        compile_seconds=program.compile_seconds,
-        from_cache=program.from_cache,
-        argument_bytes=program.argument_bytes,
-        output_bytes=program.output_bytes,
-        temporary_bytes=program.temporary_bytes,
-        bytes_accessed=accessed,
         peak_bytes=peak.most,
         peak_of=peak.of,
         bytes_before=peak.before,
@@ -210,6 +196,7 @@ def measure(program: Program, ceilings: Ceilings, *, rounds: int = ROUNDS) -> Ro
         share_of_matmul=operations / ceilings.operations_per_second,
         bytes_per_second=bytes_per_second,
         share_of_copy=bytes_per_second and bytes_per_second / ceilings.bytes_per_second,
+        **account,
     )
 
 

@@ -42,33 +42,24 @@ _CLEAR = SceneConfig(
 # Each object nearly whole, and large enough for the cells of 16 pixels of a detector's first
 # level. With the scales of the anchors from 0.3 on, instead of COCO's 0.1, each is matched by about
 # nine anchors.
-_APART = SceneConfig(
+_APART = dataclasses.replace(
+    _CLEAR,
     size=160,
     largest=(0.4, 0.6),
     others=(1, 2),
     other_scale=(0.7, 0.95),
     area_limit=0.95,
     visible=0.9,
-    contrast=140,
-    texture=(8, 20),
-    noise=3,
-    squeeze=1.05,
-    rotation=12,
     others_visible=0.9,
 )
 # Large, so that a mask predicted for every 16th pixel can follow the outlines.
-_LARGE = SceneConfig(
-    size=160,
+_LARGE = dataclasses.replace(
+    _APART,
     largest=(0.7, 0.9),
     others=(0, 1),
     other_scale=(0.5, 0.65),
     area_limit=0.5,
     visible=0.85,
-    contrast=140,
-    texture=(8, 20),
-    noise=3,
-    squeeze=1.05,
-    rotation=12,
     others_visible=0.85,
 )
 _EASY = SceneConfig(
