@@ -35,7 +35,7 @@ def attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
 
 def attention_map(query: jax.Array, key: jax.Array) -> jax.Array:
     """Returns softmax(query key^T), float32 [..., n, n]."""
-    return jax.nn.softmax(_product(query, _turned(key)), axis=-1)
+    return jax.nn.softmax(_product(query, key.mT), axis=-1)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -59,17 +59,17 @@ _attention.defvjp(_forward, _backward)
 def _plain_gradients(query, key, value, output, gradient):
     along = jnp.sum(gradient * output, -1, keepdims=True, dtype=jnp.float32)
     weights = attention_map(query, key)
-    to_scores = (weights * (_product(gradient, _turned(value)) - along)).astype(query.dtype)
-    to_value = _turned(weights.astype(value.dtype)) @ gradient
-    return to_scores @ key, _turned(to_scores) @ query, to_value
+    to_scores = (weights * (_product(gradient, value.mT) - along)).astype(query.dtype)
+    to_value = weights.astype(value.dtype).mT @ gradient
+    return to_scores @ key, to_scores.mT @ query, to_value
 
 
 def _turned_gradients(query, key, value, output, gradient):
     along = jnp.sum(gradient * output, -1, dtype=jnp.float32)[..., None, :]
-    weights = jax.nn.softmax(_product(key, _turned(query)), -2)  # [..., key, query]
-    to_scores = (weights * (_product(value, _turned(gradient)) - along)).astype(query.dtype)
-    key_turned = lax.optimization_barrier(_turned(key))  # else the product turns it, and is slower
-    to_query = _turned(key_turned @ to_scores + _nothing(to_scores, -2))
+    weights = jax.nn.softmax(_product(key, query.mT), -2)  # [..., key, query]
+    to_scores = (weights * (_product(value, gradient.mT) - along)).astype(query.dtype)
+    key_turned = lax.optimization_barrier(key.mT)  # else the product turns it, and is slower
+    to_query = (key_turned @ to_scores + _nothing(to_scores, -2)).mT
     to_key = to_scores @ query + _nothing(key, -1)
     to_value = weights.astype(value.dtype) @ gradient + _nothing(value, -1)
     return to_query, to_key, to_value
@@ -105,7 +105,7 @@ def _plain(query, key, value):
 
 
 def _divided_last(query, key, value):
-    scores = _product(query, _turned(key))
+    scores = _product(query, key.mT)
     weights = jnp.exp(scores - jnp.max(scores, -1, keepdims=True))
     total = jnp.sum(weights, -1, keepdims=True)
     return (_product(weights.astype(value.dtype), value) / total).astype(value.dtype)
@@ -113,7 +113,3 @@ def _divided_last(query, key, value):
 
 def _product(x, y):
     return (x @ y).astype(jnp.float32)
-
-
-def _turned(x):
-    return jnp.swapaxes(x, -1, -2)

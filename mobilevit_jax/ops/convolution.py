@@ -38,11 +38,12 @@ def conv(x: jax.Array, kernel: jax.Array, stride: int = 1, dilation: int = 1) ->
         [b, ceil(h / stride), ceil(w / stride), features], in the type of `x`.
     """
     if stride > 1:  # only the first layer, whose three channels make small matrices
-        return _convolution(x, kernel, stride, dilation)
+        return plain_conv(x, kernel, stride, dilation)
     return _conv(x, kernel, dilation, current_form())
 
 
-def _convolution(x, kernel, stride, dilation):
+def plain_conv(x, kernel, stride, dilation):
+    """XLA's own convolution, in groups where the kernel has fewer channels than the images."""
     pad = kernel.shape[0] // 2 * dilation
     return lax.conv_general_dilated(
         x,
@@ -51,7 +52,23 @@ def _convolution(x, kernel, stride, dilation):
         ((pad, pad), (pad, pad)),
         rhs_dilation=(dilation, dilation),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=x.shape[-1] // kernel.shape[2],
     )
+
+
+def pad_edges(x, kernel, dilation):
+    """Surrounds images with as many zeros as the kernel reaches beyond them."""
+    pad = kernel.shape[0] // 2 * dilation
+    return jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+
+
+def taps(padded, size, height, width, stride, dilation):
+    """Yields (row, column, view of `padded` that this tap of the kernel sees)."""
+    for row in range(size):
+        for column in range(size):
+            top, left = row * dilation, column * dilation
+            bottom, right = top + (height - 1) * stride + 1, left + (width - 1) * stride + 1
+            yield row, column, padded[..., top:bottom:stride, left:right:stride, :]
 
 
 def _suits_winograd(x, kernel, dilation):
@@ -66,7 +83,7 @@ def _suits_winograd(x, kernel, dilation):
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _conv(x, kernel, dilation, form):
     def plain(x, kernel):
-        return _convolution(x, kernel, 1, dilation)
+        return plain_conv(x, kernel, 1, dilation)
 
     cpu = winograd_conv if _suits_winograd(x, kernel, dilation) else plain
     return by_platform(form, cpu, plain, x, kernel)
@@ -78,10 +95,10 @@ def _forward(x, kernel, dilation, form):
 
 def _backward(dilation, form, residuals, gradient):
     def plain(x, kernel, gradient):
-        return jax.vjp(lambda x, k: _convolution(x, k, 1, dilation), x, kernel)[1](gradient)
+        return jax.vjp(lambda x, k: plain_conv(x, k, 1, dilation), x, kernel)[1](gradient)
 
     def products(x, kernel, gradient):
-        (to_x,) = jax.vjp(lambda x: _convolution(x, kernel, 1, dilation), x)[1](gradient)
+        (to_x,) = jax.vjp(lambda x: plain_conv(x, kernel, 1, dilation), x)[1](gradient)
         return to_x, _kernel_gradient(x, gradient, kernel, dilation)
 
     def winograd(x, kernel, gradient):
@@ -97,14 +114,7 @@ _conv.defvjp(_forward, _backward)
 
 def _kernel_gradient(x, gradient, kernel, dilation):
     """Multiplies what each tap sees by the output's gradient, all pixels in one product."""
-    size = kernel.shape[0]
-    pad = size // 2 * dilation
-    height, width = x.shape[1:3]
-    padded = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-    rows = gradient.reshape(-1, gradient.shape[-1])
-    taps = [
-        padded[:, top : top + height, left : left + width].reshape(-1, x.shape[-1]).T @ rows
-        for top in range(0, size * dilation, dilation)
-        for left in range(0, size * dilation, dilation)
-    ]
-    return jnp.stack(taps).reshape(kernel.shape)
+    rows, (height, width) = gradient.reshape(-1, gradient.shape[-1]), x.shape[1:3]
+    views = taps(pad_edges(x, kernel, dilation), kernel.shape[0], height, width, 1, dilation)
+    products = [view.reshape(-1, x.shape[-1]).T @ rows for _, _, view in views]
+    return jnp.stack(products).reshape(kernel.shape)

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from mobilevit_jax.ops.barriers import after
+from mobilevit_jax.ops.convolution import pad_edges, plain_conv, taps
 from mobilevit_jax.ops.dispatch import by_platform, current_form
 
 _TILE = 4  # pixels a side: smaller tiles write more sums, larger ones were not faster
@@ -57,7 +58,7 @@ def _forward(x, operands, kernel, before, stride, dilation, form):
     y = by_platform(
         form,
         lambda seen, kernel: _shifted(seen, kernel, stride, dilation),
-        lambda seen, kernel: _convolution(seen, kernel, stride, dilation),
+        lambda seen, kernel: plain_conv(seen, kernel, stride, dilation),
         seen,
         kernel,
     )
@@ -75,7 +76,7 @@ def _backward(before, stride, dilation, form, residuals, gradient):
         )
 
     def convolution(x, operands, seen, kernel, gradient):
-        return jax.vjp(lambda x, k: _convolution(x, k, stride, dilation), seen, kernel)[1](gradient)
+        return jax.vjp(lambda x, k: plain_conv(x, k, stride, dilation), seen, kernel)[1](gradient)
 
     to_seen, to_kernel = by_platform(form, shifted, convolution, *residuals, gradient)
     if before is None:
@@ -89,39 +90,12 @@ def _backward(before, stride, dilation, form, residuals, gradient):
 _depthwise.defvjp(_forward, _backward)
 
 
-def _convolution(x, kernel, stride, dilation):
-    pad = kernel.shape[0] // 2 * dilation
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        (stride, stride),
-        ((pad, pad), (pad, pad)),
-        rhs_dilation=(dilation, dilation),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=x.shape[-1],
-    )
-
-
-def _pad(x, kernel, dilation):
-    pad = kernel.shape[0] // 2 * dilation
-    return jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-
-
-def _taps(padded, size, height, width, stride, dilation):
-    """Yields (row, column, view of `padded` that this tap of the kernel sees)."""
-    for row in range(size):
-        for column in range(size):
-            top, left = row * dilation, column * dilation
-            bottom, right = top + (height - 1) * stride + 1, left + (width - 1) * stride + 1
-            yield row, column, padded[..., top:bottom:stride, left:right:stride, :]
-
-
 def _shifted(x, kernel, stride, dilation):
     height, width = (-(-n // stride) for n in x.shape[1:3])
     # The activation before it is in the same operation; XLA alone makes two of them, and slower.
-    padded = lax.optimization_barrier(_pad(x, kernel, dilation))
-    taps = _taps(padded, kernel.shape[0], height, width, stride, dilation)
-    return sum(view * kernel[row : row + 1, column : column + 1] for row, column, view in taps)
+    padded = lax.optimization_barrier(pad_edges(x, kernel, dilation))
+    views = taps(padded, kernel.shape[0], height, width, stride, dilation)
+    return sum(view * kernel[row : row + 1, column : column + 1] for row, column, view in views)
 
 
 def _shifted_input_gradient(x, kernel, gradient, stride, dilation):
@@ -133,7 +107,7 @@ def _shifted_input_gradient(x, kernel, gradient, stride, dilation):
     size, places = kernel.shape[0], range(stride)
     pad = size // 2 * dilation
     height, width = gradient.shape[1:3]
-    padded = jnp.pad(gradient, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    padded = pad_edges(gradient, kernel, dilation)
 
     def through(place):  # the taps that reach this place, and how far away the outputs are
         taps = ((tap, place + pad - tap * dilation) for tap in range(size))

@@ -1,36 +1,32 @@
 """Which form of an operation a computation gets: by its platform, or as a test forces it."""
 
-from collections.abc import Callable
-from typing import Any, Literal
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, get_args
 
 from jax import lax
 
 Form = Literal["auto", "cpu", "accelerator"]
-FORMS: tuple[Form, ...] = ("auto", "cpu", "accelerator")
+FORMS: tuple[Form, ...] = get_args(Form)
 
 _form: Form = "auto"
 
 
-class use_form:
-    """Context manager that forces one form of all operations traced inside it.
+@contextlib.contextmanager
+def use_form(form: Form) -> Iterator[None]:
+    """Forces one form of all operations traced inside it.
 
     Args:
         form: "cpu", "accelerator" or "auto" (by platform at lowering, the default outside of it).
     """
-
-    def __init__(self, form: Form) -> None:
-        if form not in FORMS:
-            raise ValueError(f"unknown form {form!r}; use 'auto', 'cpu' or 'accelerator'")
-        self.form: Form = form
-        self.previous: Form = _form
-
-    def __enter__(self) -> None:
-        global _form
-        self.previous, _form = _form, self.form
-
-    def __exit__(self, *exception: object) -> None:
-        global _form
-        _form = self.previous
+    global _form
+    if form not in FORMS:
+        raise ValueError(f"unknown form {form!r}; use 'auto', 'cpu' or 'accelerator'")
+    previous, _form = _form, form
+    try:
+        yield
+    finally:
+        _form = previous
 
 
 def current_form() -> Form:

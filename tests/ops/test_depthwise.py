@@ -132,7 +132,7 @@ def test_use_form_forces_and_restores():
 
 def test_unknown_form():
     with pytest.raises(ValueError, match="unknown form 'fast'; use 'auto', 'cpu'"):
-        use_form("fast")  # pyright: ignore[reportArgumentType]
+        use_form("fast").__enter__()  # pyright: ignore[reportArgumentType]
 
 
 def test_works_under_vmap():
