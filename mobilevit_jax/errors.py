@@ -94,6 +94,20 @@ def unknown_name(kind: str, name: str, allowed: Iterable[str]) -> ConfigurationE
     return ConfigurationError(f"unknown {kind} {name!r}{nearest(name, allowed)}; known: {shown}")
 
 
+def check_fields(config: object, section: str = "", **allowed: tuple[bool, str]) -> None:
+    """Raises ConfigurationError for the first field of a configuration that is out of range.
+
+    Args:
+        config: A dataclass.
+        section: Where it stands in an experiment, such as "optimizer."; begins the message.
+        **allowed: By field, whether its value is allowed, and what is, for the message.
+    """
+    for name, (holds, what) in allowed.items():
+        if not holds:
+            value = getattr(config, name)
+            raise ConfigurationError(f"{section}{name} must be {what}; got {value!r}")
+
+
 def count(number: int, noun: str, plural: str = "") -> str:
     """Returns "1 image" or "2 images", for a message."""
     return f"{number} {noun}" if number == 1 else f"{number} {plural or noun + 's'}"

@@ -15,7 +15,7 @@ from flax import traverse_util
 
 from mobilevit_jax.base.run_files import CHECKPOINTS, EXPERIMENT
 from mobilevit_jax.convert import files, hub, load_state_dict, native
-from mobilevit_jax.convert.config import Configured, read_config, timm_processor
+from mobilevit_jax.convert.config import read_config, timm_processor
 from mobilevit_jax.convert.infer_model import recognise
 from mobilevit_jax.errors import ConfigurationError, DataError
 from mobilevit_jax.models.initial import initialise
@@ -50,10 +50,7 @@ def from_pretrained(
 
     Args:
         source: See `load_weights`.
-        checkpoint: See `load_weights`.
-        raw: See `load_weights`.
-        revision: See `load_weights`.
-        allow_half: See `load_weights`.
+        checkpoint, raw, revision, allow_half: See `load_weights`.
         replace_classifier: Whether a `num_classes` that differs from the weights' is meant: the
             classifier is then initialised anew.
         backbone: The module on which the model stands, if it was saved with one that this package
@@ -119,8 +116,7 @@ def load_weights(
     if (path / EXPERIMENT).is_file():
         return _load_run(path, checkpoint, raw)
     if path.is_file():
-        loaded = _load_file(path, averaged=not raw, allow_half=allow_half)
-        return loaded if channel_order is None else _ordered(loaded, channel_order)
+        return _load_file(path, not raw, allow_half, channel_order)
     if path.is_dir():
         return _load_directory(path, str(source), allow_half, backbone)
     if hub.is_hub_id(str(source)):
@@ -164,12 +160,6 @@ def _check_arguments(
         raise ConfigurationError(f"{source} has no averaged weights beside the raw ones")
 
 
-def _ordered(loaded: Pretrained, channel_order: str) -> Pretrained:
-    """Returns weights whose images have their channels in an order."""
-    flipped = replace(loaded.processor, do_flip_channel_order=channel_order == "bgr")
-    return replace(loaded, processor=flipped)
-
-
 def _load_directory(
     directory: Path, name: str, allow_half: bool, backbone: nn.Module | None
 ) -> Pretrained:
@@ -180,23 +170,22 @@ def _load_directory(
             "directory nor saved weights; name the directory or the weight file itself"
         )
     configured = read_config(directory, backbone)
+    model = configured.model
     path = _weight_file(directory)
     tensors = files.read_state_dict(path)
     try:
         if configured.layout == "native":
-            variables = native.from_native(configured.model, tensors, allow_half=allow_half)
+            variables = native.from_native(model, tensors, allow_half=allow_half)
         else:
-            variables = load_state_dict(configured.model, tensors, allow_half=allow_half)
+            variables = load_state_dict(model, tensors, allow_half=allow_half)
     except DataError as error:
         raise DataError(f"{path} does not fit {directory / CONFIG}: {error}") from error
-    return Pretrained(
-        configured.model,
-        variables,
-        _processor_of(directory, configured),
-        configured.class_names or _names_of_classes(configured.model),
-        _name_of(configured.model),
-        f"weights of {name}",
-    )
+    if (directory / PROCESSOR_NAME).is_file():
+        processor = ImageProcessor.load(directory)
+    else:
+        processor = configured.processor or _usual_processor(model)
+    names = configured.class_names or _names_of_classes(model)
+    return Pretrained(model, variables, processor, names, _name_of(model), f"weights of {name}")
 
 
 def _weight_file(directory: Path) -> Path:
@@ -206,13 +195,9 @@ def _weight_file(directory: Path) -> Path:
     raise DataError(f"{directory} holds no weights; looked for {' and '.join(WEIGHT_FILES)}")
 
 
-def _processor_of(directory: Path, configured: Configured) -> ImageProcessor:
-    if (directory / PROCESSOR_NAME).is_file():
-        return ImageProcessor.load(directory)
-    return configured.processor or _usual_processor(configured.model)
-
-
-def _load_file(path: Path, *, averaged: bool, allow_half: bool) -> Pretrained:
+def _load_file(
+    path: Path, averaged: bool, allow_half: bool, channel_order: str | None
+) -> Pretrained:
     """Loads a bare weight file: names and shapes tell the model, its naming the channel order."""
     tensors = files.read_state_dict(path, averaged=averaged)
     try:
@@ -221,18 +206,14 @@ def _load_file(path: Path, *, averaged: bool, allow_half: bool) -> Pretrained:
         variables = load_state_dict(model, tensors, allow_half=allow_half)
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
-    processor = replace(_usual_processor(model), do_flip_channel_order=found.channel_order == "bgr")
-    return Pretrained(
-        model,
-        variables,
-        timm_processor() if found.layout == "timm" else processor,
-        _names_of_classes(model),
-        _name_of(model),
-        f"weights of {path}",
-    )
+    processor = timm_processor() if found.layout == "timm" else _usual_processor(model)
+    order = channel_order or found.channel_order
+    processor = replace(processor, do_flip_channel_order=order == "bgr")
+    names = _names_of_classes(model)
+    return Pretrained(model, variables, processor, names, _name_of(model), f"weights of {path}")
 
 
-def _usual_processor(model: Any) -> ImageProcessor:
+def _usual_processor(model: "Model") -> ImageProcessor:
     """Returns what published weights of a kind of model take, where nothing says it."""
     head = head_of(model)
     if head.task == "classification":
@@ -241,12 +222,12 @@ def _usual_processor(model: Any) -> ImageProcessor:
     return ImageProcessor(size=size, crop_size=size)
 
 
-def _name_of(model: Any) -> str:
+def _name_of(model: "Model") -> str:
     """Returns the name of a published size, or for other widths the kind of model."""
     return model_name(model) or kind_of(model)
 
 
-def _names_of_classes(model: Any) -> tuple[str, ...]:
+def _names_of_classes(model: "Model") -> tuple[str, ...]:
     """Names classes that nobody named: those of ImageNet, COCO or VOC if there are as many.
 
     Detectors' names leave the background out.
@@ -270,7 +251,7 @@ def _names_of_classes(model: Any) -> tuple[str, ...]:
 
 def _with_options(
     loaded: Pretrained, options: dict[str, Any], replace_classifier: bool
-) -> tuple[Any, dict[str, Any]]:
+) -> tuple["Model", dict[str, Any]]:
     """Applies options to a loaded model, and to its head what follows from them."""
     if not options:
         return loaded.model, loaded.variables
@@ -293,7 +274,7 @@ def _with_options(
     return model, _checked(model, variables, options)
 
 
-def _with_classes(loaded: Pretrained, model: Any) -> dict[str, Any]:
+def _with_classes(loaded: Pretrained, model: "Model") -> dict[str, Any]:
     """Returns the variables with what depends on the number of classes left out or drawn anew."""
     old = variable_shapes(loaded.model)
     new = variable_shapes(with_options(loaded.model, num_classes=model.num_classes))

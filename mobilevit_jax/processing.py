@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from mobilevit_jax.base.atomic import replacing
+from mobilevit_jax.base.atomic import write_json
 from mobilevit_jax.errors import ConfigurationError, DataError, shortened, unknown_name
 from mobilevit_jax.resizing import interpolate, interpolation, on_whole_pixels, pad_to
 
@@ -23,9 +23,12 @@ if TYPE_CHECKING:
 
 Resample = Literal["bilinear", "pillow_bilinear", "pillow_bicubic"]
 CONFIG_NAME = "preprocessor_config.json"
-_RESAMPLES = ("bilinear", "pillow_bilinear", "pillow_bicubic")
-# Pillow's numbers for its filters, which the file format uses.
-_PILLOW_FILTERS = {"pillow_bilinear": 2, "pillow_bicubic": 3}
+# The library of each, and the filter by Pillow's number, as the file format has them.
+_RESAMPLES: dict[Resample, tuple[str, int]] = {
+    "bilinear": ("opencv", 2),
+    "pillow_bilinear": ("pillow", 2),
+    "pillow_bicubic": ("pillow", 3),
+}
 # What transformers assumes for a field that a file does not have.
 _ABSENT = {
     "size": {"shortest_edge": 224},
@@ -164,15 +167,14 @@ class ImageProcessor:
         """
         if size < 1:
             raise ConfigurationError(f"an image size must be at least 1 pixel, not {size}")
-        crop_height, crop_width = self.crop_size if self.do_center_crop else (0, 0)
-        resized: int | tuple[int, int]
+        resized: int | tuple[int, ...]
         if not self.do_center_crop:
             resized = size if isinstance(self.size, int) else (size, size)
         elif isinstance(self.size, int):
-            resized = max(1, size + self.size - min(crop_height, crop_width))
+            resized = max(1, size + self.size - min(self.crop_size))
         else:
-            margins = self.size[0] - crop_height, self.size[1] - crop_width
-            resized = max(1, size + margins[0]), max(1, size + margins[1])
+            sides = zip(self.size, self.crop_size, strict=True)
+            resized = tuple(max(1, size + whole - crop) for whole, crop in sides)
         return replace(self, size=resized, crop_size=(size, size))
 
     def to_dict(self) -> dict[str, Any]:
@@ -181,20 +183,18 @@ class ImageProcessor:
         The format has no name for OpenCV's interpolation. It is written as Pillow's bilinear with
         an extra entry, `resample_library`, which transformers leaves alone.
         """
-        size = self.size
-        config: dict[str, Any] = {"image_processor_type": "MobileViTImageProcessor"}
-        config |= {flag: getattr(self, flag) for flag in _FLAGS}
-        config["size"] = (
-            {"shortest_edge": size}
-            if isinstance(size, int)
-            else {"height": size[0], "width": size[1]}
-        )
-        config["crop_size"] = {"height": self.crop_size[0], "width": self.crop_size[1]}
-        config["rescale_factor"] = self.rescale_factor
-        config["resample"] = _PILLOW_FILTERS.get(self.resample, 2)
-        if self.resample == "bilinear":
-            config["resample_library"] = "opencv"
-        return config
+        size, crop = self.size, self.crop_size
+        library, number = _RESAMPLES[self.resample]
+        short = {"shortest_edge": size}
+        return {
+            "image_processor_type": "MobileViTImageProcessor",
+            **{flag: getattr(self, flag) for flag in _FLAGS},
+            "size": short if isinstance(size, int) else {"height": size[0], "width": size[1]},
+            "crop_size": {"height": crop[0], "width": crop[1]},
+            "rescale_factor": self.rescale_factor,
+            "resample": number,
+            **({"resample_library": library} if library != "pillow" else {}),
+        }
 
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> "ImageProcessor":
@@ -229,8 +229,7 @@ class ImageProcessor:
             OSError: If it cannot be written; an older file stays as it was.
         """
         path = Path(directory) / CONFIG_NAME
-        with replacing(path) as unfinished:
-            unfinished.write_text(json.dumps(self.to_dict(), indent=2) + "\n", "utf-8")
+        write_json(path, self.to_dict())
         return path
 
     @classmethod
@@ -315,7 +314,7 @@ class ImageProcessor:
         rows, columns = image.shape[0] / height, image.shape[1] / width
         resized = Image.fromarray(np.ascontiguousarray(image)).resize(
             (after - before, below - above),
-            Image.Resampling(_PILLOW_FILTERS[self.resample]),
+            Image.Resampling(_RESAMPLES[self.resample][1]),
             box=(before * columns, above * rows, after * columns, below * rows),
         )
         return np.asarray(resized)[top - above :, left - before :][:h, :w]
@@ -342,16 +341,12 @@ def _parse_size(field: str, value: Any) -> int | tuple[int, int]:
 
 def _parse_resample(config: Mapping[str, Any]) -> Resample:
     """Reads Pillow's number of a filter, unless the file says that OpenCV did it."""
-    library = config.get("resample_library", "pillow")
+    library, number = config.get("resample_library", "pillow"), config["resample"]
     if library not in ("opencv", "pillow"):
         raise unknown_name("resample_library", str(library), ("opencv", "pillow"))
-    number = config["resample"]
-    if library == "opencv" and number == 2:
-        return "bilinear"
-    if library == "pillow" and number == 2:
-        return "pillow_bilinear"
-    if library == "pillow" and number == 3:
-        return "pillow_bicubic"
+    for resample, known in _RESAMPLES.items():
+        if known == (library, number):
+            return resample
     raise ConfigurationError(
         f"resample {number!r} of {library} is not supported, only 2 and Pillow's 3"
     )

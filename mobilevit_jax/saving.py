@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from flax import traverse_util
 
+from mobilevit_jax.base.atomic import to_disk
 from mobilevit_jax.base.run_files import EXPERIMENT
 from mobilevit_jax.convert import config, files, native, to_state_dict
 from mobilevit_jax.convert.huggingface_config import check_huggingface
@@ -93,7 +94,8 @@ def save_pretrained(
         )
     else:
         documents = {config.CONFIG_NAME: config.to_timm(model, class_names, processor)}
-    tensors = _tensors(model, variables, layout, turned=layout == "timm" and _is_bgr(processor))
+    turned = layout == "timm" and processor.channel_order == "bgr"
+    tensors = _tensors(model, variables, layout, turned=turned)
     _replace_all(Path(directory), tensors, documents)
 
 
@@ -140,10 +142,6 @@ def save_weights(
     files.write_state_dict(path, tensors)
 
 
-def _is_bgr(processor: ImageProcessor) -> bool:
-    return processor.channel_order == "bgr"
-
-
 def _image_size(processor: ImageProcessor) -> int | tuple[int, int]:
     """Returns the size of what the model gets, as far as the processor fixes it."""
     size = processor.crop_size if processor.do_center_crop else processor.size
@@ -171,9 +169,11 @@ def _replace_all(
     with naming(directory), _directory(directory), _staging(directory) as staging:
         files.write_state_dict(staging / WEIGHTS_NAME, tensors)
         for name, document in documents.items():
-            _write_json(staging / name, document)
+            text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+            (staging / name).write_text(text, encoding="utf-8")
+            to_disk(staging / name)
         _exchange(staging, directory)
-    _sync(directory)
+    to_disk(directory)
 
 
 def _exchange(staging: Path, directory: Path) -> None:
@@ -227,20 +227,3 @@ def _staging(directory: Path) -> Iterator[Path]:
         yield staging
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-
-
-def _write_json(path: Path, document: dict[str, Any]) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        json.dump(document, file, indent=2, ensure_ascii=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync(directory: Path) -> None:
-    """Makes sure that the new names in a directory are on disk."""
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -120,10 +120,10 @@ class Study:
         Raises:
             ConfigurationError: If there is none, with the nearest one.
         """
-        for row in self.rows:
-            if row.name == name:
-                return row
-        raise unknown_name(f"row of the study {self.name}", name, [row.name for row in self.rows])
+        rows = {row.name: row for row in self.rows}
+        if name not in rows:
+            raise unknown_name(f"row of the study {self.name}", name, rows)
+        return rows[name]
 
 
 def load_study(path: str | Path) -> Study:
@@ -133,12 +133,14 @@ def load_study(path: str | Path) -> Study:
         ConfigurationError: If there is no such file, or it does not hold a study.
     """
     made = made_by(path, "study", "experiment")
-    if not isinstance(made.get("study"), Study):
+    study = made.get("study")
+    if not isinstance(study, Study):
         hint = "; mobilevit train runs its experiment" if "experiment" in made else ""
         raise ConfigurationError(
             f"{path} needs a function study() that returns a mobilevit_jax.study.Study{hint}"
         )
-    return _named(made["study"])
+    named = (replace(row, experiment=replace(row.experiment, name=row.name)) for row in study.rows)
+    return replace(study, rows=tuple(named))
 
 
 def load_run(path: str | Path, row: str | None = None) -> Experiment:
@@ -158,16 +160,6 @@ def load_run(path: str | Path, row: str | None = None) -> Experiment:
             "mobilevit sweep"
         )
     return check_experiment(path, made.get("experiment"))
-
-
-def _named(study: Study) -> Study:
-    """Gives the rows' experiments the names of the rows."""
-    return replace(
-        study,
-        rows=tuple(
-            replace(row, experiment=replace(row.experiment, name=row.name)) for row in study.rows
-        ),
-    )
 
 
 def shrink_study(study: Study) -> Study:

@@ -1,9 +1,11 @@
 """Files that are there whole or not at all; every room that writes one uses this."""
 
 import contextlib
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from mobilevit_jax.errors import naming
 
@@ -27,8 +29,22 @@ def replacing(path: Path) -> Iterator[Path]:
     with naming(path):
         try:
             yield unfinished
-            with unfinished.open("rb") as file:
-                os.fsync(file.fileno())
+            to_disk(unfinished)
             unfinished.replace(path)
         finally:
             unfinished.unlink(missing_ok=True)
+
+
+def to_disk(path: Path) -> None:
+    """Makes sure that what a file holds, or the names in a directory, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a JSON file whole or not at all."""
+    with replacing(path) as unfinished:
+        unfinished.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

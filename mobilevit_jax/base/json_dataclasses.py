@@ -1,6 +1,7 @@
 """Dataclasses into JSON and out of it, every value's type made sure of by its annotation."""
 
 import dataclasses
+import json
 import math
 import types
 import typing
@@ -11,7 +12,13 @@ from mobilevit_jax.errors import ConfigurationError, nearest, shortened
 
 T = TypeVar("T")
 
-_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+_KINDS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    tuple: "a list",
+}
 
 
 def from_dict(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
@@ -69,7 +76,10 @@ def parse(hint: Any, value: Any, where: str) -> Any:
     if hint is type(None) and value is None:
         return value
     if hint is float and type(value) is int:
-        return _as_float(value, where)
+        try:
+            return float(value)
+        except OverflowError:
+            raise _wrong(where, "a number that a float can hold", value) from None
     if type(value) is not hint or (hint is float and math.isnan(value)):
         raise _wrong(where, _KINDS.get(hint, "null"), value)
     return value
@@ -87,13 +97,8 @@ def _parse_union(choices: tuple[Any, ...], value: Any, where: str) -> Any:
         except ConfigurationError:
             if len(fitting) == 1:
                 raise  # it tells best what is wrong
-    raise _wrong(where, " or ".join(map(_kind, choices)), value)
-
-
-def _kind(hint: Any) -> str:
-    if typing.get_origin(hint) is tuple:
-        return "a list"
-    return _KINDS.get(hint, "null")
+    kinds = (_KINDS.get(typing.get_origin(choice) or choice, "null") for choice in choices)
+    raise _wrong(where, " or ".join(kinds), value)
 
 
 def _parse_tuple(inner: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
@@ -103,15 +108,8 @@ def _parse_tuple(inner: tuple[Any, ...], value: Any, where: str) -> tuple[Any, .
         inner = inner[:1] * len(value)
     if len(value) != len(inner):
         raise _wrong(where, f"a list of {len(inner)}", value)
-    places = range(len(value))
-    return tuple(parse(inner[i], value[i], f"{where}[{i}]") for i in places)
-
-
-def _as_float(value: int, where: str) -> float:
-    try:
-        return float(value)
-    except OverflowError:
-        raise _wrong(where, "a number that a float can hold", value) from None
+    places = enumerate(zip(inner, value, strict=True))
+    return tuple(parse(hint, item, f"{where}[{place}]") for place, (hint, item) in places)
 
 
 def _wrong(where: str, wanted: str, value: Any) -> ConfigurationError:
@@ -119,14 +117,8 @@ def _wrong(where: str, wanted: str, value: Any) -> ConfigurationError:
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """Returns a configuration as nested dictionaries that JSON can hold (tuples as lists)."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: plain(item) for key, item in value.items()}
-        return [plain(item) for item in value] if isinstance(value, list | tuple) else value
-
-    return plain(dataclasses.asdict(config))
+    """Returns a configuration as nested dictionaries, as JSON gives them back (tuples as lists)."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], where: str = "") -> list[str]:
