@@ -1,23 +1,24 @@
 """Where a run starts that does not start from scratch: other weights, checked and taken over."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
-import jax
 import numpy as np
 
+from mobilevit_jax.convert.tensors import listed
 from mobilevit_jax.errors import ConfigurationError
 from mobilevit_jax.models.model import Model
 from mobilevit_jax.models.registry import head_of, model_name, options_of
+from mobilevit_jax.models.variables import Shape, variable_shapes
 from mobilevit_jax.pretrained import Pretrained, load_weights
 from mobilevit_jax.tasks.settings import TaskSettings
 from mobilevit_jax.training.initial_weights import InitialWeights
 from mobilevit_jax.training.optimizer import BACKBONE
-from mobilevit_jax.training.pytree import LeafPath, describe, leaves
+from mobilevit_jax.training.pytree import LeafPath, leaves, params_first
 from mobilevit_jax.training.workdir import saved_steps
 
 # Options that decide which parameters a model has, and those that only change what it does.
@@ -58,8 +59,9 @@ def load_initial(
         return InitialWeights({}, (note,)) if experiment.model.freeze_backbone else None
     loaded = load_weights(experiment.init_from, allow_half=True)
     _check_pixels(loaded, experiment)
-    expected = _variables_of(model)
-    found = {path: np.asarray(value) for path, value in leaves(loaded.variables).items()}
+    values = {path: np.asarray(value) for path, value in leaves(loaded.variables).items()}
+    found = {path: value.shape for path, value in values.items()}
+    expected = variable_shapes(model)
     heads = _compare_heads(found, expected)
     fresh = set(heads.missing) & set(BACKBONE)
     if experiment.model.freeze_backbone and fresh:
@@ -67,8 +69,8 @@ def load_initial(
             f"{experiment.init_from} has no {', '.join(sorted(fresh))}, which would stay as it was "
             "drawn: set model.freeze_backbone off, or start from weights of a classifier"
         )
-    kept = {path: value for path, value in found.items() if not heads.differs(path)}
-    wanted = {path: like for path, like in expected.items() if not heads.differs(path)}
+    kept = {path: shape for path, shape in found.items() if not heads.differs(path)}
+    wanted = {path: shape for path, shape in expected.items() if not heads.differs(path)}
     _check_fit(kept, wanted, experiment, loaded.model, model)
     notes = (
         f"starting from {experiment.init_from}: {loaded.description}",
@@ -76,14 +78,8 @@ def load_initial(
         *_notes_on_options(loaded.model, model),
         *_notes_on_names(heads, loaded.class_names, class_names),
     )
-    values = {path: value.astype(wanted[path].dtype, copy=False) for path, value in kept.items()}
-    return InitialWeights(values, notes)
-
-
-def _variables_of(model: nn.Module) -> dict[LeafPath, jax.ShapeDtypeStruct]:
-    image = jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32)
-    abstract = jax.eval_shape(model.init, jax.random.key(0), image)
-    return {path: describe(leaf) for path, leaf in leaves(abstract).items()}
+    # Variables are float32, whatever type the model computes in.
+    return InitialWeights({p: values[p].astype(np.float32, copy=False) for p in kept}, notes)
 
 
 @dataclass(frozen=True)
@@ -105,20 +101,13 @@ class _Heads:
         return path[1] in self.left_out + self.missing or path[1:-1] in self.changed
 
 
-def _compare_heads(
-    found: Mapping[LeafPath, np.ndarray], expected: Mapping[LeafPath, jax.ShapeDtypeStruct]
-) -> _Heads:
+def _compare_heads(found: Mapping[LeafPath, Shape], expected: Mapping[LeafPath, Shape]) -> _Heads:
     """Compares heads module by module, so that other classes replace the last layer alone."""
-    theirs, ours = ({path[1] for path in variables} for variables in (found, expected))
+    theirs, ours = ({path[1] for path in shapes} for shapes in (found, expected))
     # Without a backbone they are no weights of such a model at all.
     left_out, missing = (names - {"backbone"} for names in (theirs - ours, ours - theirs))
-    modules: dict[LeafPath, list[dict[LeafPath, tuple[int, ...]]]] = {}
-    for index, variables in enumerate((found, expected)):
-        for path, value in variables.items():
-            if path[1] in (theirs & ours) - set(BACKBONE):
-                shapes = modules.setdefault(path[1:-1], [{}, {}])
-                shapes[index][path] = value.shape
-    changed = (module for module, (before, now) in modules.items() if before != now)
+    both = (theirs & ours) - set(BACKBONE)
+    changed = {path[1:-1] for path, _ in found.items() ^ expected.items() if path[1] in both}
     return _Heads(tuple(sorted(left_out)), tuple(sorted(missing)), tuple(sorted(changed)))
 
 
@@ -140,38 +129,28 @@ def _check_pixels(loaded: Pretrained, experiment: TaskSettings) -> None:
 
 
 def _check_fit(
-    found: Mapping[LeafPath, np.ndarray],
-    wanted: Mapping[LeafPath, jax.ShapeDtypeStruct],
+    found: Mapping[LeafPath, Shape],
+    wanted: Mapping[LeafPath, Shape],
     experiment: TaskSettings,
     theirs: nn.Module,
     ours: nn.Module,
 ) -> None:
     both = found.keys() & wanted.keys()
     groups = {
-        "missing": ["/".join(path) for path in _sorted(wanted.keys() - both)],
-        "not in this model": ["/".join(path) for path in _sorted(found.keys() - both)],
+        "missing": ["/".join(path) for path in params_first(wanted.keys() - both)],
+        "not in this model": ["/".join(path) for path in params_first(found.keys() - both)],
         "of another shape": [
-            f"{'/'.join(path)} {list(found[path].shape)} instead of {list(wanted[path].shape)}"
-            for path in _sorted(both)
-            if found[path].shape != wanted[path].shape
+            f"{'/'.join(path)} {list(found[path])} instead of {list(wanted[path])}"
+            for path in params_first(both)
+            if found[path] != wanted[path]
         ],
     }
     if any(groups.values()):
-        listed = "; ".join(f"{kind}: {_cut(names)}" for kind, names in groups.items() if names)
+        wrong = (f"{kind}: {listed(names, _SHOWN)}" for kind, names in groups.items() if names)
         raise ConfigurationError(
             f"{experiment.init_from} does not fit the experiment's {experiment.model.name} "
-            f"({listed}); {_advice(theirs, ours)}"
+            f"({'; '.join(wrong)}); {_advice(theirs, ours)}"
         )
-
-
-def _sorted(paths: Iterable[LeafPath]) -> list[LeafPath]:
-    """Sorts paths, parameters before the statistics that differ because they do."""
-    return sorted(paths, key=lambda path: (path[0] != "params", path))
-
-
-def _cut(names: list[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
 
 
 def _advice(theirs: Any, ours: Any) -> str:

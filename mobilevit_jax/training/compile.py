@@ -42,7 +42,7 @@ def compile_scales(
 
     Args:
         step: The step over all devices.
-        state: The state, placed on the devices.
+        state: Placed on the devices.
         task: Tells the scales.
         reporter: Where progress is shown.
         timing: Where the seconds and programs of each scale go.

@@ -1,7 +1,6 @@
 """Counts the programs that JAX compiles, and those that its persistent cache had."""
 
 import threading
-from types import TracebackType
 from typing import Self
 
 import jax
@@ -34,12 +33,7 @@ class Compilations:
         jax.monitoring.register_event_listener(self._read)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         jax.monitoring.unregister_event_duration_listener(self._ready)
         jax.monitoring.unregister_event_listener(self._read)
 

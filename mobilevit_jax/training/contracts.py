@@ -21,8 +21,8 @@ class TrainStep(Protocol):
         """Returns the state after the step, and metrics."""
         ...
 
-    def lower(self, state: TrainState, batch: Mapping[str, Any], /) -> Any:
-        """Traces the step for these shapes; see `jax.stages.Lowered`."""
+    def lower(self, state: TrainState, batch: Mapping[str, Any], /) -> jax.stages.Lowered:
+        """Traces the step for these shapes."""
         ...
 
 

@@ -5,10 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import numpy as np
 
-from mobilevit_jax.training.pytree import LeafPath, place
+from mobilevit_jax.training.pytree import LeafPath, fill, leaves, place
 from mobilevit_jax.training.state import TrainState
 
 
@@ -29,11 +28,8 @@ def start_from(state: TrainState, initial: InitialWeights) -> TrainState:
     """Returns a fresh state with the weights, and their average, replaced."""
 
     def replaced(variables: dict[str, Any]) -> dict[str, Any]:
-        def value(path: tuple[Any, ...], like: Any) -> Any:
-            names = tuple(str(part.key) for part in path)
-            return place(initial.values[names], like) if names in initial.values else like
-
-        return jax.tree_util.tree_map_with_path(value, variables)
+        like, values = leaves(variables), initial.values
+        return fill(variables, {p: place(values[p], like[p]) for p in values.keys() & like.keys()})
 
     variables = replaced(state.variables)
     ema = replaced(state.ema) if state.ema else state.ema

@@ -12,7 +12,7 @@ import filelock
 from mobilevit_jax.base.locks import NO_LOCKS, file_lock
 from mobilevit_jax.base.run_files import LOCK
 from mobilevit_jax.errors import ConfigurationError
-from mobilevit_jax.training import parallel
+from mobilevit_jax.training.multihost import consensus
 
 
 @contextlib.contextmanager
@@ -32,20 +32,9 @@ def locked(workdir: Path, *, warn: Callable[[str], None]) -> Iterator[None]:
         ConfigurationError: If another run holds it, or the directory may not be written.
         OSError: If it cannot be made.
     """
-    refusal: Exception | None = None
+    failed = ConfigurationError(f"the first process could not lock {workdir}; its error says why")
     with contextlib.ExitStack() as held:
-        if parallel.is_first_host():
-            try:
-                held.enter_context(hold(workdir, warn))
-            except (ConfigurationError, OSError) as error:
-                refusal = error
-        refused_there = parallel.on_any_host(refusal is not None)
-        if refusal is not None:
-            raise refusal
-        if refused_there:
-            raise ConfigurationError(
-                f"the first process could not lock {workdir}; its error says why"
-            )
+        consensus.first_process_does(lambda: held.enter_context(hold(workdir, warn)), failed)
         yield
 
 
@@ -74,8 +63,6 @@ def hold(workdir: Path, warn: Callable[[str], None]) -> Iterator[None]:
             f"the file system of {workdir} has no locks ({error.strerror}): nothing keeps a second "
             "run out of it"
         )
-        yield
-        return
     try:
         with contextlib.suppress(OSError):  # a full disk, say; it is for a message only
             path.write_text(f" (process {os.getpid()} on {socket.gethostname()})", encoding="utf-8")

@@ -5,7 +5,8 @@ import dataclasses
 import functools
 import itertools
 import time
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,7 @@ class _Run:
     reporter: Reporter
     timing: Timing
     stop: StopRequest
-    times_skipped: dict[int, int] = field(default_factory=dict)
+    times_skipped: Counter[int] = field(default_factory=Counter)
 
     @functools.cached_property
     def boundaries(self) -> list[int]:
@@ -225,7 +226,8 @@ def _loop(run: _Run, step: TrainStep, state: TrainState, first: int) -> tuple[Tr
                 scales.ended(scale)
                 speed = row.images_per_second
                 run.reporter.update(done, epoch=epoch, loss=loss, images_per_second=speed)
-            before, scale = metrics["loss"], _scale_of(batch)
+            height, width = batch["image"].shape[2:4]
+            before, scale = metrics["loss"], f"{height}x{width}"
             ends_epoch = done == boundaries[epoch - 1]
             is_due = every_steps is not None and done % every_steps == 0
             if ends_epoch or is_due or done % run.settings.log_every == 0:
@@ -249,11 +251,6 @@ def _loop(run: _Run, step: TrainStep, state: TrainState, first: int) -> tuple[Tr
                 _stop(run, _checked(run, state, done), done, epoch)
                 return state, False
     return state, True
-
-
-def _scale_of(batch: Mapping[str, jax.Array]) -> str:
-    """Returns the height and width of a batch that is on the devices, "64x64"."""
-    return "x".join(map(str, batch["image"].shape[2:4]))
 
 
 def _agreed(run: _Run, done: int) -> bool:
@@ -306,7 +303,7 @@ def _checked(run: _Run, state: TrainState, done: int) -> TrainState:
         )
     found = run.checkpoints.restore_newest(state, scheduled=True, warn=run.reporter.say)
     start = found.step if found else 0
-    run.times_skipped[start] = run.times_skipped.get(start, 0) + 1
+    run.times_skipped[start] += 1
     if run.times_skipped[start] > recovery.attempts:
         raise TrainingError(
             f"{problem}, and so it was {recovery.attempts} times since step {start}; try a lower "
@@ -321,12 +318,7 @@ def _end_epoch(
 ) -> None:
     """Evaluates and saves, if it is this epoch's turn.
 
-    Args:
-        run: The run.
-        state: The state.
-        done: Steps done.
-        epoch: The epoch that ends.
-        replace: Whether the state was saved when a signal came before its evaluation was done.
+    `replace` tells that the state was saved when a signal came before its evaluation was done.
 
     Raises:
         Stopped: If a signal came during the evaluation.
@@ -369,8 +361,7 @@ def _write(run: _Run, done: int, epoch: int, split: str, numbers: dict[str, floa
 def _final_evaluation(run: _Run, state: TrainState, rows: list[dict[str, Any]]) -> None:
     """Evaluates the test split once, with the weights of the last step."""
     done = run.boundaries[-1]
-    there = any(row["split"] == "test" and row["step"] == done for row in rows)
-    there = parallel.on_any_host(there)
+    there = parallel.on_any_host(any((r["split"], r["step"]) == ("test", done) for r in rows))
     if "test" in run.task.evaluation_splits and not there:
         _evaluate(run, state, done, run.settings.epochs, "test")
 
@@ -378,12 +369,7 @@ def _final_evaluation(run: _Run, state: TrainState, rows: list[dict[str, Any]]) 
 def _stop(run: _Run, state: TrainState, done: int, epoch: int, *, pending: bool = False) -> None:
     """Saves because a signal came; the meter is part of the state, so no row is lost.
 
-    Args:
-        run: The run.
-        state: The state.
-        done: Steps done.
-        epoch: Their epoch.
-        pending: Whether the evaluation after this step is still to come.
+    `pending` tells that the evaluation after this step is still to come.
     """
     if done not in run.checkpoints.steps():
         metadata = {"epoch": epoch} | ({"pending": True} if pending else {})

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import jax
 import optax
 
-from mobilevit_jax.errors import ConfigurationError
+from mobilevit_jax.errors import check_fields
 
 
 @dataclass(frozen=True)
@@ -19,10 +19,7 @@ class LossConfig:
     label_smoothing: float = 0.1
 
     def __post_init__(self) -> None:
-        if not 0 <= self.label_smoothing < 1:
-            raise ConfigurationError(
-                f"loss.label_smoothing must be in [0, 1); got {self.label_smoothing}"
-            )
+        check_fields(self, "loss.", label_smoothing=(0 <= self.label_smoothing < 1, "in [0, 1)"))
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: float = 0.0) -> jax.Array:

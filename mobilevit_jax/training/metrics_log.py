@@ -10,9 +10,8 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from mobilevit_jax.base.atomic import replacing
@@ -59,26 +58,26 @@ class MetricsLog:
         """
         self._path = Path(workdir) / METRICS
         self._active = active
-        kept = [] if resume_step is None else _rows_up_to(self._path, resume_step)
+        kept: list[Row] = []
+        if resume_step is not None and self._path.exists():
+            kept = [row for row in _read(self._path) if row["step"] <= resume_step]
         if pending:
             kept = [r for r in kept if r["step"] != resume_step or r["split"] == "train"]
         self._seen = {(row["step"], row["split"]) for row in kept}
         if not active:
             return
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        _replace(self._path, kept)
+        with replacing(self._path) as unfinished:
+            unfinished.write_text("".join(map(_line, kept)), encoding="utf-8")
         self._file = self._path.open("a", encoding="utf-8")
-        self._board = _open_tensorboard(Path(workdir) / TENSORBOARD, resume_step)
+        events = Path(workdir) / TENSORBOARD
+        if resume_step is None:
+            shutil.rmtree(events, ignore_errors=True)
+        self._board = Board(events, None if resume_step is None else resume_step + 1)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -127,9 +126,6 @@ def read_metrics(workdir: str | Path) -> list[Row]:
 
     A last line that was cut short, because the run was killed while writing it, is left out.
 
-    Args:
-        workdir: The directory of the run.
-
     Raises:
         DataError: If there is no record, or if another line is damaged.
     """
@@ -153,26 +149,6 @@ def _read(path: Path) -> list[Row]:
             raise DataError(f"line {number} of {path} is not a row of metrics") from None
         rows.append(row)
     return rows
-
-
-def _rows_up_to(path: Path, step: int) -> list[Row]:
-    if not path.exists():
-        return []
-    return [row for row in _read(path) if row["step"] <= step]
-
-
-def _replace(path: Path, rows: Sequence[Row]) -> None:
-    """Writes the file anew so that it is either the old one or the new one at any time."""
-    with replacing(path) as unfinished, unfinished.open("w", encoding="utf-8") as file:
-        file.writelines(map(_line, rows))
-
-
-def _open_tensorboard(directory: Path, resume_step: int | None) -> Board:
-    if resume_step is None:
-        shutil.rmtree(directory, ignore_errors=True)
-        return Board(directory)
-    # TensorBoard hides what earlier event files hold from the purge step on.
-    return Board(directory, purge_step=resume_step + 1)
 
 
 def _plain(value: float) -> float | int | None:

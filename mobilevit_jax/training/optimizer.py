@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import optax
 
-from mobilevit_jax.errors import ConfigurationError
+from mobilevit_jax.errors import ConfigurationError, check_fields
 from mobilevit_jax.training.schedule import Schedule
 
 # First names of the paths of what is pretrained by classification; all the rest is a model's head.
@@ -104,17 +104,15 @@ def _check(config: OptimizerConfig) -> None:
             "set model.freeze_backbone to leave the backbone as it is"
         )
     infinity = float("inf")
-    allowed = {
-        "weight_decay": (0 <= config.weight_decay < infinity, "0 or more"),
-        "beta1": (0 <= config.beta1 < 1, "in [0, 1)"),
-        "beta2": (0 <= config.beta2 < 1, "in [0, 1)"),
-        "eps": (0 < config.eps < infinity, "above 0"),
-        "clip_norm": (config.clip_norm is None or config.clip_norm > 0, "above 0, or None"),
-        "accumulation": (config.accumulation >= 1, "1 or more"),
-        "backbone_lr": (0 < config.backbone_lr < infinity, "above 0"),
-        "head_lr": (0 < config.head_lr < infinity, "above 0"),
-    }
-    for field, (holds, what) in allowed.items():
-        if not holds:
-            value = getattr(config, field)
-            raise ConfigurationError(f"optimizer.{field} must be {what}; got {value}")
+    check_fields(
+        config,
+        "optimizer.",
+        weight_decay=(0 <= config.weight_decay < infinity, "0 or more"),
+        beta1=(0 <= config.beta1 < 1, "in [0, 1)"),
+        beta2=(0 <= config.beta2 < 1, "in [0, 1)"),
+        eps=(0 < config.eps < infinity, "above 0"),
+        clip_norm=(config.clip_norm is None or config.clip_norm > 0, "above 0, or None"),
+        accumulation=(config.accumulation >= 1, "1 or more"),
+        backbone_lr=(0 < config.backbone_lr < infinity, "above 0"),
+        head_lr=(0 < config.head_lr < infinity, "above 0"),
+    )

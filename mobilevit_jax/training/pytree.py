@@ -1,6 +1,6 @@
 """A pytree as {path of strings: leaf}, the form in which states are saved and compared."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -16,6 +16,11 @@ def leaves(tree: Any) -> dict[LeafPath, Any]:
     return {path: leaf for path, leaf in flat.items() if leaf is not None}
 
 
+def params_first(paths: Iterable[LeafPath]) -> list[LeafPath]:
+    """Sorts paths, parameters before the statistics and moments that differ because they do."""
+    return sorted(paths, key=lambda path: (path[0] != "params", path))
+
+
 def fill(tree: Any, values: Mapping[LeafPath, Any]) -> Any:
     """Returns the pytree with its leaves replaced by those of their path."""
     flat = traverse_util.flatten_dict(serialization.to_state_dict(tree), keep_empty_nodes=True)
@@ -25,10 +30,10 @@ def fill(tree: Any, values: Mapping[LeafPath, Any]) -> Any:
 
 def to_host(values: Mapping[LeafPath, Any]) -> dict[LeafPath, np.ndarray]:
     """Copies arrays to the host; the state may be donated to the next step right after."""
-    arrays = [leaf for leaf in values.values() if isinstance(leaf, jax.Array)]
-    for array in arrays:
-        array.copy_to_host_async()
-    return {path: np.array(_local(leaf), copy=True) for path, leaf in values.items()}
+    for leaf in values.values():
+        if isinstance(leaf, jax.Array):
+            leaf.copy_to_host_async()
+    return {path: np.array(_local(leaf)) for path, leaf in values.items()}
 
 
 def _local(leaf: Any) -> Any:

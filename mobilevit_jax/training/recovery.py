@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mobilevit_jax.errors import ConfigurationError
+from mobilevit_jax.errors import check_fields
 from mobilevit_jax.training.state import TrainState
 
 
@@ -27,22 +27,18 @@ class RecoveryConfig:
     attempts: int = 3
 
     def __post_init__(self) -> None:
-        if self.non_finite not in ("stop", "skip"):
-            raise ConfigurationError(
-                f"recovery.non_finite must be 'stop' or 'skip'; got {self.non_finite!r}"
-            )
-        if self.attempts < 1:
-            raise ConfigurationError(f"recovery.attempts must be at least 1; got {self.attempts}")
+        check_fields(
+            self,
+            "recovery.",
+            non_finite=(self.non_finite in ("stop", "skip"), "'stop' or 'skip'"),
+            attempts=(self.attempts >= 1, "at least 1"),
+        )
 
 
 def skip_to(state: TrainState, step: int) -> TrainState:
-    """Moves a state's clock without training: its step, and the step of the learning rate.
+    """Moves a state's clock on to a step without training: its own, and the learning rate's.
 
     Adam's own count of updates stays, since its moments have had no more.
-
-    Args:
-        state: The state, of an earlier step.
-        step: The step to go on from.
     """
     clock = jnp.asarray(step, jnp.int32)
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from mobilevit_jax.errors import ConfigurationError
+from mobilevit_jax.errors import ConfigurationError, check_fields
 
 Schedule = Callable[[jax.typing.ArrayLike], jax.Array]
 
@@ -38,12 +38,7 @@ def warmup_cosine(config: ScheduleConfig, steps_of_epochs: Sequence[int]) -> Sch
     """Returns the learning rate as a function of the step, usable inside a compiled step.
 
     The cosine has no offset for the warm-up: it counts from epoch 0, so the rate drops a little
-    where the warm-up ends. With a multi-scale sampler epochs differ in length; their boundaries
-    come from the plan.
-
-    Args:
-        config: The rates.
-        steps_of_epochs: Number of steps of each epoch of the run.
+    where the warm-up ends. With a multi-scale sampler epochs differ in length.
 
     Raises:
         ConfigurationError: If a rate or the warm-up is negative, or the run has no step.
@@ -52,10 +47,11 @@ def warmup_cosine(config: ScheduleConfig, steps_of_epochs: Sequence[int]) -> Sch
         raise ConfigurationError(
             f"learning rates must not be negative and the peak above 0; got {config}"
         )
-    if config.warmup_steps < 0:
-        raise ConfigurationError(f"warmup_steps must be 0 or more; got {config.warmup_steps}")
-    if config.cosine_by not in ("epoch", "step"):
-        raise ConfigurationError(f"cosine_by must be 'epoch' or 'step'; got {config.cosine_by!r}")
+    check_fields(
+        config,
+        warmup_steps=(config.warmup_steps >= 0, "0 or more"),
+        cosine_by=(config.cosine_by in ("epoch", "step"), "'epoch' or 'step'"),
+    )
     if sum(steps_of_epochs) < 1:
         raise ConfigurationError("the run has no step; raise epochs or give it more examples")
     boundaries = np.cumsum(steps_of_epochs)

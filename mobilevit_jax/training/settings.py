@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from mobilevit_jax.errors import ConfigurationError
+from mobilevit_jax.errors import ConfigurationError, check_fields
 from mobilevit_jax.training.optimizer import OptimizerConfig
 from mobilevit_jax.training.recovery import RecoveryConfig
 from mobilevit_jax.training.schedule import ScheduleConfig
@@ -27,11 +27,12 @@ class EvaluationConfig:
     raw_weights: bool = False
 
     def __post_init__(self) -> None:
-        if self.every_epochs < 1 or self.batch_size < 1:
-            raise ConfigurationError(
-                "evaluation.every_epochs and evaluation.batch_size must be at least 1; got "
-                f"{self.every_epochs} and {self.batch_size}"
-            )
+        check_fields(
+            self,
+            "evaluation.",
+            every_epochs=(self.every_epochs >= 1, "at least 1"),
+            batch_size=(self.batch_size >= 1, "at least 1"),
+        )
 
 
 @dataclass(frozen=True)
@@ -53,18 +54,14 @@ class CheckpointConfig:
     mode: Literal["max", "min"] = "max"
 
     def __post_init__(self) -> None:
-        if self.every_epochs < 1:
-            raise ConfigurationError(
-                f"checkpoint.every_epochs must be at least 1; got {self.every_epochs}"
-            )
-        if self.every_steps is not None and self.every_steps < 1:
-            raise ConfigurationError(
-                f"checkpoint.every_steps must be at least 1, or None; got {self.every_steps}"
-            )
-        if self.keep_best < 0:
-            raise ConfigurationError(
-                f"checkpoint.keep_best must be 0 or more; got {self.keep_best}"
-            )
+        steps = self.every_steps
+        check_fields(
+            self,
+            "checkpoint.",
+            every_epochs=(self.every_epochs >= 1, "at least 1"),
+            every_steps=(steps is None or steps >= 1, "at least 1, or None"),
+            keep_best=(self.keep_best >= 0, "0 or more"),
+        )
 
 
 @dataclass(frozen=True)
@@ -99,11 +96,12 @@ class TrainingSettings:
     recovery: RecoveryConfig = field(default_factory=RecoveryConfig)
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "log_every"):
-            if getattr(self, name) < 1:
-                raise ConfigurationError(f"{name} must be at least 1; got {getattr(self, name)}")
-        if not 0 <= self.seed < 2**63:  # JAX takes no larger one
-            raise ConfigurationError(f"seed must be 0 or more and below 2**63; got {self.seed}")
+        check_fields(
+            self,
+            epochs=(self.epochs >= 1, "at least 1"),
+            log_every=(self.log_every >= 1, "at least 1"),
+            seed=(0 <= self.seed < 2**63, "0 or more and below 2**63"),  # JAX takes no larger one
+        )
         if self.evaluation.raw_weights and not self.ema.decay:
             raise ConfigurationError(
                 "evaluation.raw_weights needs an average to stand beside; set ema.decay above 0, "

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from flax import traverse_util
 
-from mobilevit_jax.errors import ConfigurationError
+from mobilevit_jax.errors import check_fields
 from mobilevit_jax.models.initial import initialise
 
 NEVER = np.iinfo(np.int32).max
@@ -32,8 +32,7 @@ class EMAConfig:
     warmup: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 <= self.decay < 1:
-            raise ConfigurationError(f"ema.decay must be in [0, 1); got {self.decay}")
+        check_fields(self, "ema.", decay=(0 <= self.decay < 1, "in [0, 1)"))
 
 
 @flax.struct.dataclass
@@ -72,12 +71,7 @@ def create_state(
 ) -> TrainState:
     """Initialises a run from scratch, without compiling the model; cannot be traced itself.
 
-    Args:
-        model: The model.
-        optimizer: The optimizer.
-        ema: Whether an average is kept.
-        metrics: Names of the sums that the task reports.
-        seed: Seed of the initialisation.
+    `metrics` are the names of the sums that the task reports.
     """
     drawn = initialise(model, jax.random.key(seed))
     variables = jax.device_put(traverse_util.unflatten_dict(drawn))
@@ -95,14 +89,7 @@ def state_from(
     ema: EMAConfig,
     metrics: tuple[str, ...],
 ) -> TrainState:
-    """Returns the state of step 0 with these weights.
-
-    Args:
-        variables: {"params"} of a model, and "batch_stats" if it has any.
-        optimizer: The optimizer.
-        ema: Whether an average is kept.
-        metrics: Names of the sums that the task reports.
-    """
+    """Returns the state of step 0 with weights: {"params"}, and "batch_stats" if there are any."""
     params, batch_stats = variables["params"], variables.get("batch_stats", {})
     return TrainState(
         step=jnp.zeros((), jnp.int32),

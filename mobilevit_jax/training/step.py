@@ -26,8 +26,8 @@ class Objective(Protocol):
         ...
 
     def prepare(self, batch: Batch) -> Batch:
-        """Returns the batch with what the loss needs and no gradient flows through."""
-        ...
+        """Returns the batch with what the loss needs that has no gradient; by default as it is."""
+        return batch
 
     def normaliser(self, batch: Batch) -> jax.Array:
         """Returns what each row adds to the number that losses and metrics are divided by [b]."""
@@ -58,18 +58,10 @@ def make_train_step(
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
     """Builds `step(state, batch) -> (state, {"loss"})` for `parallel.pmap_train`.
 
-    Args:
-        model: The model.
-        optimizer: The optimizer.
-        task: Loss and metrics.
-        ema: The weights' average.
-        seed: Seed of the dropout.
-        accumulation: Parts that a device's rows are split into.
-
-    Returns:
-        The step. Its batch holds "image" [b, h, w, 3], "weight" [b] and what the task needs; rows
-        of weight 0 count nowhere but in the batch norms' statistics. Losses and metrics are
-        divided by the sum of `task.normaliser` over the global batch, at least 1.
+    Its batch holds "image" [b, h, w, 3], "weight" [b] and what the task needs; rows of weight 0
+    count nowhere but in the batch norms' statistics. Losses and metrics are divided by the sum of
+    `task.normaliser` over the global batch, at least 1. `seed` is the dropout's; `accumulation`
+    the number of parts that a device's rows are split into.
     """
     gradients = _gradients(model, task)
     if accumulation > 1:

@@ -20,14 +20,14 @@ class Board:
     """An event file in a directory, beside those of earlier parts of the run."""
 
     def __init__(self, directory: Path, purge_step: int | None = None) -> None:
-        """Begins a new file.
+        """Begins a new file; the directory is made if need be.
 
         Args:
-            directory: Made if need be.
+            directory: Of the event files.
             purge_step: From this step on TensorBoard hides what earlier files hold.
 
         Raises:
-            OSError: If the file cannot be written.
+            OSError: If the file cannot be written, here and in all methods.
         """
         from tensorboardX.proto import event_pb2  # heavy
         from tensorboardX.record_writer import RecordWriter
@@ -44,21 +44,13 @@ class Board:
         self.flush()
 
     def add_scalar(self, name: str, value: float, step: int) -> None:
-        """Adds a number; it is on disk after `flush`.
-
-        Raises:
-            OSError: If the disk is full.
-        """
+        """Adds a number; it is on disk after `flush`."""
         from tensorboardX.summary import scalar
 
         self._write(summary=scalar(name, value), step=step)
 
     def flush(self) -> None:
-        """Brings what was added to the disk.
-
-        Raises:
-            OSError: If the disk is full.
-        """
+        """Brings what was added to the disk."""
         with naming(self.path):
             self._writer.flush()
 

@@ -1,5 +1,6 @@
 """A run's work directory: what experiment it is of, and the files in it."""
 
+import contextlib
 import json
 import os
 import platform
@@ -9,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mobilevit_jax.base.atomic import replacing
+from mobilevit_jax.base.atomic import write_json as write_json
 from mobilevit_jax.base.json_dataclasses import differences, from_dict, to_dict
 from mobilevit_jax.base.run_files import CHECKPOINTS, EXPERIMENT, METRICS
 from mobilevit_jax.errors import ConfigurationError, DataError, check_local
@@ -50,18 +51,15 @@ def open_workdir(
         raise ConfigurationError(
             f"the work directory {workdir} may not be written; choose another with --workdir"
         )
-    path = workdir / EXPERIMENT
-    saved = bool(saved_steps(workdir))
-    if path.exists() and is_started(workdir):
-        record = read_record(workdir)
-        _check_same(record, settings, workdir)
+    record = check_same(workdir, settings)
+    if record is not None:
         _check_data(record, class_names, examples, workdir)
         return
-    if saved:
+    if saved_steps(workdir):
         raise ConfigurationError(
             f"{workdir} holds checkpoints but no {EXPERIMENT}; choose another --workdir"
         )
-    record = {
+    begun = {
         "experiment": to_dict(settings),
         "class_names": list(class_names),
         "examples": examples,
@@ -69,7 +67,7 @@ def open_workdir(
         "commit": _commit(),
         "begun": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    write_json(path, record)
+    write_json(workdir / EXPERIMENT, begun)
 
 
 def saved_steps(workdir: Path) -> list[int]:
@@ -85,15 +83,28 @@ def is_started(workdir: Path) -> bool:
     return bool(saved_steps(workdir)) or (metrics.exists() and metrics.stat().st_size > 0)
 
 
-def check_same(workdir: Path, settings: TrainingSettings) -> None:
+def check_same(workdir: Path, settings: TrainingSettings) -> dict[str, Any] | None:
     """Refuses a directory that another experiment was started in; any other will do.
+
+    Returns:
+        The record of the same experiment, None if none was started there.
 
     Raises:
         ConfigurationError: Lists the fields that differ.
         DataError: If its record cannot be read.
     """
-    if (workdir / EXPERIMENT).exists() and is_started(workdir):
-        _check_same(read_record(workdir), settings, workdir)
+    if not ((workdir / EXPERIMENT).exists() and is_started(workdir)):
+        return None
+    record = read_record(workdir)
+    # Through the dataclasses, so that a field younger than the directory has its default.
+    before = to_dict(_parse(record, workdir, type(settings)))
+    changed = [d for d in differences(before, to_dict(settings)) if not d.startswith(_MACHINE)]
+    if changed:
+        raise ConfigurationError(
+            f"{workdir} belongs to another experiment ({'; '.join(changed)}); "
+            "choose another --workdir, or remove it to start anew"
+        )
+    return record
 
 
 def read_record(workdir: Path) -> dict[str, Any]:
@@ -117,10 +128,6 @@ def read_record(workdir: Path) -> dict[str, Any]:
 def read_settings(workdir: Path, kind: type[S]) -> tuple[S, tuple[str, ...]]:
     """Returns the settings of a work directory's run and the class names of its data set.
 
-    Args:
-        workdir: The directory.
-        kind: The class that they are of.
-
     Raises:
         DataError: If the directory has none, or they cannot be read.
     """
@@ -133,27 +140,6 @@ def _parse(record: dict[str, Any], workdir: Path, kind: type[S]) -> S:
         return from_dict(kind, record["experiment"])
     except (ConfigurationError, TypeError) as error:
         raise DataError(f"{workdir / EXPERIMENT}: {error}") from error
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes a JSON file whole or not at all."""
-    with replacing(path) as unfinished:
-        unfinished.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-
-
-def _check_same(record: dict[str, Any], settings: TrainingSettings, workdir: Path) -> None:
-    # Through the dataclasses, so that a field younger than the directory has its default.
-    before = _parse(record, workdir, type(settings))
-    changed = [
-        difference
-        for difference in differences(to_dict(before), to_dict(settings))
-        if not difference.startswith(_MACHINE)
-    ]
-    if changed:
-        raise ConfigurationError(
-            f"{workdir} belongs to another experiment ({'; '.join(changed)}); "
-            "choose another --workdir, or remove it to start anew"
-        )
 
 
 def _check_data(
@@ -173,10 +159,8 @@ def versions() -> dict[str, str]:
     """Returns the versions of Python and of the packages that a run depends on, by name."""
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
-        try:
+        with contextlib.suppress(metadata.PackageNotFoundError):
             found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
     return found
 
 

@@ -8,16 +8,23 @@ import contextlib
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self
 
-import jax
 from flax import traverse_util
 
 from mobilevit_jax.errors import ConfigurationError, DataError
 from mobilevit_jax.training.checkpoint.storage import DamagedCheckpoint, Reader, Writer
 from mobilevit_jax.training.multihost import consensus
-from mobilevit_jax.training.pytree import LeafPath, describe, fill, leaves, place, show, to_host
+from mobilevit_jax.training.pytree import (
+    LeafPath,
+    describe,
+    fill,
+    leaves,
+    params_first,
+    place,
+    show,
+    to_host,
+)
 
 
 class Ranked(NamedTuple):
@@ -125,20 +132,12 @@ class Checkpoints:
                 found.append((step, record["metrics"], record.get("extra", False)))
             except DataError:
                 found.append((step, {}, False))
-        return {
-            step: _Known(metrics, extra)
-            for step, metrics, extra in consensus.from_first_host(found)
-        }
+        return {step: _Known(*known) for step, *known in consensus.from_first_host(found)}
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         try:
             self.close()
         except DataError:
@@ -188,25 +187,15 @@ class Checkpoints:
         if there and not replace:
             raise DataError(f"{self.directory} already has a checkpoint of step {step}")
         self._known[step] = _Known(record["metrics"], extra)
-        if there:
-            self._amend(writer, step, arrays, record)
+        if there:  # what is kept follows at the next save
+            consensus.first_process_does(
+                lambda: writer.amend(step, arrays, record),
+                DataError(f"the first process could not write to {self.directory}"),
+            )
             return
         kept = self._kept()
         self._known = {step: known for step, known in self._known.items() if step in kept}
         writer.save(step, arrays, record)
-
-    def _amend(
-        self, writer: Writer, step: int, arrays: Mapping[LeafPath, Any], record: Mapping[str, Any]
-    ) -> None:
-        """Writes in the first process; what is kept follows at the next save."""
-        error: DataError | None = None
-        if jax.process_index() == 0:
-            try:
-                writer.amend(step, arrays, record)
-            except DataError as caught:
-                error = caught
-        if consensus.highest(error is not None):
-            raise error or DataError(f"the first process could not write to {self.directory}")
 
     def _writing(self) -> Writer:
         if self._writer is None:
@@ -376,11 +365,7 @@ class Checkpoints:
     ) -> None:
         paths = wanted.keys() if partial else wanted.keys() | stored.keys()
         there, here = ({p: show(x) for p, x in tree.items()} for tree in (stored, wanted))
-        # Parameters first: what the optimizer holds differs because they do.
-        wrong = sorted(
-            (path for path in paths if there.get(path) != here.get(path)),
-            key=lambda path: (path[0] != "params", path),
-        )
+        wrong = params_first(path for path in paths if there.get(path) != here.get(path))
         if wrong:
             path, others = wrong[0], len(wrong) - 1
             raise DataError(

@@ -28,7 +28,7 @@ import orbax.checkpoint as ocp
 from etils import epath  # Orbax's own paths
 from flax import traverse_util
 
-from mobilevit_jax.base.atomic import replacing
+from mobilevit_jax.base.atomic import replacing, to_disk
 from mobilevit_jax.errors import DataError
 from mobilevit_jax.training.pytree import LeafPath, describe, leaves
 
@@ -57,7 +57,7 @@ class Reader:
     def __init__(self, directory: Path) -> None:
         self.directory = directory.absolute()
         # Orbax logs what it also raises; errors are reported once, in one line, by the caller.
-        self._quieting = _NotFromOrbax()
+        self._quieting = lambda record: "orbax" not in record.pathname
         logging.getLogger("absl").addFilter(self._quieting)
         self._arrays = ocp.PyTreeCheckpointHandler()
 
@@ -235,14 +235,11 @@ class Writer(Reader):
         """
         for unfinished in self.directory.glob(_UNFINISHED):
             for path in (*unfinished.rglob("*"), unfinished):
-                file = os.open(path, os.O_RDONLY)
                 try:
-                    os.fsync(file)
+                    to_disk(path)
                 except OSError:
                     if not path.is_dir():  # some file systems refuse it for directories
                         raise
-                finally:
-                    os.close(file)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -278,11 +275,6 @@ def _checksums(arrays: Mapping[LeafPath, np.ndarray]) -> dict[str, int]:
         "/".join(path): zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
         for path, array in arrays.items()
     }
-
-
-class _NotFromOrbax(logging.Filter):
-    def filter(self, record: logging.LogRecord) -> bool:
-        return "orbax" not in record.pathname
 
 
 @contextlib.contextmanager

@@ -213,7 +213,7 @@ def run_facts(
     """Returns what the processes of a run must have in common before it begins, for `agree`.
 
     Args:
-        experiment: `typed.to_dict` of it; where and how the data are read may differ.
+        experiment: `to_dict` of it; where and how the data are read may differ.
         class_names: Of the data set.
         data: What else says that the data are the same, by name.
         versions: Of the packages, by name.
@@ -230,13 +230,11 @@ def run_facts(
 
 def digest(*parts: Any) -> str:
     """Returns a short digest of bytes, text and arrays, for `agree`."""
-    sum_ = hashlib.sha256()
+    total = hashlib.sha256()
     for part in parts:
-        if isinstance(part, str | bytes):
-            sum_.update(part.encode() if isinstance(part, str) else part)
-        else:
-            sum_.update(np.ascontiguousarray(part).tobytes())
-    return sum_.hexdigest()[:16]
+        data = part.encode() if isinstance(part, str) else part
+        total.update(data if isinstance(data, bytes) else np.ascontiguousarray(data).tobytes())
+    return total.hexdigest()[:16]
 
 
 def _client() -> Any:
@@ -277,9 +275,8 @@ def _explained(error: BaseException) -> BaseException:
     """Returns what to tell the user: the loss of another process has many faces."""
     # XLA's errors come as ValueError where a CPU computes in the thread that calls.
     of_xla = type(error) is ValueError and _STATUS.match(str(error))
-    if not (of_xla or isinstance(error, jax.errors.JaxRuntimeError)):
-        return error
-    if not _LOST.search(str(error)):
+    of_jax = of_xla or isinstance(error, jax.errors.JaxRuntimeError)
+    if not (of_jax and _LOST.search(str(error))):
         return error
     reason = " ".join(str(error).split())
     return TrainingError(
