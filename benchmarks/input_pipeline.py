@@ -204,7 +204,7 @@ def training(options: argparse.Namespace, files: list[bytes]) -> dict[str, float
     from mobilevit_jax.data.prepare import prepare
     from mobilevit_jax.data.sampler import SamplerConfig
     from mobilevit_jax.models.config import ModelConfig
-    from mobilevit_jax.tasks.classification import create_task
+    from mobilevit_jax.tasks import create_task
 
     start_jax()
     with tempfile.TemporaryDirectory() as scratch:

@@ -107,7 +107,7 @@ class Run:
     """One sampler's training, compiled."""
 
     def __init__(self, options: argparse.Namespace, sampler: str, model: str, batch: int) -> None:
-        from mobilevit_jax.tasks.classification import create_task
+        from mobilevit_jax.tasks import create_task
         from mobilevit_jax.training import parallel
         from mobilevit_jax.training.compile import compile_scales
         from mobilevit_jax.training.schedule import warmup_cosine

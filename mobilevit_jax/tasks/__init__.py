@@ -3,9 +3,8 @@
 Nothing heavy is imported until a task is asked for.
 """
 
-import importlib
+import pkgutil
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from mobilevit_jax.errors import ConfigurationError
@@ -14,21 +13,16 @@ from mobilevit_jax.models.registry import head_named
 if TYPE_CHECKING:
     from mobilevit_jax.data.sources import DatasetInfo
     from mobilevit_jax.processing import ImageProcessor
-    from mobilevit_jax.tasks.base import DataTask
-    from mobilevit_jax.tasks.classifier import Classifier
-    from mobilevit_jax.tasks.detection.predict import Detector
+    from mobilevit_jax.tasks.base import DataTask, Predictor
     from mobilevit_jax.tasks.evaluation import SplitEvaluator
     from mobilevit_jax.tasks.pretrained import Pretrained
-    from mobilevit_jax.tasks.segmentation.predict import Segmenter
     from mobilevit_jax.tasks.settings import TaskSettings
 
-    Predictor = Classifier | Detector | Segmenter
-
-# The module of each task, which has functions of the same names as those here.
+# Where the `DataTask` of each is, for `pkgutil.resolve_name`.
 _TASKS = {
-    "classification": "classification",
-    "detection": "detection.task",
-    "segmentation": "segmentation.task",
+    "classification": "classification:ClassificationTask",
+    "detection": "detection.task:DetectionTask",
+    "segmentation": "segmentation.task:SegmentationTask",
 }
 # What may be chosen at evaluation and prediction; fields of the task's configuration.
 _SETTINGS: dict[str, tuple[str, ...]] = {
@@ -57,7 +51,7 @@ def create_task(settings: "TaskSettings") -> "DataTask":
         ConfigurationError: If data set, split, model or batch do not fit together.
         DataError: If the data set cannot be read.
     """
-    return _module_of(settings.model.name).create_task(settings)
+    return _class_of(settings.model.name)(settings)
 
 
 def class_names_of(model_name: str, info: "DatasetInfo") -> tuple[str, ...]:
@@ -65,7 +59,7 @@ def class_names_of(model_name: str, info: "DatasetInfo") -> tuple[str, ...]:
 
     Detectors leave the background out, segmentation models have it as class 0.
     """
-    return _module_of(model_name).class_names_of(info)
+    return _class_of(model_name).class_names_of(info)
 
 
 def create_evaluator(
@@ -90,11 +84,10 @@ def create_evaluator(
         ConfigurationError: If the data set's classes are not those of the weights, or a setting is
             not one of the task.
     """
-    module = _module_of(loaded.model_name)
     settings = _checked(loaded, settings)
     if results is not None:
         settings["results"] = results
-    return module.create_evaluator(loaded, info, processor, **settings)
+    return _class_of(loaded.model_name).create_evaluator(loaded, info, processor, **settings)
 
 
 def create_predictor(
@@ -110,8 +103,8 @@ def create_predictor(
     Raises:
         ConfigurationError: If a setting is not one of the task.
     """
-    module = _module_of(loaded.model_name)
-    return module.create_predictor(loaded, processor, **_checked(loaded, settings))
+    settings = _checked(loaded, settings)
+    return _class_of(loaded.model_name).create_predictor(loaded, processor, **settings)
 
 
 def _checked(loaded: "Pretrained", settings: dict[str, Any]) -> dict[str, Any]:
@@ -128,5 +121,5 @@ def _checked(loaded: "Pretrained", settings: dict[str, Any]) -> dict[str, Any]:
     return settings
 
 
-def _module_of(model_name: str) -> ModuleType:
-    return importlib.import_module(f"{__name__}.{_TASKS[task_of(model_name)]}")
+def _class_of(model_name: str) -> "type[DataTask]":
+    return pkgutil.resolve_name(f"{__name__}.{_TASKS[task_of(model_name)]}")

@@ -6,9 +6,8 @@ depend on which; `classification`, `detection` and `segmentation` add the rest.
 
 import abc
 import functools
-import hashlib
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import flax.linen as nn
 import jax
@@ -19,10 +18,20 @@ from mobilevit_jax.data.loader import SkippedImages, load_batches
 from mobilevit_jax.data.sampler import RunPlan, Scale, check_devices, scale_table
 from mobilevit_jax.data.sources import DatasetInfo, Split, dataset_info, open_split
 from mobilevit_jax.errors import count, unknown_name
+from mobilevit_jax.processing import ImageProcessor
 from mobilevit_jax.tasks.evaluation import SplitEvaluator
+from mobilevit_jax.tasks.pretrained import Pretrained
 from mobilevit_jax.tasks.settings import TaskSettings
 from mobilevit_jax.training.contracts import Task
+from mobilevit_jax.training.multihost import hosts
 from mobilevit_jax.training.step import Objective
+
+if TYPE_CHECKING:
+    from mobilevit_jax.tasks.classifier import Classifier
+    from mobilevit_jax.tasks.detection.predict import Detector
+    from mobilevit_jax.tasks.segmentation.predict import Segmenter
+
+    Predictor = Classifier | Detector | Segmenter
 
 Arrays = dict[str, np.ndarray]
 _LOOKED_AT = 16  # records of a split, by which hosts see whether they have the same
@@ -47,25 +56,41 @@ class DataTask(Task, abc.ABC):
         data = settings.data
         info = dataset_info(data.dataset, data.data_dir)
         self._settings = settings
-        self.class_names = self._names_of(info)
+        self.class_names = self.class_names_of(info)
         self.model = self._make_model(settings, info)
         self.objective = self._make_objective(settings)
         _check_metric(settings, self.evaluation_metrics)
         self.table = scale_table(settings.sampler)
         check_devices(self.table, jax.device_count(), settings.optimizer.accumulation)
+        names = {"train": data.train, "validation": data.validation, "test": data.test}
         self._splits: dict[str, Split] = {
             role: open_split(data.dataset, name, data.data_dir)
-            for role, name in (
-                ("train", data.train),
-                ("validation", data.validation),
-                ("test", data.test),
-            )
+            for role, name in names.items()
             if name
         }
         self.examples = len(self._splits["train"])
         self._plan = RunPlan(settings.seed, settings.epochs, self.examples, self.table)
         self.steps_of_epochs = self._plan.steps_of_epochs
         self.skipped = SkippedImages()
+
+    @staticmethod
+    def class_names_of(info: DatasetInfo) -> tuple[str, ...]:
+        """Returns the names of a data set's classes that weights are kept with."""
+        return info.class_names
+
+    @staticmethod
+    @abc.abstractmethod
+    def create_evaluator(
+        loaded: Pretrained, info: DatasetInfo, processor: ImageProcessor, **settings: Any
+    ) -> SplitEvaluator:
+        """Builds the evaluation of weights on a data set; see `tasks.create_evaluator`."""
+
+    @staticmethod
+    @abc.abstractmethod
+    def create_predictor(
+        loaded: Pretrained, processor: ImageProcessor, **settings: Any
+    ) -> "Predictor":
+        """Builds what answers for images; see `tasks.create_predictor`."""
 
     @property
     def evaluation_splits(self) -> tuple[str, ...]:
@@ -134,10 +159,6 @@ class DataTask(Task, abc.ABC):
         """Returns what the task computes besides the training step, for the benchmark to time."""
         return {}
 
-    def _names_of(self, info: DatasetInfo) -> tuple[str, ...]:
-        """Returns the class names that the weights are kept with."""
-        return info.class_names
-
     @abc.abstractmethod
     def _make_model(self, settings: TaskSettings, info: DatasetInfo) -> nn.Module:
         """Builds the model for the classes of a data set."""
@@ -163,11 +184,9 @@ class DataTask(Task, abc.ABC):
 
 
 def _fingerprint(split: Split) -> dict[str, Any]:
-    digest = hashlib.sha256()
     ids = np.linspace(0, len(split) - 1, min(len(split), _LOOKED_AT)).astype(int)
-    for record in split.records(ids):
-        digest.update(record["image"] + str(record.get("label")).encode())
-    return {"examples": len(split), "digest": digest.hexdigest()[:16]}
+    seen = [part for r in split.records(ids) for part in (r["image"], str(r.get("label")))]
+    return {"examples": len(split), "digest": hosts.digest(*seen)}
 
 
 def _check_metric(settings: TaskSettings, metrics: tuple[str, ...]) -> None:

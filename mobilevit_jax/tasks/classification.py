@@ -49,6 +49,18 @@ class ClassificationTask(DataTask):
         settings = self._settings
         return training_examples(settings.augment, settings.processor, seed=settings.seed)
 
+    @staticmethod
+    def create_evaluator(
+        loaded: Pretrained, info: DatasetInfo, processor: ImageProcessor
+    ) -> "Evaluator":
+        """Builds the evaluation of weights on a data set of as many classes."""
+        return Evaluator(loaded.model, ClassificationObjective(), processor)
+
+    @staticmethod
+    def create_predictor(loaded: Pretrained, processor: ImageProcessor) -> Classifier:
+        """Builds what answers for images."""
+        return Classifier(loaded.model, loaded.variables, processor, loaded.class_names)
+
 
 class Evaluator(SplitEvaluator[dict[str, float]]):
     """Measures "loss", "top1" and "top5"."""
@@ -75,26 +87,6 @@ class Evaluator(SplitEvaluator[dict[str, float]]):
         count = total.pop("count")
         means = {name: value / max(count, 1) for name, value in total.items()}
         return means | {"count": int(count)}
-
-
-def create_task(settings: TaskSettings) -> ClassificationTask:
-    """Opens an experiment's data and builds its model."""
-    return ClassificationTask(settings)
-
-
-def class_names_of(info: DatasetInfo) -> tuple[str, ...]:
-    """Returns the names of a data set's classes."""
-    return info.class_names
-
-
-def create_evaluator(loaded: Pretrained, info: DatasetInfo, processor: ImageProcessor) -> Evaluator:
-    """Builds the evaluation of weights on a data set of as many classes."""
-    return Evaluator(loaded.model, ClassificationObjective(), processor)
-
-
-def create_predictor(loaded: Pretrained, processor: ImageProcessor) -> Classifier:
-    """Builds what answers for images."""
-    return Classifier(loaded.model, loaded.variables, processor, loaded.class_names)
 
 
 def training_examples(

@@ -1,44 +1,37 @@
 """Loss and metrics of classification; needs jax, flax and optax alone."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from mobilevit_jax.training.losses import cross_entropy
+from mobilevit_jax.training.step import Batch, Objective
 
 
 @dataclass(frozen=True)
-class ClassificationObjective:
+class ClassificationObjective(Objective):
     """Loss and metrics, as the steps take them.
 
     Attributes:
         label_smoothing: In training only; evaluation reports plain cross-entropy.
     """
 
+    metrics: ClassVar[tuple[str, ...]] = ("loss", "top1", "top5")
+
     label_smoothing: float = 0.1
 
-    @property
-    def metrics(self) -> tuple[str, ...]:
-        """Names of the sums."""
-        return ("loss", "top1", "top5")
-
-    def prepare(self, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        """Returns the batch as it is."""
-        return batch
-
-    def normaliser(self, batch: dict[str, jax.Array]) -> jax.Array:
+    def normaliser(self, batch: Batch) -> jax.Array:
         """Returns 1 for every image [b]: the loss is their mean."""
         return jnp.ones_like(batch["weight"])
 
-    def loss(
-        self, outputs: jax.Array, batch: dict[str, jax.Array]
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def loss(self, outputs: jax.Array, batch: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Returns losses [b] and {"loss", "top1", "top5"}, each [b]; `outputs` are logits."""
         losses = cross_entropy(outputs, batch["label"], self.label_smoothing)
         return losses, {"loss": losses} | hits(outputs, batch["label"])
 
-    def evaluate(self, outputs: jax.Array, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    def evaluate(self, outputs: jax.Array, batch: Batch) -> dict[str, jax.Array]:
         """Returns {"loss", "top1", "top5"}, each [b], the loss without label smoothing."""
         losses = cross_entropy(outputs, batch["label"])
         return {"loss": losses} | hits(outputs, batch["label"])

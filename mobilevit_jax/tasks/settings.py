@@ -62,15 +62,6 @@ class TaskSettings(TrainingSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check_processor()
-
-    @property
-    def freeze_backbone(self) -> bool:
-        """Whether only the head is trained."""
-        return self.model.freeze_backbone
-
-    def _check_processor(self) -> None:
-        """Refuses what training and evaluation, which batch uint8 images, would not do."""
         processor = self.processor
         if not processor.do_rescale or not math.isclose(processor.rescale_factor, 1 / 255):
             raise ConfigurationError(
@@ -83,3 +74,8 @@ class TaskSettings(TrainingSettings):
                 "for whole images set processor.size and processor.crop_size to the same "
                 "(height, width)"
             )
+
+    @property
+    def freeze_backbone(self) -> bool:
+        """Whether only the head is trained."""
+        return self.model.freeze_backbone

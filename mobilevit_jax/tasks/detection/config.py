@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from mobilevit_jax.data.augment_boxes import BoxAugmentConfig
-from mobilevit_jax.errors import ConfigurationError, unknown_name
+from mobilevit_jax.errors import check_fields, unknown_name
 from mobilevit_jax.tasks.detection.nms import NMS_CONFIGS, NMSConfig
 
 
@@ -35,15 +35,13 @@ class DetectionConfig:
     iou_threshold: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("max_boxes", "negative_ratio"):
-            if getattr(self, name) < 1:
-                raise ConfigurationError(
-                    f"detection.{name} must be at least 1; got {getattr(self, name)}"
-                )
-        if not 0 < self.match_threshold <= 1:
-            raise ConfigurationError(
-                f"detection.match_threshold must be in (0, 1]; got {self.match_threshold}"
-            )
+        check_fields(
+            self,
+            "detection.",
+            max_boxes=(self.max_boxes >= 1, "at least 1"),
+            negative_ratio=(self.negative_ratio >= 1, "at least 1"),
+            match_threshold=(0 < self.match_threshold <= 1, "in (0, 1]"),
+        )
         if self.convention not in NMS_CONFIGS:
             raise unknown_name("detection.convention", self.convention, NMS_CONFIGS)
         self.nms()
@@ -54,9 +52,6 @@ class DetectionConfig:
         Raises:
             ConfigurationError: If a threshold is not in [0, 1].
         """
-        given = {
-            name: getattr(self, name)
-            for name in ("score_threshold", "iou_threshold")
-            if getattr(self, name) is not None
-        }
+        own = {"score_threshold": self.score_threshold, "iou_threshold": self.iou_threshold}
+        given = {name: value for name, value in own.items() if value is not None}
         return replace(NMS_CONFIGS[self.convention], **given)

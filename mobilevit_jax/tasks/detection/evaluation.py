@@ -1,14 +1,11 @@
 """Evaluation of detectors: from a split and weights to COCO's numbers and its results file."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from mobilevit_jax.base.atomic import replacing
@@ -19,8 +16,8 @@ from mobilevit_jax.errors import ConfigurationError, DataError
 from mobilevit_jax.processing import ImageProcessor
 from mobilevit_jax.tasks.detection.average_precision import coco_metrics
 from mobilevit_jax.tasks.detection.config import DetectionConfig
-from mobilevit_jax.tasks.detection.nms import detect_batch
 from mobilevit_jax.tasks.detection.pixels import pixel_boxes
+from mobilevit_jax.tasks.detection.predict import detect_images
 from mobilevit_jax.tasks.evaluation import (
     Outputs,
     SplitEvaluator,
@@ -29,7 +26,6 @@ from mobilevit_jax.tasks.evaluation import (
     image_step,
 )
 from mobilevit_jax.training import parallel
-from mobilevit_jax.training.step import to_float
 
 _TOGETHER = 64  # records read at once for their ground truth
 # Hundredths of a pixel, as finer ones only make the file longer.
@@ -65,24 +61,22 @@ class DetectionEvaluator(SplitEvaluator[list[Found]]):
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Any,
         processor: ImageProcessor,
         config: DetectionConfig,
         results: Path | None = None,
     ) -> None:
         """Compiles nothing yet; the first call does.
 
-        Args:
-            model: The detector.
-            processor: What images go through.
-            config: What counts as a detection.
-            results: JSON file that each call writes the detections to, in COCO's format for
-                results.
+        `results` is a JSON file that each call writes the detections to, in COCO's format.
         """
+        nms = config.nms()
         super().__init__(
-            image_step(_predictor(model, config)), image_examples(processor), processor.crop_size
+            image_step(lambda v, images: detect_images(model, v, images, nms)._asdict()),
+            image_examples(processor),
+            processor.crop_size,
         )
-        self._model: Any = model
+        self._model = model
         self._processor = processor
         self._results = results
 
@@ -112,21 +106,6 @@ class DetectionEvaluator(SplitEvaluator[list[Found]]):
                 "may; evaluate them one by one"
             )
         return coco_metrics(image_ids, numbers, annotations, answers) | {"count": len(found)}
-
-
-def _predictor(
-    model: nn.Module, config: DetectionConfig
-) -> Callable[[Any, jax.Array], dict[str, jax.Array]]:
-    """Builds `predict(variables, images) -> answers` for `image_step`."""
-    detector: Any = model
-    nms = config.nms()
-
-    def predict(variables: Any, images: jax.Array) -> dict[str, jax.Array]:
-        anchors = jnp.asarray(detector.anchors(*images.shape[1:3]))
-        logits, offsets = detector.apply(variables, to_float(images))
-        return detect_batch(logits, offsets, anchors, config=nms)._asdict()
-
-    return predict
 
 
 def _found(image: dict[str, np.ndarray], processor: ImageProcessor) -> Found:

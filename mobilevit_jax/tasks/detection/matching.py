@@ -49,15 +49,5 @@ def match(
 def match_batch(
     boxes: jax.Array, labels: jax.Array, anchors: jax.Array, threshold: float = 0.5
 ) -> tuple[jax.Array, jax.Array]:
-    """Matches every image of a batch as `match` does.
-
-    Args:
-        boxes: float [b, N, 4], corners, N at least 1.
-        labels: int [b, N], 0 for padding.
-        anchors: float [A, 4], centres, shared by the images.
-        threshold: Least intersection over union of a match.
-
-    Returns:
-        Offsets float32 [b, A, 4] and labels int32 [b, A].
-    """
+    """Returns `match` of every image: [b, N, 4], [b, N], [A, 4] -> [b, A, 4], [b, A]."""
     return jax.vmap(lambda box, label: match(box, label, anchors, threshold))(boxes, labels)

@@ -1,17 +1,18 @@
 """Loss and metrics of detection; needs jax, flax and optax alone."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from mobilevit_jax.tasks.detection.loss import multibox_loss
 from mobilevit_jax.tasks.detection.matching import match_batch
+from mobilevit_jax.training.step import Batch, Objective
 
 
 @dataclass(frozen=True)
-class DetectionObjective:
+class DetectionObjective(Objective):
     """Loss and metrics, as the steps take them.
 
     Attributes:
@@ -20,16 +21,14 @@ class DetectionObjective:
         negative_ratio: See `DetectionConfig`.
     """
 
+    metrics: ClassVar[tuple[str, ...]] = ("loss", "classification_loss", "localization_loss")
+    """Each is divided by the number of positive anchors."""
+
     model: Any
     match_threshold: float = 0.5
     negative_ratio: int = 3
 
-    @property
-    def metrics(self) -> tuple[str, ...]:
-        """Names of the sums, each divided by the number of positive anchors."""
-        return ("loss", "classification_loss", "localization_loss")
-
-    def prepare(self, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    def prepare(self, batch: Batch) -> Batch:
         """Matches the objects of a batch with the anchors.
 
         Args:
@@ -45,12 +44,12 @@ class DetectionObjective:
         others = {name: x for name, x in batch.items() if name not in ("boxes", "labels")}
         return others | {"target_offsets": offsets, "target_labels": labels}
 
-    def normaliser(self, batch: dict[str, jax.Array]) -> jax.Array:
+    def normaliser(self, batch: Batch) -> jax.Array:
         """Returns the number of anchors with an object [b]; 0 for an image without one."""
         return jnp.sum(batch["target_labels"] > 0, axis=-1).astype(jnp.float32)
 
     def loss(
-        self, outputs: tuple[jax.Array, jax.Array], batch: dict[str, jax.Array]
+        self, outputs: tuple[jax.Array, jax.Array], batch: Batch
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Returns sums [b] over the anchors, and {metric: sums [b]}.
 
@@ -68,8 +67,6 @@ class DetectionObjective:
         values = (losses, parts.classification, parts.localisation)
         return losses, dict(zip(self.metrics, values, strict=True))
 
-    def evaluate(
-        self, outputs: tuple[jax.Array, jax.Array], batch: dict[str, jax.Array]
-    ) -> dict[str, jax.Array]:
+    def evaluate(self, outputs: tuple[jax.Array, jax.Array], batch: Batch) -> dict[str, jax.Array]:
         """Returns the same sums as in training."""
         return self.loss(outputs, batch)[1]

@@ -29,13 +29,10 @@ def pixel_boxes(
 def seen_part(
     height: int, width: int, processor: ImageProcessor
 ) -> tuple[float, float, float, float]:
-    """Returns the part of an image that the network sees.
+    """Returns the part that the network sees of an image of so many pixels.
 
-    Args:
-        height: Height of the image in pixels.
-        width: Width of the image in pixels.
-        processor: What the image goes through. If that resizes to the very size of the crop, the
-            network sees the whole image; a central crop of a larger one leaves out the edges.
+    If the processor resizes to the very size of the crop, that is the whole image; a central crop
+    of a larger one leaves out the edges.
 
     Returns:
         (x1, y1, x2, y2) in pixels of the image; beyond its edges where zeros were put around it.

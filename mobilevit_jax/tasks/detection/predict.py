@@ -1,20 +1,21 @@
 """From images to named boxes, in one call."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mobilevit_jax.data.decode import as_rgb
-from mobilevit_jax.errors import ConfigurationError, DataError
+from mobilevit_jax.errors import ConfigurationError
 from mobilevit_jax.processing import ImageProcessor
 from mobilevit_jax.tasks.detection.config import DetectionConfig
 from mobilevit_jax.tasks.detection.nms import Detections, NMSConfig, detect_batch
 from mobilevit_jax.tasks.detection.pixels import pixel_boxes
+from mobilevit_jax.tasks.prediction import image_batches
+from mobilevit_jax.training.step import to_float
 
 if TYPE_CHECKING:
     from mobilevit_jax.processing import ImageInput
@@ -39,6 +40,13 @@ class Detection(NamedTuple):
     score: float
 
 
+def detect_images(model: Any, variables: Any, images: jax.Array, nms: NMSConfig) -> Detections:
+    """Returns what a detector finds in images [b, h, w, 3], uint8 or floats from 0 to 1."""
+    anchors = jnp.asarray(model.anchors(*images.shape[1:3]))
+    logits, offsets = model.apply(variables, to_float(images))
+    return detect_batch(logits, offsets, anchors, config=nms)
+
+
 class Detector:
     """Finds objects in images.
 
@@ -48,12 +56,12 @@ class Detector:
 
     Attributes:
         processor: What images go through.
-        class_names: Of class 1 and on.
+        class_names: Of class 1 and on; class 0 is the background.
     """
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Any,
         variables: Any,
         processor: ImageProcessor,
         class_names: Sequence[str],
@@ -61,27 +69,19 @@ class Detector:
     ) -> None:
         """Puts the weights on the device; compiles nothing yet.
 
-        Args:
-            model: The detector.
-            variables: {"params", "batch_stats"}.
-            processor: What images go through.
-            class_names: Of class 1 and on; class 0 is the background.
-            config: Convention and thresholds.
-
         Raises:
             ConfigurationError: If there is not one name for each class.
         """
-        self._model: Any = model
-        if len(class_names) != self._model.num_classes - 1:
+        if len(class_names) != model.num_classes - 1:
             raise ConfigurationError(
-                f"the detector has {self._model.num_classes - 1} classes besides the background, "
+                f"the detector has {model.num_classes - 1} classes besides the background, "
                 f"but there are {len(class_names)} names"
             )
         self._variables = jax.device_put(variables)
         self.processor = processor
         self.class_names = tuple(class_names)
         self._config = config
-        self._detect = jax.jit(self._outputs, static_argnames="nms")
+        self._detect = jax.jit(functools.partial(detect_images, model), static_argnames="nms")
 
     @overload
     def __call__(
@@ -125,20 +125,11 @@ class Detector:
         """
         if not isinstance(images, list | tuple):
             return self([images], score_threshold, batch=batch)[0]
-        if not images:
-            raise DataError("no images were given")
         nms = self._nms(score_threshold)
-        rows = min(_BATCH, max(batch or 0, len(images)))
         found: list[list[Detection]] = []
-        for start in range(0, len(images), rows):
-            part = [
-                as_rgb(image, start + index)
-                for index, image in enumerate(images[start : start + rows])
-            ]
-            pixels = self.processor([*part])
-            padded = np.resize(pixels, (rows, *pixels.shape[1:]))
-            outputs: Any = jax.device_get(self._detect(self._variables, padded, nms=nms))
-            for image, *row in zip(part, *outputs, strict=False):  # not the padding
+        for arrays, pixels in image_batches(images, self.processor, batch, _BATCH):
+            outputs: Any = jax.device_get(self._detect(self._variables, pixels, nms=nms))
+            for image, *row in zip(arrays, *outputs, strict=False):  # not the padding
                 found.append(self._named(image.shape, Detections(*row), score_threshold))
         return found
 
@@ -152,11 +143,6 @@ class Detector:
         if not 0 <= score_threshold <= 1:
             raise ConfigurationError(f"score_threshold must be in [0, 1]; got {score_threshold}")
         return dataclasses.replace(nms, score_threshold=min(nms.score_threshold, score_threshold))
-
-    def _outputs(self, variables: Any, images: jax.Array, nms: NMSConfig) -> Detections:
-        anchors = jnp.asarray(self._model.anchors(*images.shape[1:3]))
-        logits, offsets = self._model.apply(variables, images)
-        return detect_batch(logits, offsets, anchors, config=nms)
 
     def _named(
         self, shape: tuple[int, ...], outputs: Detections, score_threshold: float

@@ -19,7 +19,6 @@ from mobilevit_jax.errors import count
 from mobilevit_jax.processing import ImageProcessor
 from mobilevit_jax.tasks.base import Arrays, DataTask, LoadExample
 from mobilevit_jax.tasks.detection.average_precision import METRICS
-from mobilevit_jax.tasks.detection.config import DetectionConfig
 from mobilevit_jax.tasks.detection.evaluation import DetectionEvaluator, check_classes
 from mobilevit_jax.tasks.detection.objective import DetectionObjective
 from mobilevit_jax.tasks.detection.predict import Detector
@@ -61,6 +60,27 @@ class DetectionTask(DataTask):
         """The names that `evaluate` gives; those of sizes that no object has are left out."""
         return METRICS
 
+    @staticmethod
+    def create_evaluator(
+        loaded: Pretrained,
+        info: DatasetInfo,
+        processor: ImageProcessor,
+        results: Path | None = None,
+        **settings: Any,
+    ) -> DetectionEvaluator:
+        """Builds the evaluation of weights on a data set of as many classes."""
+        check_classes(loaded.model.num_classes, info)
+        config = replace((loaded.experiment or TaskSettings()).detection, **settings)
+        return DetectionEvaluator(loaded.model, processor, config, results)
+
+    @staticmethod
+    def create_predictor(
+        loaded: Pretrained, processor: ImageProcessor, **settings: Any
+    ) -> Detector:
+        """Builds what finds objects in images."""
+        config = replace((loaded.experiment or TaskSettings()).detection, **settings)
+        return Detector(loaded.model, loaded.variables, processor, loaded.class_names, config)
+
     def _make_model(self, settings: TaskSettings, info: DatasetInfo) -> nn.Module:
         model = settings.model.build(len(info.class_names) + 1, parallel.AXIS)
         check_classes(model.num_classes, info)
@@ -83,14 +103,31 @@ class DetectionTask(DataTask):
         }
 
     def training_examples(self) -> LoadExample:
-        """Returns the function that turns a record into an augmented example."""
-        settings = self._settings
-        return training_examples(
-            settings.detection,
-            settings.processor,
-            seed=settings.seed,
-            left_out=self.left_out,
-        )
+        """Returns the function that turns a record into an augmented example.
+
+        Crowds and boxes without area take no part; an image without objects stays, and adds nothing
+        to the loss, where CVNets leaves it out of the training data.
+        """
+        seed, config = self._settings.seed, self._settings.detection
+        order = self._settings.processor.channel_order
+
+        def load(record: dict[str, Any], record_id: int, planned: PlannedBatch) -> dict[str, Any]:
+            found = to_detection(record, record_id)
+            image = decode_image(found["image"], name=found["name"], channel_order=order)
+            image, boxes, labels = augment_boxes(
+                image,
+                *for_training(found),
+                example_rng(seed, planned.epoch, record_id),
+                planned.height,
+                planned.width,
+                config.augment,
+                channel_order=order,
+            )
+            padded = pad_objects(boxes, labels, config.max_boxes)
+            self.left_out.add(padded.left_out)
+            return {"image": image, "boxes": padded.boxes, "labels": padded.labels}
+
+        return load
 
     def notes(self) -> list[str]:
         """Adds how many objects were left out."""
@@ -109,70 +146,3 @@ class DetectionTask(DataTask):
 
         settings = self._settings
         return timed_parts(self.model, settings.detection, *settings.processor.crop_size)
-
-
-def create_task(settings: TaskSettings) -> DetectionTask:
-    """Opens an experiment's data and builds its model."""
-    return DetectionTask(settings)
-
-
-def class_names_of(info: DatasetInfo) -> tuple[str, ...]:
-    """Returns the names of a data set's classes, without the background."""
-    return info.class_names
-
-
-def create_evaluator(
-    loaded: Pretrained,
-    info: DatasetInfo,
-    processor: ImageProcessor,
-    results: Path | None = None,
-    **settings: Any,
-) -> DetectionEvaluator:
-    """Builds the evaluation of weights on a data set of as many classes."""
-    check_classes(loaded.model.num_classes, info)
-    return DetectionEvaluator(loaded.model, processor, _config_of(loaded, settings), results)
-
-
-def create_predictor(loaded: Pretrained, processor: ImageProcessor, **settings: Any) -> Detector:
-    """Builds what finds objects in images."""
-    names = loaded.class_names
-    return Detector(loaded.model, loaded.variables, processor, names, _config_of(loaded, settings))
-
-
-def _config_of(loaded: Pretrained, settings: dict[str, Any]) -> DetectionConfig:
-    config = loaded.experiment.detection if loaded.experiment else DetectionConfig()
-    return replace(config, **settings)
-
-
-def training_examples(
-    config: DetectionConfig,
-    processor: ImageProcessor,
-    *,
-    seed: int,
-    left_out: LeftOutObjects,
-) -> LoadExample:
-    """Returns the function that turns a record into an augmented example.
-
-    Random draws are a function of (seed, epoch, record id) alone. Crowds and boxes without area
-    take no part; an image without objects stays, and adds nothing to the loss, where CVNets leaves
-    it out of the training data.
-    """
-    order = processor.channel_order
-
-    def load(record: dict[str, Any], record_id: int, planned: PlannedBatch) -> dict[str, Any]:
-        found = to_detection(record, record_id)
-        image = decode_image(found["image"], name=found["name"], channel_order=order)
-        image, boxes, labels = augment_boxes(
-            image,
-            *for_training(found),
-            example_rng(seed, planned.epoch, record_id),
-            planned.height,
-            planned.width,
-            config.augment,
-            channel_order=order,
-        )
-        padded = pad_objects(boxes, labels, config.max_boxes)
-        left_out.add(padded.left_out)
-        return {"image": image, "boxes": padded.boxes, "labels": padded.labels}
-
-    return load

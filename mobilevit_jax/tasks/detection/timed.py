@@ -21,15 +21,9 @@ def timed_parts(
 ) -> dict[str, Callable[[], Any]]:
     """Returns the parts of detection as functions of nothing, compiled at their first call.
 
-    Each works on 32 drawn images on one device: the network's forward pass; matching of
-    `config.max_boxes` objects an image with the anchors; decoding and non-maximum suppression of
-    drawn scores and offsets.
-
-    Args:
-        model: The detector.
-        config: Limits, thresholds and conventions.
-        height: Of the images in pixels.
-        width: Of the images in pixels.
+    Each works on 32 drawn images of `height` x `width` pixels on one device: the network's forward
+    pass; matching of `config.max_boxes` objects an image with the anchors; decoding and non-maximum
+    suppression of drawn scores and offsets.
 
     Returns:
         {name of the part: function that returns what it computed}.

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from mobilevit_jax.data.augment_masks import MaskAugmentConfig
-from mobilevit_jax.errors import ConfigurationError, unknown_name
+from mobilevit_jax.errors import check_fields, unknown_name
 
 Protocol = Literal["fixed", "keep_aspect"]
 _PROTOCOLS = ("fixed", "keep_aspect")
@@ -36,15 +36,13 @@ class SegmentationConfig:
     multiple: int = 1
 
     def __post_init__(self) -> None:
-        if not 0 <= self.aux_weight < float("inf"):
-            raise ConfigurationError(
-                f"segmentation.aux_weight must be 0 or more; got {self.aux_weight}"
-            )
+        check_fields(
+            self,
+            "segmentation.",
+            aux_weight=(0 <= self.aux_weight < float("inf"), "0 or more"),
+            multiple=(self.multiple >= 1, "at least 1"),
+        )
         if self.convention not in _CONVENTIONS:
             raise unknown_name("segmentation.convention", self.convention, _CONVENTIONS)
         if self.protocol not in _PROTOCOLS:
             raise unknown_name("segmentation.protocol", self.protocol, _PROTOCOLS)
-        if self.multiple < 1:
-            raise ConfigurationError(
-                f"segmentation.multiple must be at least 1; got {self.multiple}"
-            )

@@ -115,12 +115,8 @@ class SegmentationEvaluator(SplitEvaluator[list[_Row]]):
     ) -> None:
         """Compiles nothing yet; the first call does.
 
-        Args:
-            model: The model.
-            processor: Its crop's size is what images are resized to, whole; see
-                `maps.whole_images`.
-            config: The protocol.
-            class_names: The background's, then the others'.
+        Images are resized whole to the size of the processor's crop; see `maps.whole_images`. The
+        first of the class names is the background's.
         """
         classify = make_classify(model)
         whole = whole_images(processor)
@@ -174,12 +170,14 @@ class SegmentationEvaluator(SplitEvaluator[list[_Row]]):
             yield from super()._batches(variables, split, batch_size, loader, poll)
             return
         variables = jax.device_put(variables, jax.local_devices()[0])
+        order = self._processor.channel_order
         for index in range(len(split)):
             if poll is not None:
                 poll()
             record = split.records([index])[0]
             try:
-                image = _decode(record, self._processor)
+                data = to_segmentation(record)["image"]
+                image = decode_image(data, name=record["name"], channel_order=order)
             except DataError:
                 if not loader.skip_bad_images:
                     raise
@@ -241,9 +239,3 @@ def _examples(processor: ImageProcessor) -> LoadExample:
         return load_image(to_segmentation(record), record_id, planned)
 
     return load
-
-
-def _decode(record: dict[str, Any], processor: ImageProcessor) -> np.ndarray:
-    """Returns uint8 [h, w, 3]; a record without a mask is refused before anything is computed."""
-    found = to_segmentation(record)
-    return decode_image(found["image"], name=found["name"], channel_order=processor.channel_order)

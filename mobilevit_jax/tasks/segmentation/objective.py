@@ -1,16 +1,17 @@
 """Loss and metrics of segmentation; needs jax, flax and optax alone."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 
 from mobilevit_jax.data.voc_names import VOID
+from mobilevit_jax.training.step import Batch, Objective
 
 
 @dataclass(frozen=True)
-class SegmentationObjective:
+class SegmentationObjective(Objective):
     """Cross-entropy of the labelled pixels, as the steps take it.
 
     Attributes:
@@ -18,25 +19,16 @@ class SegmentationObjective:
         convention: See `SegmentationConfig`.
     """
 
+    metrics: ClassVar[tuple[str, ...]] = ("loss", "pixel_accuracy")
+
     aux_weight: float = 0.4
     convention: Literal["v0.1", "later"] = "v0.1"
 
-    @property
-    def metrics(self) -> tuple[str, ...]:
-        """Names of the sums."""
-        return ("loss", "pixel_accuracy")
-
-    def prepare(self, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        """Returns the batch as it is."""
-        return batch
-
-    def normaliser(self, batch: dict[str, jax.Array]) -> jax.Array:
+    def normaliser(self, batch: Batch) -> jax.Array:
         """Returns the number of labelled pixels of each image [b]: the loss is a pixel's mean."""
         return jnp.sum(batch["mask"] != VOID, axis=(1, 2), dtype=jnp.float32)
 
-    def loss(
-        self, outputs: Any, batch: dict[str, jax.Array]
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def loss(self, outputs: Any, batch: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Returns sums over pixels: losses [b], and {"loss", "pixel_accuracy"}, each [b].
 
         Args:
@@ -54,7 +46,7 @@ class SegmentationObjective:
             losses = 0.5 * losses
         return losses, metrics | {"loss": losses}
 
-    def evaluate(self, outputs: jax.Array, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    def evaluate(self, outputs: jax.Array, batch: Batch) -> dict[str, jax.Array]:
         """Returns {"loss", "pixel_accuracy"}, sums over the pixels of each image [b]."""
         return pixel_sums(outputs, batch["mask"])
 

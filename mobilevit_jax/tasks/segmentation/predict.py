@@ -8,9 +8,8 @@ import jax
 import numpy as np
 
 from mobilevit_jax.base.atomic import replacing
-from mobilevit_jax.data.decode import as_rgb
-from mobilevit_jax.errors import DataError
 from mobilevit_jax.processing import ImageProcessor
+from mobilevit_jax.tasks.prediction import image_batches
 from mobilevit_jax.tasks.segmentation.maps import make_classify, resize_classes, whole_images
 
 if TYPE_CHECKING:
@@ -63,18 +62,9 @@ class Segmenter:
         """
         if not isinstance(images, list | tuple):
             return self([images], batch=batch)[0]
-        if not images:
-            raise DataError("no images were given")
-        rows = min(_BATCH, max(batch or 0, len(images)))
         masks: list[np.ndarray] = []
-        for start in range(0, len(images), rows):
-            arrays = [
-                as_rgb(image, start + index)
-                for index, image in enumerate(images[start : start + rows])
-            ]
-            pixels = self.processor([*arrays])
-            padded = np.resize(pixels, (rows, *pixels.shape[1:]))
-            classes = np.asarray(self._classify(self._variables, padded))
+        for arrays, pixels in image_batches(images, self.processor, batch, _BATCH):
+            classes = np.asarray(self._classify(self._variables, pixels))
             masks += [
                 resize_classes(map_of_image, *array.shape[:2])
                 for map_of_image, array in zip(classes, arrays, strict=False)  # not the padding

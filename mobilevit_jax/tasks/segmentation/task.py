@@ -31,13 +31,33 @@ class SegmentationTask(DataTask):
 
     main_metric = "miou"
 
-    def _names_of(self, info: DatasetInfo) -> tuple[str, ...]:
+    @staticmethod
+    def class_names_of(info: DatasetInfo) -> tuple[str, ...]:
+        """Returns the names of a data set's classes, the background's first."""
         return mask_class_names(info)
 
-    def _make_model(self, settings: TaskSettings, info: DatasetInfo) -> nn.Module:
+    @staticmethod
+    def create_evaluator(
+        loaded: Pretrained, info: DatasetInfo, processor: ImageProcessor, **settings: Any
+    ) -> SegmentationEvaluator:
+        """Builds the evaluation of weights on a data set of as many classes.
+
+        Raises:
+            ConfigurationError: If it has another number of classes.
+        """
         names = mask_class_names(info)
-        model = settings.model.build(len(names), parallel.AXIS)
-        check_classes(model.num_classes, len(names), info.name)
+        _check_classes(loaded.model.num_classes, len(names), info.name)
+        config = replace((loaded.experiment or TaskSettings()).segmentation, **settings)
+        return SegmentationEvaluator(loaded.model, processor, config, names)
+
+    @staticmethod
+    def create_predictor(loaded: Pretrained, processor: ImageProcessor) -> Segmenter:
+        """Builds what answers for images."""
+        return Segmenter(loaded.model, loaded.variables, processor, loaded.class_names)
+
+    def _make_model(self, settings: TaskSettings, info: DatasetInfo) -> nn.Module:
+        model = settings.model.build(len(self.class_names), parallel.AXIS)
+        _check_classes(model.num_classes, len(self.class_names), info.name)
         return model
 
     def _make_objective(self, settings: TaskSettings) -> SegmentationObjective:
@@ -70,34 +90,6 @@ class SegmentationTask(DataTask):
         )
 
 
-def create_task(settings: TaskSettings) -> SegmentationTask:
-    """Opens an experiment's data and builds its model."""
-    return SegmentationTask(settings)
-
-
-def class_names_of(info: DatasetInfo) -> tuple[str, ...]:
-    """Returns the names of a data set's classes, the background's first."""
-    return mask_class_names(info)
-
-
-def create_evaluator(
-    loaded: Pretrained, info: DatasetInfo, processor: ImageProcessor, **settings: Any
-) -> SegmentationEvaluator:
-    """Builds the evaluation of weights on a data set of as many classes, by their run's settings.
-
-    Raises:
-        ConfigurationError: If it has another number of classes.
-    """
-    names = mask_class_names(info)
-    check_classes(loaded.model.num_classes, len(names), info.name)
-    return SegmentationEvaluator(loaded.model, processor, _config_of(loaded, settings), names)
-
-
-def create_predictor(loaded: Pretrained, processor: ImageProcessor) -> Segmenter:
-    """Builds what answers for images."""
-    return Segmenter(loaded.model, loaded.variables, processor, loaded.class_names)
-
-
 def training_examples(
     config: SegmentationConfig,
     processor: ImageProcessor,
@@ -123,12 +115,8 @@ def training_examples(
     return load
 
 
-def check_classes(num_classes: int, there: int, dataset: str) -> None:
-    """Checks that a model has as many classes as a data set's masks.
-
-    Raises:
-        ConfigurationError: If it has not, or there are more than a mask can tell.
-    """
+def _check_classes(num_classes: int, there: int, dataset: str) -> None:
+    """Checks that a model has as many classes as a data set's masks, and a mask can tell them."""
     if num_classes != there:
         raise ConfigurationError(
             f"the model has {num_classes} classes, but the masks of {dataset} have {there}, with "
@@ -136,8 +124,3 @@ def check_classes(num_classes: int, there: int, dataset: str) -> None:
         )
     if there > VOID:
         raise ConfigurationError(f"{dataset} has {there} classes; a mask can hold {VOID}")
-
-
-def _config_of(loaded: Pretrained, settings: dict[str, Any]) -> SegmentationConfig:
-    config = loaded.experiment.segmentation if loaded.experiment else SegmentationConfig()
-    return replace(config, **settings)

@@ -23,7 +23,7 @@ from mobilevit_jax.tasks.detection.config import DetectionConfig
 from mobilevit_jax.tasks.detection.loss import multibox_loss
 from mobilevit_jax.tasks.detection.matching import match_batch
 from mobilevit_jax.tasks.detection.objective import DetectionObjective
-from mobilevit_jax.tasks.detection.task import DetectionTask, LeftOutObjects, class_names_of
+from mobilevit_jax.tasks.detection.task import DetectionTask, LeftOutObjects
 from mobilevit_jax.training import parallel
 from mobilevit_jax.training.state import EMAConfig, create_state
 from mobilevit_jax.training.step import make_train_step
@@ -153,7 +153,7 @@ class TestTask:
         task = make_task(data_dir)
         assert isinstance(create_task(tiny_experiment(data_dir, model=MODEL)), DetectionTask)
         assert task.model.num_classes == 9 and len(task.class_names) == 8
-        assert task.class_names == class_names_of(dataset_info("shapes/tiny", data_dir))
+        assert task.class_names == dataset_info("shapes/tiny", data_dir).class_names
         assert task.evaluation_metrics == METRICS and task.main_metric == "map"
         batches = list(task.training_batches(0))
         plans = [plan_epoch(0, epoch, 64, task.table) for epoch in range(2)]

@@ -23,13 +23,7 @@ from mobilevit_jax.pretrained import Pretrained
 from mobilevit_jax.processing import ImageProcessor
 from mobilevit_jax.tasks.segmentation.config import SegmentationConfig
 from mobilevit_jax.tasks.segmentation.objective import SegmentationObjective, pixel_sums
-from mobilevit_jax.tasks.segmentation.task import (
-    class_names_of,
-    create_evaluator,
-    create_predictor,
-    create_task,
-    training_examples,
-)
+from mobilevit_jax.tasks.segmentation.task import SegmentationTask, training_examples
 from mobilevit_jax.training import parallel
 from mobilevit_jax.training.schedule import ScheduleConfig, warmup_cosine
 from mobilevit_jax.training.setup import begin
@@ -168,13 +162,13 @@ def small(monkeypatch):
 @pytest.mark.usefixtures("small")
 class TestTask:
     def test_classes_with_the_background(self, data_dir):
-        task = create_task(experiment_of(data_dir))
+        task = SegmentationTask(experiment_of(data_dir))
         assert task.class_names[:2] == ("background", "circle") and len(task.class_names) == 9
         assert task.model.num_classes == 9
         assert task.evaluation_metrics == ("miou", "pixel_accuracy") and task.main_metric == "miou"
 
     def test_batches_and_zeros_have_one_form(self, data_dir):
-        task = create_task(experiment_of(data_dir))
+        task = SegmentationTask(experiment_of(data_dir))
         (scale,) = task.table
         zeros, batch = task.zero_batch(scale), next(iter(task.training_batches(0)))
         assert {name: (a.shape, a.dtype) for name, a in zeros.items()} == {
@@ -183,7 +177,7 @@ class TestTask:
         assert set(batch) == {"image", "mask", "weight"}
 
     def test_batches_from_a_later_step_are_the_same(self, data_dir):
-        task = create_task(experiment_of(data_dir))
+        task = SegmentationTask(experiment_of(data_dir))
         whole = list(task.training_batches(0))
         for one, two in zip(task.training_batches(5), whole[5:], strict=True):
             for name, array in one.items():
@@ -194,7 +188,7 @@ class TestTask:
         experiment = experiment_of(data_dir, schedule=ScheduleConfig(peak=0.3, warmup_steps=0))
         model = dataclasses.replace(experiment.model, aux_head=aux_head)
         experiment = dataclasses.replace(experiment, model=model)
-        task = create_task(experiment)
+        task = SegmentationTask(experiment)
         create, step = begin(
             experiment, task, warmup_cosine(experiment.schedule, task.steps_of_epochs)
         )
@@ -210,7 +204,7 @@ class TestTask:
 
     def test_the_loss_is_the_mean_over_labelled_pixels_of_all_devices(self, data_dir):
         experiment = experiment_of(data_dir)
-        task = create_task(experiment)
+        task = SegmentationTask(experiment)
         create, step = begin(
             experiment, task, warmup_cosine(experiment.schedule, task.steps_of_epochs)
         )
@@ -244,13 +238,13 @@ class TestTask:
     def test_what_does_not_fit(self, data_dir, options, message):
         experiment = dataclasses.replace(experiment_of(data_dir), **options)
         with pytest.raises(ConfigurationError, match=message):
-            create_task(experiment)
+            SegmentationTask(experiment)
 
     def test_two_data_sets_as_one(self, data_dir):
         data = DataConfig(
             "shapes/tiny+shapes/tiny", str(data_dir), train="train,validation", validation=",test"
         )
-        task = create_task(experiment_of(data_dir, data=data))
+        task = SegmentationTask(experiment_of(data_dir, data=data))
         assert task.examples == 96 and task.steps_of_epochs == [6, 6]
         assert next(iter(task.training_batches(0)))["image"].shape == (16, 32, 32, 3)
 
@@ -264,12 +258,13 @@ def pretrained(**options):
 def test_evaluator_and_predictor_of_weights():
     loaded = pretrained()
     info = DatasetInfo("memory", None, {"train": 3}, NAMES)
-    evaluator = create_evaluator(loaded, info, loaded.processor)
+    evaluator = SegmentationTask.create_evaluator(loaded, info, loaded.processor)
     found = evaluator(parallel.replicate(loaded.variables), MemorySplit(3), 8, LoaderConfig())
     assert found["count"] == 3 and set(evaluator.per_class) <= set(NAMES)
-    assert create_predictor(loaded, loaded.processor).class_names == class_names_of(info) == NAMES
+    predictor = SegmentationTask.create_predictor(loaded, loaded.processor)
+    assert predictor.class_names == SegmentationTask.class_names_of(info) == NAMES
     with pytest.raises(ConfigurationError, match="the model has 4 classes, .* others have 3"):
-        create_evaluator(
+        SegmentationTask.create_evaluator(
             loaded, DatasetInfo("others", None, {}, ("background", "a", "b")), loaded.processor
         )
 
