@@ -68,10 +68,10 @@ def peak(device: Device) -> Iterator[Peak]:
         watched.most = now if now != reached else None
         return
     release_freed()
-    counted = _reset_peak() if device.platform == "cpu" else False
-    watched.before = _status("VmRSS")
+    counted = device.platform == "cpu" and _reset_peak()
+    watched.before = _kilobytes(_PROCESS / "status", "VmRSS")
     yield watched
-    watched.most = _status("VmHWM") if counted else None
+    watched.most = _kilobytes(_PROCESS / "status", "VmHWM") if counted else None
 
 
 def available(device: Device) -> int | None:
@@ -126,10 +126,6 @@ def _reset_peak() -> bool:
     except OSError:  # not Linux, or a sandbox that lacks it
         return False
     return True
-
-
-def _status(field: str) -> int | None:
-    return _kilobytes(_PROCESS / "status", field)
 
 
 def _kilobytes(path: Path, field: str) -> int | None:

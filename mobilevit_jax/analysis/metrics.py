@@ -48,8 +48,5 @@ def shown(metrics: Mapping[str, Any]) -> dict[str, object]:
     Args:
         metrics: Metrics as fractions, among other things.
     """
-    cells: dict[str, object] = {"loss": metrics["loss"]} if "loss" in metrics else {}
-    for name, heading in HEADINGS.items():
-        if name in metrics:
-            cells[heading] = f"{metrics[name]:.2%}"
-    return cells
+    loss: dict[str, object] = {"loss": metrics["loss"]} if "loss" in metrics else {}
+    return loss | {HEADINGS[n]: f"{metrics[n]:.2%}" for n in HEADINGS if n in metrics}

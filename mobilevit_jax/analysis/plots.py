@@ -14,6 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from mobilevit_jax.base.atomic import replacing
@@ -27,6 +28,7 @@ _TEXT_COLOUR = "#222222"
 _NAME_LENGTH, _TITLE_LENGTH = 38, 30
 
 Row = Mapping[str, Any]
+Point = tuple[float, float]
 
 
 def learning_curves(rows: Sequence[Row], path: str | Path, *, title: str = "") -> None:
@@ -42,22 +44,16 @@ def learning_curves(rows: Sequence[Row], path: str | Path, *, title: str = "") -
         ValueError: If no row has a number for any panel.
         OSError: If the file cannot be written.
     """
-    panels: list[tuple[str, Callable[[Axes, Sequence[Row]], None]]] = [
-        ("loss", _draw_loss),
-        ("top1", _draw_top1),
-        ("learning_rate", _draw_learning_rate),
-    ]
-    panels = [panel for panel in panels if any(points_of(rows, panel[0]).values())]
+    every = {"loss": _draw_loss, "top1": _draw_top1, "learning_rate": _draw_learning_rate}
+    panels = [draw for metric, draw in every.items() if points_of(rows, metric)]
     if not panels:
         raise ValueError("there is nothing to draw: no row has loss, top1 or learning_rate")
     figure = new_figure(4.6 * len(panels) + 0.4, 3.7)
-    for index, (_, draw) in enumerate(panels, start=1):
+    for index, draw in enumerate(panels, start=1):
         axes = figure.add_subplot(1, len(panels), index)
         draw(axes, rows)
         tidy(axes)
-        axes.set_xlabel("epoch")
-        axes.set_xlim(0.0, 1.02 * max(row["epoch"] for row in rows))
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+        show_epochs(axes, max(row["epoch"] for row in rows))
     if title:
         figure.suptitle(title, x=0.012, ha="left", fontsize=12, fontweight="bold")
     write_figure(figure, path)
@@ -99,12 +95,12 @@ def predictions(
     write_figure(figure, path)
 
 
-def points_of(rows: Sequence[Row], name: str) -> dict[str, list[tuple[float, float]]]:
+def points_of(rows: Sequence[Row], name: str) -> dict[str, list[Point]]:
     """Returns {split: [(epoch, value)]} with the epoch as a fraction where steps tell it."""
     last = {}  # epoch -> its last step
     for row in rows:
         last[row["epoch"]] = max(row["step"], last.get(row["epoch"], 0))
-    points: dict[str, list[tuple[float, float]]] = {}
+    points: dict[str, list[Point]] = {}
     for row in rows:
         value = row.get(name)
         if value is None:
@@ -116,25 +112,30 @@ def points_of(rows: Sequence[Row], name: str) -> dict[str, list[tuple[float, flo
     return {split: points[split] for split in COLOURS if split in points}
 
 
+def draw_line(
+    axes: Axes, points: Sequence[Point], *, dots: bool = False, size: float = 3.5, **style: Any
+) -> Line2D:
+    """Draws a line through (x, y), with dots of a size if they are few or asked for."""
+    # A line through one point is invisible; dots on a hundred hide the line.
+    marker = "o" if dots or len(points) <= 20 else ""
+    (line,) = axes.plot(*zip(*points, strict=True), marker=marker, markersize=size, **style)
+    return line
+
+
+def show_epochs(axes: Axes, last: float) -> None:
+    """Makes the horizontal axis one of epochs, up to the last one."""
+    axes.set(xlabel="epoch", xlim=(0.0, 1.02 * last))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+
+
 def _draw_curves(
     axes: Axes, rows: Sequence[Row], name: str, label: Callable[[str, list[float]], str]
 ) -> None:
     for split, points in points_of(rows, name).items():
-        x, y = zip(*points, strict=True)
-        axes.plot(
-            x,
-            y,
-            marker=_marker(points),
-            markersize=6 if len(points) == 1 else 3.5,
-            color=COLOURS[split],
-            label=label(split, list(y)),
-        )
+        text = label(split, [value for _, value in points])
+        size = 6 if len(points) == 1 else 3.5
+        draw_line(axes, points, size=size, color=COLOURS[split], label=text)
     axes.legend(frameon=False, fontsize=9)
-
-
-def _marker(points: Sequence[object]) -> str:
-    # A line through one point is invisible; dots on a hundred hide the line.
-    return "o" if len(points) <= 20 else ""
 
 
 def _draw_loss(axes: Axes, rows: Sequence[Row]) -> None:
@@ -155,10 +156,9 @@ def _draw_top1(axes: Axes, rows: Sequence[Row]) -> None:
 
 def _draw_learning_rate(axes: Axes, rows: Sequence[Row]) -> None:
     points = [point for line in points_of(rows, "learning_rate").values() for point in line]
-    x, y = zip(*sorted(points), strict=True)
-    exponent = math.floor(math.log10(max(y))) if max(y) > 0 else 0
-    scaled = [value / 10.0**exponent for value in y]
-    axes.plot(x, scaled, marker=_marker(points), markersize=3.5, color=_RATE_COLOUR)
+    highest = max(value for _, value in points)
+    exponent = math.floor(math.log10(highest)) if highest > 0 else 0
+    draw_line(axes, [(x, y / 10.0**exponent) for x, y in sorted(points)], color=_RATE_COLOUR)
     unit = f" / $10^{{{exponent}}}$" if exponent else ""
     axes.set_title(f"learning rate{unit}", loc="left")
     axes.set_ylim(bottom=0.0)
@@ -171,11 +171,8 @@ def _draw_image(axes: Axes, image: np.ndarray, title: str) -> None:
     # Every image gets a square, so that those beside it line up.
     axes.set_xlim(width / 2 - 0.5 - half, width / 2 - 0.5 + half)
     axes.set_ylim(height / 2 - 0.5 + half, height / 2 - 0.5 - half)
-    axes.set_anchor("NE")
-    axes.set_xticks([])
-    axes.set_yticks([])
-    for spine in axes.spines.values():
-        spine.set_visible(False)
+    axes.set(anchor="NE", xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
     # The end of a file name tells more than its beginning.
     text = shorten(title[::-1], _TITLE_LENGTH)[::-1]
     axes.set_title(text, fontsize=9, loc="left", color=_TEXT_COLOUR, parse_math=False)
@@ -215,10 +212,8 @@ def tidy(axes: Axes) -> None:
     """Gives axes the look of all figures: a light grid, no box."""
     axes.grid(True, color=_GRID_COLOUR, linewidth=0.8)
     axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color("#999999")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color("#999999")
     axes.tick_params(colors=_TEXT_COLOUR, labelsize=9)
 
 

@@ -43,18 +43,19 @@ def draw_detections(
     short_side, long_side = sorted(image.shape[:2])
     factor = max(1, _LEAST_LONG_SIDE / long_side, _LEAST_SHORT_SIDE / short_side)
     scale = side / long_side if side else math.ceil(factor)
-    picture = _resized(image, scale)
+    picture = resized(image, scale)
     draw = ImageDraw.Draw(picture)
     mean_side = math.sqrt(picture.width * picture.height)
     line = max(2, round(mean_side / 200))
-    font = _font(max(13, round(mean_side / 32)))
+    font = font_of(max(13, round(mean_side / 32)))
     boxes = [_drawn_box(found.box, scale, picture.size) for found in detections]
     # The best come last, over the others.
     for found, box in reversed(list(zip(detections, boxes, strict=True))):
         draw.rectangle(box, outline=class_colour(found.label), width=line)
     taken: list[Box] = []
     for found, box in zip(detections, boxes, strict=True):
-        text = _fitting(f"{found.name} {found.score:.0%}", font, picture.width)
+        room = picture.width - 2 * _margin(font)
+        text = fitting(found.name, font, room, end=f" {found.score:.0%}")
         colour = class_colour(found.label)
         taken.append(_write_name(draw, text, font, box, colour, taken, picture.size))
     return np.asarray(picture)
@@ -107,7 +108,8 @@ def class_colour(label: int) -> tuple[int, int, int]:
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
-def _resized(image: np.ndarray, scale: float) -> Image.Image:
+def resized(image: np.ndarray, scale: float) -> Image.Image:
+    """Enlarges or shrinks uint8 [h, w, 3] in RGB."""
     picture = Image.fromarray(image)
     if scale == 1:
         return picture
@@ -116,7 +118,8 @@ def _resized(image: np.ndarray, scale: float) -> Image.Image:
 
 
 @functools.lru_cache(maxsize=16)
-def _font(size: int) -> ImageFont.FreeTypeFont:
+def font_of(size: int) -> ImageFont.FreeTypeFont:
+    """Returns the font of all pictures, of a size in pixels."""
     import matplotlib  # has a font with most scripts' letters, on every platform
 
     return ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", size)
@@ -132,14 +135,13 @@ def _drawn_box(box: tuple[float, ...], scale: float, size: tuple[int, int]) -> B
     return left, top, right, bottom
 
 
-def _fitting(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
-    """Shortens a name in front of its score until the text is no wider than the picture."""
-    name, _, score = text.rpartition(" ")
-    shown = name
-    while shown and font.getlength(text) + 2 * _margin(font) > width:
-        shown = shown[:-1]
-        text = f"{shown.rstrip()}… {score}" if shown else score
-    return text
+def fitting(text: str, font: ImageFont.FreeTypeFont, width: int, end: str = "") -> str:
+    """Shortens a text in front of its end until both are no wider than that, in pixels."""
+    shown = text + end
+    while text and font.getlength(shown) > width:
+        text = text[:-1].rstrip()
+        shown = f"{text}…{end}" if text else end.lstrip() or "…"
+    return shown
 
 
 def _margin(font: ImageFont.FreeTypeFont) -> int:

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
+from numpy.typing import ArrayLike
 
 from mobilevit_jax.analysis.plots import new_figure, write_figure
 from mobilevit_jax.errors import ConfigurationError
@@ -17,7 +17,7 @@ _QUERY_COLOUR = "#D55E00"
 _TILE = 1.5  # inches
 
 
-def feature_maps(features: Mapping[str, Any], path: str | Path, *, channels: int = 8) -> None:
+def feature_maps(features: Mapping[str, ArrayLike], path: str | Path, *, channels: int = 8) -> None:
     """Draws the channels of each stage that differ most between places.
 
     Args:
@@ -40,7 +40,7 @@ def feature_maps(features: Mapping[str, Any], path: str | Path, *, channels: int
         for column, channel in enumerate(liveliest):
             axes = figure.add_subplot(len(arrays), channels, row * channels + column + 1)
             axes.imshow(array[:, :, channel], cmap=_MAP_COLOURS)
-            _bare(axes)
+            axes.set(xticks=[], yticks=[])
             axes.set_title(f"channel {channel}", fontsize=8, loc="left")
             if column == 0:
                 axes.set_ylabel(f"{name}\n{height} x {width} x {depth}", fontsize=9)
@@ -61,7 +61,7 @@ def patch_grid(feature_size: tuple[int, int], patch_size: int) -> tuple[int, int
 
 
 def attended(
-    attention: Any, grid: tuple[int, int], patch_size: int, at: tuple[float, float]
+    attention: ArrayLike, grid: tuple[int, int], patch_size: int, at: tuple[float, float]
 ) -> tuple[np.ndarray, tuple[int, int]]:
     """Returns where one pixel of a feature map looks: the same place of every patch.
 
@@ -96,8 +96,8 @@ def attended(
 
 def attention_over_patches(
     image: np.ndarray,
-    attention: Mapping[str, Sequence[Any]],
-    features: Mapping[str, Any],
+    attention: Mapping[str, Sequence[ArrayLike]],
+    features: Mapping[str, ArrayLike],
     path: str | Path,
     *,
     patch_sizes: Sequence[int] = (2, 2, 2),
@@ -158,17 +158,10 @@ def _draw_attention(
         axes.imshow(weights, cmap=_MAP_COLOURS, extent=extent, alpha=0.65, vmin=0)
     frame = Rectangle((patch[1], patch[0]), 1, 1, fill=False, color=_QUERY_COLOUR, linewidth=1.8)
     axes.add_patch(frame)
-    axes.set_aspect("auto")
-    axes.set_box_aspect(image.shape[0] / image.shape[1])
-    _bare(axes)
+    axes.set(aspect="auto", box_aspect=image.shape[0] / image.shape[1], xticks=[], yticks=[])
 
 
-def _bare(axes: Axes) -> None:
-    axes.set_xticks([])
-    axes.set_yticks([])
-
-
-def _only(array: Any, what: str) -> np.ndarray:
+def _only(array: ArrayLike, what: str) -> np.ndarray:
     """Returns what an array of a batch of one has."""
     if np.shape(array)[0] != 1:
         raise ConfigurationError(f"{what}: one image is drawn at a time, not {np.shape(array)[0]}")

@@ -1,6 +1,5 @@
 """Pictures of masks: classes laid over an image in VOC's colours, with a legend."""
 
-import functools
 import math
 from collections.abc import Sequence
 
@@ -8,7 +7,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from mobilevit_jax.analysis.plots_detection import grid, save_png
+from mobilevit_jax.analysis.plots_detection import fitting, font_of, grid, resized, save_png
 from mobilevit_jax.data.voc_names import VOID, voc_palette
 
 __all__ = ["compare", "grid", "legend", "overlay", "save_png"]
@@ -74,7 +73,7 @@ def compare(
     panels = [_enlarged(image, side), *(_painted(image, m, side) for m in masks)]
     titles = ("image", "prediction", "ground truth")
     gap = max(4, panels[0].shape[1] // 60)
-    font = _font(_text_size(panels[0].shape))
+    font = font_of(_text_size(panels[0].shape))
     head = round(1.6 * font.size)
     width = sum(panel.shape[1] for panel in panels) + gap * (len(panels) - 1)
     sheet = Image.new("RGB", (width, head + panels[0].shape[0]), "white")
@@ -107,14 +106,13 @@ def legend(
     entries = _entries(masks, class_names)
     line, pad, box = round(1.7 * font.size), round(0.5 * font.size), round(font.size)
     places, left, top = [], pad, round(0.4 * font.size)
-    fitted = [_fitting(name, font, width - 3 * pad - box) for _, name in entries]
+    fitted = [fitting(name, font, width - 3 * pad - box) for _, name in entries]
     for text in fitted:
-        right = left + box + pad + math.ceil(font.getlength(text))
-        if right + pad > width and left > pad:
+        needed = box + pad + math.ceil(font.getlength(text))
+        if left + needed + pad > width and left > pad:
             left, top = pad, top + line
-            right = left + box + pad + math.ceil(font.getlength(text))
         places.append((left, top))
-        left = right + 2 * pad
+        left += needed + 2 * pad
     strip = Image.new("RGB", (width, top + line), "white")
     draw = ImageDraw.Draw(strip)
     for (index, _), text, (left, top) in zip(entries, fitted, places, strict=True):
@@ -126,11 +124,9 @@ def legend(
 
 def _entries(masks: Sequence[np.ndarray], class_names: Sequence[str]) -> list[tuple[int, str]]:
     """Returns class indices and names, the largest class first; the background if it is alone."""
-    counts = sum(np.bincount(mask.ravel(), minlength=VOID + 1) for mask in masks)
-    order = [int(index) for index in np.argsort(-np.asarray(counts), kind="stable")]
-    there = [index for index in order if np.asarray(counts)[index] and index not in (0, VOID)]
-    if any((mask == VOID).any() for mask in masks):
-        there.append(VOID)
+    counts = np.sum([np.bincount(mask.ravel(), minlength=VOID + 1) for mask in masks], axis=0)
+    order = [int(index) for index in np.argsort(-counts, kind="stable") if counts[index]]
+    there = [index for index in order if index not in (0, VOID)] + [VOID] * (VOID in order)
     return [(index, _name(index, class_names)) for index in there or [0]]
 
 
@@ -164,12 +160,9 @@ def _painted(image: np.ndarray, mask: np.ndarray, side: int | None) -> np.ndarra
 
 
 def _enlarged(image: np.ndarray, side: int | None) -> np.ndarray:
-    height, width = image.shape[:2]
-    scale = side / max(height, width) if side else math.ceil(_LEAST_SIDE / max(height, width))
-    if scale == 1 or (side is None and max(height, width) >= _LEAST_SIDE):
-        return image
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
+    long_side = max(image.shape[:2])
+    scale = side / long_side if side else math.ceil(_LEAST_SIDE / long_side)
+    return np.asarray(resized(image, scale))
 
 
 def _with_legend(
@@ -178,7 +171,7 @@ def _with_legend(
     class_names: Sequence[str],
     font: ImageFont.FreeTypeFont | None = None,
 ) -> np.ndarray:
-    font = font or _font(_text_size(picture.shape))
+    font = font or font_of(_text_size(picture.shape))
     # A tall, narrow picture gets room for a name beside it.
     width = max(picture.shape[1], round(10 * font.size))
     wide = np.full((picture.shape[0], width, 3), 255, np.uint8)
@@ -188,19 +181,3 @@ def _with_legend(
 
 def _text_size(shape: tuple[int, ...]) -> int:
     return max(13, round(max(shape[:2]) / 36))
-
-
-@functools.lru_cache(maxsize=16)
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    import matplotlib  # has a font with most scripts' letters, on every platform
-
-    return ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", size)
-
-
-def _fitting(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
-    """Shortens a text until it is no wider than that."""
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(f"{text}…") > width:
-        text = text[:-1].rstrip()
-    return f"{text}…"

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +19,7 @@ from mobilevit_jax.analysis import memory
 from mobilevit_jax.analysis.counts import total_macs
 from mobilevit_jax.analysis.memory import Device
 from mobilevit_jax.errors import ConfigurationError, unknown_name
+from mobilevit_jax.models.model import Model
 from mobilevit_jax.models.registry import create_model, head_of
 from mobilevit_jax.models.variables import variable_shapes
 from mobilevit_jax.tasks.classification_objective import ClassificationObjective
@@ -38,6 +40,7 @@ _LEARNING_RATE = 1e-4
 _BOXES = 8  # objects of a drawn image; COCO has 7 on average
 
 Call = Callable[[], Any]
+Start = Callable[[Callable[..., Any]], Call]
 
 
 @dataclass(frozen=True)
@@ -160,10 +163,9 @@ def compile_program(setting: Setting) -> Program:
     Raises:
         ConfigurationError: If the work needs more memory than there is.
     """
-    model = setting.build()
-    devices = tuple(jax.local_devices() if setting.work == "train" else jax.local_devices()[:1])
-    make = _training if setting.work == "train" else _forward
-    function, arguments, start = make(model, setting)
+    training = setting.work == "train"
+    devices = tuple(jax.local_devices()[: None if training else 1])
+    function, arguments, start = (_training if training else _forward)(setting.build(), setting)
     least = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(arguments))
     memory.check(least, _available(devices), str(setting))  # compiling may take minutes
     with Compilations() as counted:
@@ -172,7 +174,6 @@ def compile_program(setting: Setting) -> Program:
         middle = time.perf_counter()
         compiled = lowered.compile()
         end = time.perf_counter()
-    needed, accessed = _bytes(compiled, len(devices))
     program = Program(
         setting,
         devices,
@@ -181,8 +182,7 @@ def compile_program(setting: Setting) -> Program:
         lower_seconds=middle - begin,
         compile_seconds=end - middle,
         from_cache=0 < counted.programs == counted.cached,
-        bytes_accessed=accessed,
-        **needed,
+        **_bytes(compiled, len(devices)),
     )
     check_memory(program)
     return program
@@ -200,29 +200,24 @@ def _available(devices: tuple[Device, ...]) -> int | None:
     return there if there is None or shared else there * len(devices)
 
 
-def _bytes(compiled: Any, devices: int) -> tuple[dict[str, int | None], float | None]:
-    """Returns XLA's numbers of a program that each device has a copy of."""
-    found = compiled.memory_analysis()
-    names = ("argument_bytes", "output_bytes", "temporary_bytes")
-    needed: dict[str, int | None] = dict.fromkeys(names)
-    if found is not None:
-        sizes = (
-            found.argument_size_in_bytes,
-            found.output_size_in_bytes - found.alias_size_in_bytes,
-            found.temp_size_in_bytes,
-        )
-        needed = {name: devices * size for name, size in zip(names, sizes, strict=True)}
-    costs = compiled.cost_analysis() or {}
-    accessed = costs.get("bytes accessed")
-    return needed, None if accessed is None else devices * accessed
+def _bytes(compiled: jax.stages.Compiled, devices: int) -> dict[str, Any]:
+    """Returns the fields of `Account` that XLA tells of a program that each device has."""
+    sizes: Any = compiled.memory_analysis()
+    one = {
+        "argument_bytes": sizes and sizes.argument_size_in_bytes,
+        "output_bytes": sizes and sizes.output_size_in_bytes - sizes.alias_size_in_bytes,
+        "temporary_bytes": sizes and sizes.temp_size_in_bytes,
+        "bytes_accessed": (compiled.cost_analysis() or {}).get("bytes accessed"),
+    }
+    return {name: value and devices * value for name, value in one.items()}
 
 
-def _forward(model: Any, setting: Setting) -> tuple[Any, tuple[Any, ...], Any]:
+def _forward(model: Model, setting: Setting) -> tuple[Any, tuple[Any, ...], Start]:
     """Returns the function to compile, the shapes of its arguments, and what starts it."""
     shape = (setting.batch, setting.side, setting.side, 3)
     arguments = _abstract_variables(model), jax.ShapeDtypeStruct(shape, np.float32)
 
-    def start(compiled: Any) -> Call:
+    def start(compiled: Callable[..., Any]) -> Call:
         rng = np.random.default_rng(0)
         images = jax.device_put(rng.random(shape, np.float32))
         variables = jax.device_put(draw_variables(model))
@@ -231,7 +226,7 @@ def _forward(model: Any, setting: Setting) -> tuple[Any, tuple[Any, ...], Any]:
     return jax.jit(lambda variables, images: model.apply(variables, images)), arguments, start
 
 
-def _training(model: Any, setting: Setting) -> tuple[Any, tuple[Any, ...], Any]:
+def _training(model: Model, setting: Setting) -> tuple[Any, tuple[Any, ...], Start]:
     """See `_forward`; the call returns the metrics and keeps the state."""
     objective = objective_of(model)
     optimizer = create_optimizer(OptimizerConfig(), lambda step: jnp.asarray(_LEARNING_RATE))
@@ -250,7 +245,7 @@ def _training(model: Any, setting: Setting) -> tuple[Any, tuple[Any, ...], Any]:
     }
     state = jax.eval_shape(fresh, _abstract_variables(model))
 
-    def start(compiled: Any) -> Call:
+    def start(compiled: Callable[..., Any]) -> Call:
         batch = parallel.shard(draw_batch(model, setting.side, setting.batch))
         kept = [parallel.replicate(fresh(draw_variables(model)))]
 
@@ -264,7 +259,7 @@ def _training(model: Any, setting: Setting) -> tuple[Any, tuple[Any, ...], Any]:
     return step, (state, rows), start
 
 
-def objective_of(model: Any) -> Objective:
+def objective_of(model: Model) -> Objective:
     """Returns the loss of a model's task with that task's default settings.
 
     Raises:
@@ -278,7 +273,7 @@ def objective_of(model: Any) -> Objective:
     return SegmentationObjective() if task == "segmentation" else ClassificationObjective()
 
 
-def draw_batch(model: Any, size: int, batch: int) -> dict[str, np.ndarray]:
+def draw_batch(model: Model, size: int, batch: int) -> dict[str, np.ndarray]:
     """Draws what a training step takes, as the model's task makes it of data.
 
     Args:
@@ -308,7 +303,7 @@ def draw_batch(model: Any, size: int, batch: int) -> dict[str, np.ndarray]:
     return drawn
 
 
-def draw_variables(model: Any, seed: int = 0) -> Any:
+def draw_variables(model: nn.Module, seed: int = 0) -> Any:
     """Draws variables whose activations keep their size, without compiling `init`.
 
     Kernels are drawn as He et al. (2015) do, so that no activation fades to a denormal number,
@@ -333,7 +328,7 @@ def draw_variables(model: Any, seed: int = 0) -> Any:
     return traverse_util.unflatten_dict(drawn)
 
 
-def _abstract_variables(model: Any) -> Any:
+def _abstract_variables(model: nn.Module) -> Any:
     shapes = variable_shapes(model).items()
     return traverse_util.unflatten_dict(
         {path: jax.ShapeDtypeStruct(shape, np.float32) for path, shape in shapes}

@@ -139,15 +139,11 @@ def measure_model(
     rounds: int = ROUNDS,
     ceilings: Ceilings | None = None,
 ) -> Row:
-    """Measures one setting of a model; see `Setting` for the first six arguments.
+    """Measures one setting of a model.
 
     Args:
         model: One of `list_models()`.
-        work: "forward" or "train".
-        size: Height and width of the images.
-        batch: Images of a call.
-        dtype: Type of the computation.
-        options: Further options of `create_model`.
+        work, size, batch, dtype, options: See `Setting`.
         rounds: How many rounds of calls the median is taken of.
         ceilings: What `measure_ceilings` gave in this process; measured first if None.
 
