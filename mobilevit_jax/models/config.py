@@ -72,7 +72,7 @@ class _Stated:
     def options(self) -> dict[str, Any]:
         """Returns the options of the backbone and the head that are set, as `create_model` does."""
         stated = {name: getattr(self, name) for name in _OPTIONS}
-        given = {name: value for name, value in stated.items() if value != _OPTIONS[name]}
+        given = {name: value for name, value in stated.items() if value != _OPTIONS[name].default}
         for head in registry.all_heads().values():
             if head.spelled and (names := set(head.spelled.names) & given.keys()):
                 given |= head.spelled.option(**{name: given.pop(name) for name in names})
@@ -155,6 +155,8 @@ def _composed(options: dict[str, _Option]) -> type[_Stated]:
     return composed
 
 
+_OPTIONS = _options()
+
 if TYPE_CHECKING:
 
     class ModelConfig(_Stated):
@@ -163,6 +165,4 @@ if TYPE_CHECKING:
         def __init__(self, name: str = ..., **options: Any) -> None: ...
         def __getattr__(self, name: str) -> Any: ...
 else:
-    ModelConfig = _composed(_options())
-
-_OPTIONS = {name: option.default for name, option in _options().items()}
+    ModelConfig = _composed(_OPTIONS)

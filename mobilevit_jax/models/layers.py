@@ -4,6 +4,7 @@ Layout is [b, h, w, c]; padding is always symmetric and explicit ((k - 1) / 2 * 
 'SAME' pads stride-2 convolutions on one side only and shifts everything.
 """
 
+import functools
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,9 +21,6 @@ from mobilevit_jax.ops import conv, depthwise_conv, dropout, pointwise
 
 Dtype = jnp.dtype | type | str
 
-# CVNets v0.1, `misc/init_utils.py`: normal with gain sqrt(2) over fan_out = c_out * k * k, and that
-# also for depthwise kernels (the fan is not divided by the groups).
-_SPATIAL_AXES_GAIN = 2.0
 BATCH_NORM_EPS = 1e-5
 
 
@@ -46,20 +44,15 @@ class Initializer:
         return self.scale(shape) * self.draw(key, shape, dtype)
 
 
-def _fan_out(shape: tuple[int, ...]) -> int:
-    return shape[0] * shape[1] * shape[3]
-
-
-def _between_ones(key: jax.Array, shape: tuple[int, ...], dtype: Dtype) -> jax.Array:
-    return jax.random.uniform(key, shape, dtype, -1)
-
-
-# Kaiming normal by fan-out, not truncated, of [k, k, in, out]; Xavier uniform of the same.
+# Kaiming normal of [k, k, in, out], not truncated, with gain sqrt(2) over fan_out = k * k * out,
+# and that also for depthwise kernels: the fan is not divided by the groups (CVNets v0.1,
+# `misc/init_utils.py`). Xavier uniform of the same.
 conv_init = Initializer(
-    jax.random.normal, lambda shape: (_SPATIAL_AXES_GAIN / _fan_out(shape)) ** 0.5
+    jax.random.normal, lambda shape: (2.0 / (shape[0] * shape[1] * shape[3])) ** 0.5
 )
 xavier_init = Initializer(
-    _between_ones, lambda shape: (6 / (shape[0] * shape[1] * (shape[2] + shape[3]))) ** 0.5
+    functools.partial(jax.random.uniform, minval=-1),
+    lambda shape: (6 / (shape[0] * shape[1] * (shape[2] + shape[3]))) ** 0.5,
 )
 dense_init = Initializer(jax.random.normal, lambda shape: 0.02)
 

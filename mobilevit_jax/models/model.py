@@ -194,9 +194,8 @@ def check_rates(module: nn.Module) -> None:
     for option in dataclasses.fields(module):
         value = getattr(module, option.name)
         is_rate = option.name.rpartition("_")[2] == "dropout"
-        if is_rate and not isinstance(option.default, bool):
-            if not 0 <= value < 1:
-                raise ConfigurationError(f"{option.name} must be in [0, 1); got {value!r}")
+        if is_rate and not isinstance(option.default, bool) and not 0 <= value < 1:
+            raise ConfigurationError(f"{option.name} must be in [0, 1); got {value!r}")
 
 
 def check_classes(model: Model) -> None:
@@ -210,9 +209,6 @@ def check_classes(model: Model) -> None:
 
 def check_triple(name: str, values: Any, what: str) -> None:
     """Raises ConfigurationError for anything but three positive integers."""
-    if (
-        not isinstance(values, tuple)
-        or len(values) != 3
-        or any(not isinstance(value, int) or value < 1 for value in values)
-    ):
+    whole = isinstance(values, tuple) and all(isinstance(v, int) and v > 0 for v in values)
+    if not whole or len(values) != 3:
         raise ConfigurationError(f"{name} must be three positive integers, {what}; got {values!r}")

@@ -8,7 +8,7 @@ import fnmatch
 import functools
 import importlib
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -80,7 +80,9 @@ def create_model(name: str, *, backbone: nn.Module | None = None, **options: Any
             allowed; the nearest known name is suggested. If a backbone is not as said above.
     """
     if backbone is not None:
-        return _on(_head_for(name), backbone, name, options)
+        if name not in all_heads():
+            raise unknown_name("head for a backbone", name, all_heads())
+        return _on(all_heads()[name], backbone, name, options)
     if name not in _names():
         hint = " (it is a head: give it a backbone=)" if name in all_heads() else ""
         raise ConfigurationError(f"{unknown_name('model', name, list_models())}{hint}")
@@ -88,7 +90,7 @@ def create_model(name: str, *, backbone: nn.Module | None = None, **options: Any
     return build(head, family, {"variant": family.variants[variant], **options}, name)
 
 
-def build(head: Head, family: Family, options: Mapping[str, Any], name: str) -> Any:
+def build(head: Head, family: Family, options: Mapping[str, Any], name: str) -> Model:
     """Puts a model together.
 
     Args:
@@ -101,23 +103,16 @@ def build(head: Head, family: Family, options: Mapping[str, Any], name: str) -> 
         ConfigurationError: As `create_model`.
     """
     below = [*option_names(family.module), "variant"]
-    allowed = sorted({*below, *option_names(head.module), *COMMON})
-    _refuse_unknown(options, allowed, name)
-    given = {key: _tupled(value) for key, value in options.items()}
-    common = _common(given)
-    defaults = {key: value for key, value in head.backbone_defaults.items() if key in below}
-    defaults |= family.defaults(given["variant"])
-    fields = defaults | {key: value for key, value in given.items() if key in below}
+    given = _known(options, {*below, *option_names(head.module), *COMMON}, name)
+    defaults = _only(head.backbone_defaults, below) | family.defaults(given["variant"])
+    fields = defaults | _only(given, below)
     # Without a parent: `create_model` may be called inside a module of the caller's own.
-    backbone = family.module(**fields, common=common, parent=None)
+    backbone = family.module(**fields, common=Common(**_only(given, COMMON)), parent=None)
     family.check(backbone)
-    own = {key: value for key, value in given.items() if key in option_names(head.module)}
-    model = head.module(backbone=backbone, common=common, **own)
-    head.check(model)
-    return model
+    return _joined(head, backbone, given)
 
 
-def _on(head: Head, backbone: nn.Module, name: str, options: Mapping[str, Any]) -> Any:
+def _on(head: Head, backbone: nn.Module, name: str, options: Mapping[str, Any]) -> Model:
     """Puts a head on a backbone that the caller has made."""
     if not isinstance(backbone, nn.Module) or not isinstance(backbone, Backbone):
         raise ConfigurationError(
@@ -135,23 +130,19 @@ def _on(head: Head, backbone: nn.Module, name: str, options: Mapping[str, Any]) 
             f"first; got {dict(backbone.stages)!r}"
         )
     # Recomputing activations is for the stages to do, which are the caller's.
-    allowed = sorted({*option_names(head.module), *COMMON} - {"remat"})
-    _refuse_unknown(options, allowed, f"{name} on {type(backbone).__name__}")
-    given = {key: _tupled(value) for key, value in options.items()}
-    own = {key: value for key, value in given.items() if key not in COMMON}
-    model = head.module(backbone=backbone, common=_common(given), **own)
+    allowed = {*option_names(head.module), *COMMON} - {"remat"}
+    return _joined(head, backbone, _known(options, allowed, f"{name} on {type(backbone).__name__}"))
+
+
+def _joined(head: Head, backbone: nn.Module, options: Mapping[str, Any]) -> Model:
+    common, own = _only(options, COMMON), _only(options, option_names(head.module))
+    model = head.module(backbone=backbone, common=Common(**common), **own)
     head.check(model)
     return model
 
 
-def _head_for(name: str) -> Head:
-    if name not in all_heads():
-        raise unknown_name("head for a backbone", name, all_heads())
-    return all_heads()[name]
-
-
-def _common(options: Mapping[str, Any]) -> Common:
-    return Common(**{key: value for key, value in options.items() if key in COMMON})
+def _only(options: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name in names}
 
 
 def _tupled(value: Any) -> Any:
@@ -159,7 +150,9 @@ def _tupled(value: Any) -> Any:
     return tuple(map(_tupled, value)) if isinstance(value, list) else value
 
 
-def _refuse_unknown(options: Mapping[str, Any], allowed: list[str], name: str) -> None:
+def _known(options: Mapping[str, Any], allowed: Collection[str], name: str) -> dict[str, Any]:
+    """Returns the options as modules take them, and refuses others than the allowed ones."""
+    allowed = sorted(allowed)
     for option in options:
         if option in allowed:
             continue
@@ -168,6 +161,7 @@ def _refuse_unknown(options: Mapping[str, Any], allowed: list[str], name: str) -
         raise ConfigurationError(
             f"unknown option {option!r} of {name}{hint}; known: {', '.join(allowed)}"
         )
+    return {option: _tupled(value) for option, value in options.items()}
 
 
 def _parts() -> dict[str, Any]:
@@ -183,7 +177,7 @@ def option_names(module: Any) -> list[str]:
     return sorted(fields - _PARTS - {"variant"})
 
 
-def head_of(model: Any) -> Head:
+def head_of(model: nn.Module) -> Head:
     """Returns the head that a model has.
 
     Raises:
@@ -195,7 +189,7 @@ def head_of(model: Any) -> Head:
     raise ConfigurationError(f"{type(model).__name__} is no model of create_model")
 
 
-def family_of(model: Any) -> Family | None:
+def family_of(model: nn.Module) -> Family | None:
     """Returns the kind of a model's backbone, None for one of the caller's own."""
     backbone = getattr(model, "backbone", None)
     return next((f for f in families().values() if type(backbone) is f.module), None)
@@ -218,13 +212,13 @@ def head_named(name: str) -> Head:
     raise unknown_name("model", name, list_models())
 
 
-def kind_of(model: Any) -> str:
+def kind_of(model: nn.Module) -> str:
     """Returns a model's name without its size, such as "ssdlite_mobilevit"."""
     head, family = head_of(model), family_of(model)
     return f"{head.prefix}{family.name}" if family else head.name
 
 
-def model_name(model: Any) -> str | None:
+def model_name(model: nn.Module) -> str | None:
     """Returns the name whose widths and depths a model has, whatever its other options.
 
     None if they are those of no published size.
@@ -244,7 +238,7 @@ def options_of(model: Model) -> dict[str, Any]:
     return {name: getattr(part, name) for part, names in parts for name in names}
 
 
-def with_options(model: Any, **changes: Any) -> Any:
+def with_options(model: Model, **changes: Any) -> Any:
     """Returns a model like another but for some options.
 
     Raises:

@@ -1,6 +1,5 @@
 """Names of MobileViT's tensors in CVNets v0.1, transformers and timm; what tensors tell of it."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -31,16 +30,8 @@ _CVNETS_ROWS = (
     Row(f"{_BLOCK}/local_project", "layer_{stage}.1.local_rep.conv_1x1.block.conv", "conv"),
     Row(f"{_BLOCK}/local_conv", "layer_{stage}.1.local_rep.conv_{kernel}x{kernel}.block"),
     Row(f"{_LAYER}/attention_norm", f"{_CVNETS}.pre_norm_mha.0", "norm"),
-    Row(
-        f"{_LAYER}/attention/qkv",
-        f"{_CVNETS}.pre_norm_mha.1.qkv_proj",
-        "dense",
-    ),
-    Row(
-        f"{_LAYER}/attention/out",
-        f"{_CVNETS}.pre_norm_mha.1.out_proj",
-        "dense",
-    ),
+    Row(f"{_LAYER}/attention/qkv", f"{_CVNETS}.pre_norm_mha.1.qkv_proj", "dense"),
+    Row(f"{_LAYER}/attention/out", f"{_CVNETS}.pre_norm_mha.1.out_proj", "dense"),
     Row(f"{_LAYER}/ffn_norm", f"{_CVNETS}.pre_norm_ffn.0", "norm"),
     Row(f"{_LAYER}/ffn_expand", f"{_CVNETS}.pre_norm_ffn.1", "dense"),
     Row(f"{_LAYER}/ffn_reduce", f"{_CVNETS}.pre_norm_ffn.4", "dense"),
@@ -63,11 +54,7 @@ _HUGGINGFACE_ROWS = (
     Row(f"{_LAYER}/attention_norm", f"{_HUGGINGFACE}.layernorm_before", "norm"),
     Row(
         f"{_LAYER}/attention/qkv",
-        (
-            f"{_HUGGINGFACE}.attention.attention.query",
-            f"{_HUGGINGFACE}.attention.attention.key",
-            f"{_HUGGINGFACE}.attention.attention.value",
-        ),
+        tuple(f"{_HUGGINGFACE}.attention.attention.{part}" for part in ("query", "key", "value")),
         "dense",
     ),
     Row(f"{_LAYER}/attention/out", f"{_HUGGINGFACE}.attention.output.dense", "dense"),
@@ -110,10 +97,8 @@ def _refused_by_huggingface(backbone: MobileViT) -> list[str]:
 
 
 def _refused_by_cvnets(backbone: MobileViT) -> list[str]:
-    expansion = backbone.variant.expansion
-    if expansion >= 2:
-        return []
-    return [f"expansion={expansion} (no expanding convolution there)"]
+    ratio = backbone.variant.expansion
+    return [] if ratio >= 2 else [f"expansion={ratio} (no expanding convolution there)"]
 
 
 def _unnamed_by_cvnets(backbone: MobileViT) -> list[str]:
@@ -183,13 +168,11 @@ def _variant(tensors: Tensors) -> Variant:
 
 def _depth(tensors: Tensors, block: str) -> int:
     """Counts the transformer layers of a block."""
-
-    def numbers() -> Iterator[int]:
-        for path in tensors:
-            if path.startswith(f"{block}/transformer_"):
-                yield int(path.removeprefix(f"{block}/transformer_").partition("/")[0])
-
-    return max(numbers(), default=-1) + 1
+    start = f"{block}/transformer_"
+    layers = [
+        path.removeprefix(start).partition("/")[0] for path in tensors if path.startswith(start)
+    ]
+    return max(map(int, layers), default=-1) + 1
 
 
 def _ratio(wide: int, narrow: int, field: str) -> int:
