@@ -7,7 +7,6 @@ holds the claim, the number, the time and the command.
 import runpy
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from mobilevit_jax.base.json_dataclasses import differences, from_dict, to_dict
 from mobilevit_jax.data.sampler import SamplerConfig
@@ -59,7 +58,7 @@ def load_experiment(path: str | Path) -> Experiment:
     return check_experiment(path, made_by(path, "experiment").get("experiment"))
 
 
-def check_experiment(path: str | Path, experiment: Any) -> Experiment:
+def check_experiment(path: str | Path, experiment: object) -> Experiment:
     """Returns what a file's `experiment()` made, if it is one; the error names the file."""
     if not isinstance(experiment, Experiment):
         raise ConfigurationError(
@@ -68,7 +67,7 @@ def check_experiment(path: str | Path, experiment: Any) -> Experiment:
     return experiment
 
 
-def made_by(path: str | Path, *names: str) -> dict[str, Any]:
+def made_by(path: str | Path, *names: str) -> dict[str, object]:
     """Runs a Python file and calls those of its functions of these names that there are.
 
     Returns:

@@ -120,10 +120,10 @@ class Study:
         Raises:
             ConfigurationError: If there is none, with the nearest one.
         """
-        rows = {row.name: row for row in self.rows}
-        if name not in rows:
-            raise unknown_name(f"row of the study {self.name}", name, rows)
-        return rows[name]
+        for row in self.rows:
+            if row.name == name:
+                return row
+        raise unknown_name(f"row of the study {self.name}", name, [row.name for row in self.rows])
 
 
 def load_study(path: str | Path) -> Study:
@@ -139,7 +139,7 @@ def load_study(path: str | Path) -> Study:
         raise ConfigurationError(
             f"{path} needs a function study() that returns a mobilevit_jax.study.Study{hint}"
         )
-    named = (replace(row, experiment=replace(row.experiment, name=row.name)) for row in study.rows)
+    named = [replace(row, experiment=replace(row.experiment, name=row.name)) for row in study.rows]
     return replace(study, rows=tuple(named))
 
 
@@ -153,8 +153,8 @@ def load_run(path: str | Path, row: str | None = None) -> Experiment:
     if row is not None:
         return load_study(path).row(row).experiment
     made = made_by(path, "experiment", "study")
-    if "experiment" not in made and isinstance(made.get("study"), Study):
-        names = ", ".join(row.name for row in made["study"].rows)
+    if "experiment" not in made and isinstance(study := made.get("study"), Study):
+        names = ", ".join(row.name for row in study.rows)
         raise ConfigurationError(
             f"{path} is a study: choose a row with --row ({names}), or run all of them with "
             "mobilevit sweep"
