@@ -6,7 +6,6 @@ Progress goes to stderr so that `mobilevit predict --json > file` and pipes get 
 import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from types import TracebackType
 from typing import Self, TextIO
 
 from rich import box
@@ -66,23 +65,11 @@ class TrainProgress:
     """Shows how far training is: a live bar on a terminal, elsewhere one line a log row.
 
     Use it as a context manager; `update` after a step, `log` when a row of metrics is written.
+    Steps and epochs are those of the whole run; it is shown on stderr if no stream is given.
     """
 
-    def __init__(
-        self,
-        total_steps: int,
-        *,
-        epochs: int,
-        stream: TextIO | None = None,
-    ) -> None:
-        """Prepares the display.
-
-        Args:
-            total_steps: The number of steps of the whole run.
-            epochs: The number of epochs of the whole run.
-            stream: Where to show it; stderr by default.
-        """
-        self._console = make_console(sys.stderr if stream is None else stream)
+    def __init__(self, total_steps: int, *, epochs: int, stream: TextIO | None = None) -> None:
+        self._console = make_console(stream or sys.stderr)
         self._live = self._console.is_terminal
         self._epochs = epochs
         self._fields = {"epoch": 0, "loss": "-", "speed": "-"}
@@ -106,12 +93,7 @@ class TrainProgress:
         self._progress.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._progress.stop()
 
     def update(
@@ -169,8 +151,6 @@ def format_row(row: Mapping[str, object], epochs: int) -> str:
 
 
 def _cell(value: object) -> str:
-    if not isinstance(value, float):
-        return str(value)
-    if not math.isfinite(value):
+    if not isinstance(value, float) or not math.isfinite(value):
         return str(value)
     return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"

@@ -1,7 +1,8 @@
 """A grid of a data set's first images with what weights make of them, for `evaluate --plots`."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,12 +12,15 @@ from mobilevit_jax.data.record_parser import record_name
 from mobilevit_jax.data.sources import Split
 from mobilevit_jax.errors import DataError
 
+if TYPE_CHECKING:
+    from mobilevit_jax.tasks import Predictor
+
 _SHOWN = 12
 _SETTINGS = Settings(top=5, score_threshold=0.3, masks=None, batch=_SHOWN)
 
 
 def draw_examples(
-    predictor: Any, task: str, split: Split, path: Path, *, skip_bad: bool = False
+    predictor: "Predictor", task: str, split: Split, path: Path, *, skip_bad: bool = False
 ) -> None:
     """Draws the first twelve images of a split with their answers.
 
@@ -52,7 +56,7 @@ def draw_examples(
         _compare(images, raws, records, names, predictor.class_names, path)
         return
     pictures: list[Picture] = [
-        (image, form.to_json(predictor, name, image, raw, _SETTINGS), raw)
+        (image, form.to_json(predictor.class_names, name, image, raw, _SETTINGS), raw)
         for name, image, raw in zip(names, images, raws, strict=True)
     ]
     form.draw(pictures, predictor.class_names, path)
@@ -60,7 +64,7 @@ def draw_examples(
 
 def _compare(
     images: list[np.ndarray],
-    masks: Any,
+    masks: Sequence[np.ndarray],
     records: list[dict[str, Any]],
     names: list[str],
     class_names: tuple[str, ...],
@@ -70,12 +74,8 @@ def _compare(
     from mobilevit_jax.analysis.plots_segmentation import compare
     from mobilevit_jax.data.masks import decode_mask, to_segmentation
 
-    truths = [
-        decode_mask(to_segmentation(record)["mask"], name=name)
-        for record, name in zip(records, names, strict=True)
-    ]
-    panels = [
-        compare(image, mask, class_names, truth)
-        for image, mask, truth in zip(images, masks, truths, strict=True)
-    ]
+    panels = []
+    for image, mask, record, name in zip(images, masks, records, names, strict=True):
+        truth = decode_mask(to_segmentation(record)["mask"], name=name)
+        panels.append(compare(image, mask, class_names, truth))
     grid(panels, path, columns=2)

@@ -42,25 +42,23 @@ def leave(status: int) -> NoReturn:
     sys.exit(status)
 
 
+_HELP = """usage: mobilevit COMMAND [OPTION...]
+
+MobileViT in JAX: prepare data, train, evaluate, predict.
+
+commands:
+{}
+
+options:
+  --help     show this text; after a command, the options of that command
+  --version  show the version
+  --debug    show the traceback of an error"""
+
+
 def help_text() -> str:
     """Returns what `mobilevit --help` prints."""
     width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {purpose}" for name, purpose in COMMANDS.items()]
-    return "\n".join(
-        [
-            "usage: mobilevit COMMAND [OPTION...]",
-            "",
-            "MobileViT in JAX: prepare data, train, evaluate, predict.",
-            "",
-            "commands:",
-            *lines,
-            "",
-            "options:",
-            "  --help     show this text; after a command, the options of that command",
-            "  --version  show the version",
-            "  --debug    show the traceback of an error",
-        ]
-    )
+    return _HELP.format("\n".join(f"  {name:<{width}}  {does}" for name, does in COMMANDS.items()))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

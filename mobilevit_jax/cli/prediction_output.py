@@ -3,6 +3,7 @@
 Images come as uint8 [h, w, 3] in RGB, answers as the task's predictor gives them.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,18 +40,20 @@ class Form:
 
     Attributes:
         ask: (predictor, images, settings) -> one raw answer an image.
-        to_json: (predictor, name, image, raw answer, settings) -> what JSON holds.
+        to_json: (class names, name, image, raw answer, settings) -> what JSON holds.
         show: Prints an answer.
         draw: (pictures, class names, path) -> a PNG file.
     """
 
     ask: Callable[[Any, list[np.ndarray], Settings], Sequence[Any]]
-    to_json: Callable[[Any, str, np.ndarray, Any, Settings], Answer]
+    to_json: Callable[[Sequence[str], str, np.ndarray, Any, Settings], Answer]
     show: Callable[[Answer], None]
     draw: Callable[[Sequence[Picture], Sequence[str], Path], None]
 
 
-def _classes_to_json(predictor: Any, name: str, image: np.ndarray, raw: Any, _: Settings) -> Answer:
+def _classes_to_json(
+    class_names: Sequence[str], name: str, image: np.ndarray, raw: Any, _: Settings
+) -> Answer:
     classes = [{"class": c.name, "index": c.index, "probability": c.probability} for c in raw]
     return {"image": name, "predictions": classes}
 
@@ -71,7 +74,9 @@ def _draw_classes(pictures: Sequence[Picture], class_names: Sequence[str], path:
     )
 
 
-def _objects_to_json(predictor: Any, name: str, image: np.ndarray, raw: Any, _: Settings) -> Answer:
+def _objects_to_json(
+    class_names: Sequence[str], name: str, image: np.ndarray, raw: Any, _: Settings
+) -> Answer:
     found = [
         {"class": d.name, "label": d.label, "score": d.score, "box": [round(x, 2) for x in d.box]}
         for d in raw
@@ -97,13 +102,13 @@ def _draw_objects(pictures: Sequence[Picture], class_names: Sequence[str], path:
 
 
 def _mask_to_json(
-    predictor: Any, name: str, image: np.ndarray, raw: np.ndarray, settings: Settings
+    class_names: Sequence[str], name: str, image: np.ndarray, raw: np.ndarray, settings: Settings
 ) -> Answer:
     from mobilevit_jax.tasks.segmentation.predict import save_palette_png
 
-    counts = np.bincount(raw.ravel(), minlength=len(predictor.class_names))
+    counts = np.bincount(raw.ravel(), minlength=len(class_names))
     classes = [
-        {"class": predictor.class_names[i], "index": int(i), "share": counts[i] / raw.size}
+        {"class": class_names[i], "index": int(i), "share": counts[i] / raw.size}
         for i in np.argsort(-counts, kind="stable")
         if counts[i]
     ]
@@ -117,11 +122,8 @@ def _mask_to_json(
 
 def _free_path(folder: Path, stem: str) -> Path:
     """Returns a path that no other image of the same name, or an earlier run, has taken."""
-    path, number = folder / f"{stem}.png", 1
-    while path.exists():
-        number += 1
-        path = folder / f"{stem}-{number}.png"
-    return path
+    stems = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
+    return next(path for s in stems if not (path := folder / f"{s}.png").exists())
 
 
 def _show_mask(answer: Answer) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 import tyro
 
 from mobilevit_jax.allocator import keep_memory_of_steps
+from mobilevit_jax.cli.options import called
 from mobilevit_jax.errors import ConfigurationError
 
 
@@ -26,11 +27,9 @@ class HostsOptions:
             and this one ends.
     """
 
-    coordinator: Annotated[
-        str | None, tyro.conf.arg(metavar="HOST:PORT", help_behavior_hint="")
-    ] = None
-    num_processes: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")] = None
-    process_id: Annotated[int | None, tyro.conf.arg(metavar="I", help_behavior_hint="")] = None
+    coordinator: Annotated[str | None, called("HOST:PORT")] = None
+    num_processes: Annotated[int | None, called("N")] = None
+    process_id: Annotated[int | None, called("I")] = None
     join: Annotated[tyro.conf.FlagCreatePairsOff[bool], tyro.conf.arg(help_behavior_hint="")] = True
     lost_after: Annotated[int, tyro.conf.arg(metavar="SECONDS")] = 100
 

@@ -9,7 +9,7 @@ import json
 import os
 import signal
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from mobilevit_jax.cli.commands import evaluate, train
@@ -42,7 +42,7 @@ class Order:
 
     def as_json(self) -> str:
         """Returns what the process reads."""
-        return json.dumps({**asdict(self), "experiment": to_dict(self.experiment)})
+        return json.dumps(to_dict(self))
 
 
 def main() -> int:

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from mobilevit_jax.cli.options import called
 from mobilevit_jax.errors import ConfigurationError
 from mobilevit_jax.pretrained import Choice, Pretrained, load_weights
 
@@ -27,7 +28,7 @@ class SelectionOptions:
 
     checkpoint: str = "latest"
     raw: bool = False
-    revision: Annotated[str | None, tyro.conf.arg(metavar="REV", help_behavior_hint="")] = None
+    revision: Annotated[str | None, called("REV")] = None
     allow_half: bool = False
     channel_order: Literal["bgr", "rgb"] | None = None
 
@@ -52,6 +53,9 @@ class SelectionOptions:
         return self.checkpoint  # pyright: ignore[reportReturnType]
 
 
+Selection = tyro.conf.OmitArgPrefixes[Annotated[SelectionOptions, tyro.conf.arg(name="selection")]]
+
+
 @dataclass(frozen=True)
 class WeightsOptions:
     """Which weights.
@@ -63,9 +67,7 @@ class WeightsOptions:
     """
 
     weights: Annotated[str, tyro.conf.arg(metavar="WEIGHTS")]
-    selection: tyro.conf.OmitArgPrefixes[
-        Annotated[SelectionOptions, tyro.conf.arg(name="selection")]
-    ] = SelectionOptions()
+    selection: Selection = SelectionOptions()
 
     def load(self) -> Pretrained:
         """Loads them.

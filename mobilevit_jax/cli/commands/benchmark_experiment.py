@@ -9,6 +9,7 @@ import tyro
 
 from mobilevit_jax.cli.commands.train import build_task, parse
 from mobilevit_jax.cli.console import TrainProgress, count, print_table, say
+from mobilevit_jax.cli.options import called
 from mobilevit_jax.cli.runtime import start_jax
 from mobilevit_jax.config import Experiment
 from mobilevit_jax.errors import ExitStatus
@@ -34,15 +35,15 @@ class Arguments:
 
     file: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
     config: Annotated[Experiment, tyro.conf.arg(name="")]
-    row: Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")] = None
-    steps: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
+    row: Annotated[str | None, called("NAME")] = None
+    steps: Annotated[int | None, called("INT")] = None
     tiny: tyro.conf.FlagCreatePairsOff[bool] = False
-    output: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
+    output: Annotated[Path | None, called("FILE")] = None
 
 
 def main(argv: list[str]) -> int:
     """Runs `mobilevit benchmark FILE.py` and returns its exit status."""
-    arguments = parse(Arguments, "mobilevit benchmark", argv)
+    arguments = parse(Arguments, "benchmark", argv)
     start_jax()
     from mobilevit_jax.analysis.benchmark import measure
 

@@ -1,12 +1,11 @@
 """`mobilevit benchmark MODEL...`: forward passes and training steps against the machine's best."""
 
 import contextlib
-import dataclasses
 import itertools
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +13,7 @@ import tyro
 
 from mobilevit_jax.base.cores import usable_cores
 from mobilevit_jax.cli.console import count, print_table, say
+from mobilevit_jax.cli.options import called, read
 from mobilevit_jax.cli.runtime import start_jax
 from mobilevit_jax.errors import ConfigurationError, DataError, ExitStatus, naming
 
@@ -61,18 +61,14 @@ class Arguments:
             run leaves what it had.
     """
 
-    models: Annotated[
-        tuple[str, ...],
-        tyro.conf.Positional,
-        tyro.conf.arg(metavar="MODEL...", help_behavior_hint=""),
-    ]
+    models: Annotated[tuple[str, ...], tyro.conf.Positional, called("MODEL...")]
     work: Annotated[tuple[str, ...], tyro.conf.arg(metavar="WORK...")] = ("forward",)
-    sizes: Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT...", help_behavior_hint="")] = ()
+    sizes: Annotated[tuple[int, ...], called("INT...")] = ()
     batches: Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT...")] = (1, 8)
     dtypes: Annotated[tuple[str, ...], tyro.conf.arg(metavar="DTYPE...")] = ("float32",)
     rounds: int = 5
     cold: bool = False
-    output: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
+    output: Annotated[Path | None, called("FILE")] = None
 
 
 def main(argv: list[str]) -> int:
@@ -82,13 +78,11 @@ def main(argv: list[str]) -> int:
         ConfigurationError: If an option is wrong, or something needs more memory than there is.
         KeyboardInterrupt: If it was interrupted; what was measured has been shown and written.
     """
-    arguments = tyro.cli(
-        Arguments, prog="mobilevit benchmark", args=argv, config=(tyro.conf.FlagCreatePairsOff,)
-    )
+    arguments = read(Arguments, "benchmark", argv)
     _check(arguments)
     start_jax()
     settings = _settings(arguments)
-    report = Report(arguments.output, len(settings))
+    report = Report(arguments.output, len(settings), _machine())
     try:
         with _cold() if arguments.cold else contextlib.nullcontext():
             _measure(settings, arguments.rounds, report)
@@ -191,37 +185,42 @@ def _weight(setting: "Setting") -> int:
     return -pixels * (10 if setting.work == "train" else 1)
 
 
+@dataclass
 class Report:
-    """What was measured so far: a JSON file after every row, and tables at the end."""
+    """What was measured so far: a JSON file after every row, and tables at the end.
 
-    def __init__(self, path: Path | None, planned: int) -> None:
-        """Writes nothing yet.
+    Attributes:
+        path: The JSON file, or None.
+        planned: How many rows there will be.
+        machine: What the numbers depend on besides the code.
+        rows: Each with the ceilings that it is compared with.
+        written: Whether there is a file.
+    """
 
-        Args:
-            path: The JSON file, or None.
-            planned: How many rows there will be.
-        """
-        self._path = path
-        self._planned = planned
-        self._machine = _machine()
-        self._rows: list[tuple[Row, Ceilings]] = []
-        self._written = False
+    path: Path | None
+    planned: int
+    machine: dict[str, Any]
+    rows: list[tuple["Row", "Ceilings"]] = field(default_factory=list)
+    written: bool = False
 
     def add(self, row: "Row", ceilings: "Ceilings") -> None:
         """Keeps a row, and writes the file anew."""
-        self._rows.append((row, ceilings))
+        self.rows.append((row, ceilings))
         milliseconds = 1e3 * row.seconds.median
         say(f"    {milliseconds:,.4g} ms, {row.images_per_second:,.4g} images/s")
-        if self._path is None:
+        if self.path is None:
             return
         from mobilevit_jax.training.workdir import write_json
 
-        write_json(self._path, self._as_json())
-        self._written = True
+        rows = [row.as_json() | {"ceilings": asdict(best)} for row, best in self.rows]
+        complete = len(rows) == self.planned
+        write_json(self.path, {"machine": self.machine, "complete": complete, "rows": rows})
+        self.written = True
 
     def show(self) -> None:
         """Prints a table for each model and dtype; nothing if there is no row."""
-        for (model, dtype), group in itertools.groupby(self._rows, key=_table_of):
+        tables = itertools.groupby(self.rows, lambda one: (one[0].setting.model, one[1].dtype))
+        for (model, dtype), group in tables:
             rows = list(group)
             best = rows[0][1]
             title = (
@@ -229,34 +228,16 @@ class Report:
                 f"copy {best.bytes_per_second / 1e9:,.4g} GB/s"
             )
             print_table(_HEADINGS, [_cells(row) for row, _ in rows], title=title)
-        if self._rows and len(self._rows) < self._planned:
-            say(f"{count(len(self._rows), 'row')} of {self._planned} measured")
-        if self._written:
-            say(f"written to {self._path}")
-
-    def _as_json(self) -> dict[str, Any]:
-        return {
-            "machine": self._machine,
-            "complete": len(self._rows) == self._planned,
-            "rows": [
-                row.as_json() | {"ceilings": dataclasses.asdict(ceilings)}
-                for row, ceilings in self._rows
-            ],
-        }
-
-
-def _table_of(row_and_ceilings: tuple["Row", "Ceilings"]) -> tuple[str, str]:
-    setting = row_and_ceilings[0].setting
-    return setting.model, setting.dtype
+        if self.rows and len(self.rows) < self.planned:
+            say(f"{count(len(self.rows), 'row')} of {self.planned} measured")
+        if self.written:
+            say(f"written to {self.path}")
 
 
 def _cells(row: "Row") -> list[object]:
-    setting = row.setting
-    told = [row.argument_bytes, row.output_bytes, row.temporary_bytes]
-    planned = None if None in told else sum(part or 0 for part in told)
-    held = _megabytes(row.held_bytes)
-    if row.held_bytes is None and planned is not None:
-        held = f"({_megabytes(planned)})"
+    setting, held = row.setting, _megabytes(row.held_bytes)
+    if row.held_bytes is None and row.total_bytes is not None:
+        held = f"({_megabytes(row.total_bytes)})"
     compiling = f"{row.lower_seconds + row.compile_seconds:.1f}"
     return [
         f"{setting.work:<7} {setting.side} x{setting.batch}",

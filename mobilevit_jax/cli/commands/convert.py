@@ -9,8 +9,9 @@ import numpy as np
 import tyro
 
 from mobilevit_jax.cli.console import say
+from mobilevit_jax.cli.options import read
 from mobilevit_jax.cli.runtime import start_jax
-from mobilevit_jax.cli.weights import SelectionOptions
+from mobilevit_jax.cli.weights import Selection, SelectionOptions
 from mobilevit_jax.errors import ConfigurationError, ExitStatus
 from mobilevit_jax.pretrained import Pretrained
 from mobilevit_jax.tasks import task_of
@@ -41,16 +42,12 @@ class Arguments:
     destination: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DESTINATION")]
     layout: Layout = "huggingface"
     overwrite: bool = False
-    selection: tyro.conf.OmitArgPrefixes[
-        Annotated[SelectionOptions, tyro.conf.arg(name="selection")]
-    ] = SelectionOptions()
+    selection: Selection = SelectionOptions()
 
 
 def main(argv: list[str]) -> int:
     """Runs `mobilevit convert` and returns its exit status."""
-    arguments = tyro.cli(
-        Arguments, prog="mobilevit convert", args=argv, config=(tyro.conf.FlagCreatePairsOff,)
-    )
+    arguments = read(Arguments, "convert", argv)
     _check_destination(arguments)
     start_jax()
     convert(arguments)
@@ -93,28 +90,22 @@ def convert(arguments: Arguments) -> None:
     Raises:
         ConfigurationError: If the layout cannot express the model; what it lacks is named.
     """
+    import jax
+
     from mobilevit_jax.saving import save_pretrained, save_weights
 
     loaded = arguments.selection.load(arguments.source)
-    destination = arguments.destination
+    destination, layout = arguments.destination, arguments.layout
     destination.parent.mkdir(parents=True, exist_ok=True)
+    saved = destination, loaded.model, loaded.variables, loaded.processor
     if _is_file(destination):
-        save_weights(
-            destination, loaded.model, loaded.variables, loaded.processor, layout=arguments.layout
-        )
+        save_weights(*saved, layout=layout)
     else:
-        save_pretrained(
-            destination,
-            loaded.model,
-            loaded.variables,
-            loaded.processor,
-            class_names=_names(loaded),
-            layout=arguments.layout,
-        )
-    parameters = sum(int(np.size(leaf)) for leaf in _leaves(loaded.variables["params"]))
+        save_pretrained(*saved, class_names=_names(loaded), layout=layout)
+    parameters = sum(np.size(leaf) for leaf in jax.tree.leaves(loaded.variables["params"]))
     say(
         f"{loaded.model_name}, {loaded.model.num_classes} classes, {parameters:,} parameters "
-        f"({loaded.description}) written to {destination} in the layout {arguments.layout}"
+        f"({loaded.description}) written to {destination} in the layout {layout}"
     )
 
 
@@ -123,9 +114,3 @@ def _names(loaded: Pretrained) -> tuple[str, ...]:
     background = task_of(loaded.model_name) == "detection"  # it has no name
     names, count = loaded.class_names, loaded.model.num_classes - background
     return names + tuple(f"LABEL_{index + background}" for index in range(len(names), count))
-
-
-def _leaves(tree: dict) -> list[np.ndarray]:
-    import jax
-
-    return jax.tree.leaves(tree)

@@ -2,7 +2,7 @@
 
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,6 +12,7 @@ from mobilevit_jax.analysis.metrics import shown
 from mobilevit_jax.base.run_files import EVALUATION, EXPERIMENT
 from mobilevit_jax.cli.console import count, print_table, say
 from mobilevit_jax.cli.example_grid import draw_examples
+from mobilevit_jax.cli.options import called, read
 from mobilevit_jax.cli.runtime import start_jax
 from mobilevit_jax.cli.weights import WeightsOptions
 from mobilevit_jax.data.loader import LoaderConfig
@@ -50,34 +51,25 @@ class Arguments:
     """
 
     choice: tyro.conf.OmitArgPrefixes[Annotated[WeightsOptions, tyro.conf.arg(name="weights")]]
-    dataset: Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")] = None
-    split: Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")] = None
-    data_dir: Annotated[str | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
-    size: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
-    batch_size: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
+    dataset: Annotated[str | None, called("NAME")] = None
+    split: Annotated[str | None, called("NAME")] = None
+    data_dir: Annotated[str | None, called("DIR")] = None
+    size: Annotated[int | None, called("INT")] = None
+    batch_size: Annotated[int | None, called("INT")] = None
     convention: Literal["v0.1", "later"] | None = None
-    score_threshold: Annotated[
-        float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="")
-    ] = None
-    iou_threshold: Annotated[
-        float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="")
-    ] = None
+    score_threshold: Annotated[float | None, called("FLOAT")] = None
+    iou_threshold: Annotated[float | None, called("FLOAT")] = None
     protocol: Literal["fixed", "keep_aspect"] | None = None
-    multiple: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
-    output: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
-    plots: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
-    results: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
+    multiple: Annotated[int | None, called("INT")] = None
+    output: Annotated[Path | None, called("FILE")] = None
+    plots: Annotated[Path | None, called("FILE")] = None
+    results: Annotated[Path | None, called("FILE")] = None
     loader: tyro.conf.OmitArgPrefixes[LoaderConfig] = field(default_factory=LoaderConfig)
 
 
 def main(argv: list[str]) -> int:
     """Runs `mobilevit evaluate` and returns its exit status."""
-    arguments = tyro.cli(
-        Arguments,
-        prog="mobilevit evaluate",
-        args=argv,
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
+    arguments = read(Arguments, "evaluate", argv)
     start_jax()
     report(arguments, arguments.choice.load())
     return ExitStatus.DONE
@@ -85,18 +77,14 @@ def main(argv: list[str]) -> int:
 
 def report(arguments: Arguments, loaded: Pretrained) -> None:
     """Evaluates, prints the table and writes what was asked for."""
+    if arguments.size is not None:
+        loaded = replace(loaded, processor=loaded.processor.for_size(arguments.size))
     result = evaluate(arguments, loaded)
     cells = shown(result)
+    data = f"{result['dataset']} {result['split']}"
     print_table(
         ["data", "size", "images", *cells],
-        [
-            [
-                f"{result['dataset']} {result['split']}",
-                result["size"],
-                result["count"],
-                *cells.values(),
-            ]
-        ],
+        [[data, result["size"], result["count"], *cells.values()]],
         title=f"{result['model']}, {result['weights']}",
     )
     if "iou" in result:
@@ -114,35 +102,13 @@ def report(arguments: Arguments, loaded: Pretrained) -> None:
 def _draw(arguments: Arguments, loaded: Pretrained) -> None:
     """Draws the first images of the split with their answers."""
     name, split_name, data_dir = _data(arguments, loaded)
-    predictor = create_predictor(
-        loaded,
-        _processor(arguments, loaded),
-        **_settings(arguments, ("convention", "iou_threshold")),
-    )
+    settings = {"convention": arguments.convention, "iou_threshold": arguments.iou_threshold}
+    predictor = create_predictor(loaded, loaded.processor, **settings)
     task, split = task_of(loaded.model_name), open_split(name, split_name, data_dir)
     skip_bad = arguments.loader.skip_bad_images
     assert arguments.plots is not None
     draw_examples(predictor, task, split, arguments.plots, skip_bad=skip_bad)
     say(f"examples drawn into {arguments.plots}")
-
-
-def _processor(arguments: Arguments, loaded: Pretrained) -> ImageProcessor:
-    if arguments.size is None:
-        return loaded.processor
-    return loaded.processor.for_size(arguments.size)
-
-
-def _settings(
-    arguments: Arguments,
-    names: tuple[str, ...] = (
-        *("convention", "score_threshold", "iou_threshold"),
-        *("protocol", "multiple"),
-    ),
-) -> dict[str, Any]:
-    """Returns the settings of a task that the user chose."""
-    return {
-        name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None
-    }
 
 
 def _default_output(choice: WeightsOptions, result: dict[str, Any]) -> Path:
@@ -164,6 +130,8 @@ def _default_output(choice: WeightsOptions, result: dict[str, Any]) -> Path:
 def evaluate(arguments: Arguments, loaded: Pretrained) -> dict[str, Any]:
     """Evaluates and returns what the JSON file holds: metrics as fractions, and what they are of.
 
+    Images are of the size that `loaded.processor` has.
+
     Raises:
         ConfigurationError: If the data set's classes are not those of the weights.
         DataError: If an image cannot be decoded and none may be skipped.
@@ -177,8 +145,10 @@ def evaluate(arguments: Arguments, loaded: Pretrained) -> dict[str, Any]:
     info = dataset_info(name, data_dir)
     _check_classes(loaded, class_names_of(loaded.model_name, info), name)
     split = open_split(name, split_name, data_dir)
-    processor, settings = _processor(arguments, loaded), _settings(arguments)
+    processor = loaded.processor
     _check_processor(processor)
+    names = ("convention", "score_threshold", "iou_threshold", "protocol", "multiple")
+    settings = {name: value for name in names if (value := getattr(arguments, name)) is not None}
     evaluator = create_evaluator(loaded, info, processor, results=arguments.results, **settings)
     variables = parallel.replicate(loaded.variables)
     batch_size = arguments.batch_size
@@ -252,7 +222,6 @@ def _check_classes(loaded: Pretrained, theirs: tuple[str, ...], dataset: str) ->
     differs = (
         f"class {index} of {dataset} is {theirs[index]!r}, that of the weights {ours[index]!r}"
     )
-    if loaded.experiment is None:
-        say(f"{differs}; going on, as both have {len(ours)} classes")
-        return
-    raise ConfigurationError(f"{differs}; name the data set that they were trained on")
+    if loaded.experiment is not None:
+        raise ConfigurationError(f"{differs}; name the data set that they were trained on")
+    say(f"{differs}; going on, as both have {len(ours)} classes")

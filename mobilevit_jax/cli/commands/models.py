@@ -9,6 +9,7 @@ import tyro
 
 from mobilevit_jax.analysis.counts import Stage, stages
 from mobilevit_jax.cli.console import print_table
+from mobilevit_jax.cli.options import called, read
 from mobilevit_jax.errors import ConfigurationError, ExitStatus
 from mobilevit_jax.models.registry import create_model, head_of, list_models
 
@@ -17,14 +18,12 @@ _SHOWN = ("layer_3", "layer_4", "layer_5")
 
 
 class Counted(NamedTuple):
-    """A model's parts for images of `size` x `size` pixels."""
+    """A model's numbers and parts for images of `size` x `size` pixels."""
 
     size: int
+    parameters: int
+    macs: int
     stages: list[Stage]
-
-    def total(self) -> tuple[int, int]:
-        """Returns parameters and multiply-adds."""
-        return sum(part.parameters for part in self.stages), sum(part.macs for part in self.stages)
 
 
 @dataclass(frozen=True)
@@ -40,9 +39,7 @@ class Arguments:
         json: Print JSON, for machines.
     """
 
-    name: Annotated[
-        str, tyro.conf.Positional, tyro.conf.arg(metavar="[MODEL]", help_behavior_hint="")
-    ] = "*"
+    name: Annotated[str, tyro.conf.Positional, called("[MODEL]")] = "*"
     size: int | None = None
     num_classes: int | None = None
     json: bool = False
@@ -50,9 +47,7 @@ class Arguments:
 
 def main(argv: list[str]) -> int:
     """Runs `mobilevit models` and returns its exit status."""
-    arguments = tyro.cli(
-        Arguments, prog="mobilevit models", args=argv, config=(tyro.conf.FlagCreatePairsOff,)
-    )
+    arguments = read(Arguments, "models", argv)
     if arguments.size is not None and arguments.size < 1:
         raise ConfigurationError(f"--size must be at least 1 pixel; got {arguments.size}")
     options: dict[str, Any] = (
@@ -62,9 +57,11 @@ def main(argv: list[str]) -> int:
     for name in list_models(arguments.name) or [arguments.name]:
         model = create_model(name, **options)
         size = arguments.size or head_of(model).input_size
-        counted[name] = Counted(size, stages(model, size))
+        parts = stages(model, size)
+        total = sum(part.parameters for part in parts), sum(part.macs for part in parts)
+        counted[name] = Counted(size, *total, parts)
     if arguments.json:
-        print(json.dumps(_as_json(counted), indent=2))
+        print(json.dumps({name: _as_json(counts) for name, counts in counted.items()}, indent=2))
     elif len(counted) == 1:
         _print_stages(*next(iter(counted.items())))
     else:
@@ -72,16 +69,8 @@ def main(argv: list[str]) -> int:
     return ExitStatus.DONE
 
 
-def _as_json(counted: dict[str, Counted]) -> dict[str, Any]:
-    return {
-        name: {
-            "size": counts.size,
-            "parameters": counts.total()[0],
-            "macs": counts.total()[1],
-            "stages": [dataclasses.asdict(stage) for stage in counts.stages],
-        }
-        for name, counts in counted.items()
-    }
+def _as_json(counts: Counted) -> dict[str, Any]:
+    return {**counts._asdict(), "stages": [dataclasses.asdict(stage) for stage in counts.stages]}
 
 
 def _print_models(counted: dict[str, Counted]) -> None:
@@ -89,8 +78,8 @@ def _print_models(counted: dict[str, Counted]) -> None:
         [
             name,
             str(counts.size),
-            f"{counts.total()[0]:,}",
-            f"{counts.total()[1] / 1e6:,.1f}",
+            f"{counts.parameters:,}",
+            f"{counts.macs / 1e6:,.1f}",
             *(_shape(stage) for stage in counts.stages if stage.name in _SHOWN),
         ]
         for name, counts in counted.items()
@@ -104,8 +93,7 @@ def _print_stages(name: str, counts: Counted) -> None:
         [stage.name, _shape(stage), f"{stage.parameters:,}", f"{stage.macs / 1e6:,.1f}"]
         for stage in counts.stages
     ]
-    parameters, macs = counts.total()
-    rows.append(["total", "", f"{parameters:,}", f"{macs / 1e6:,.1f}"])
+    rows.append(["total", "", f"{counts.parameters:,}", f"{counts.macs / 1e6:,.1f}"])
     title = f"{name}, images of {counts.size}x{counts.size}; MACs are multiply-adds"
     print_table(["stage", "output", "parameters", "M MACs"], rows, title=title)
 

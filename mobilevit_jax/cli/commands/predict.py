@@ -4,18 +4,22 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import tyro
 
 from mobilevit_jax.cli.console import count, say
+from mobilevit_jax.cli.options import called, read
 from mobilevit_jax.cli.prediction_output import FORMS, Answer, Form, Picture, Settings
 from mobilevit_jax.cli.runtime import start_jax
 from mobilevit_jax.cli.weights import WeightsOptions
 from mobilevit_jax.data.decode import read_image
 from mobilevit_jax.errors import ConfigurationError, DataError, ExitStatus
 from mobilevit_jax.tasks import create_predictor, task_of
+
+if TYPE_CHECKING:
+    from mobilevit_jax.tasks import Predictor
 
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 _BATCH = 32
@@ -38,28 +42,20 @@ class Arguments:
         skip_bad_images: Leave out and name images that are missing or cannot be decoded.
     """
 
-    images: Annotated[
-        tuple[Path, ...],
-        tyro.conf.Positional,
-        tyro.conf.arg(metavar="IMAGE [IMAGE ...]", help_behavior_hint=""),
-    ]
+    images: Annotated[tuple[Path, ...], tyro.conf.Positional, called("IMAGE [IMAGE ...]")]
     choice: tyro.conf.OmitArgPrefixes[Annotated[WeightsOptions, tyro.conf.arg(name="weights")]]
-    top: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
-    score_threshold: Annotated[
-        float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="")
-    ] = None
-    masks: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
-    size: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
+    top: Annotated[int | None, called("INT")] = None
+    score_threshold: Annotated[float | None, called("FLOAT")] = None
+    masks: Annotated[Path | None, called("DIR")] = None
+    size: Annotated[int | None, called("INT")] = None
     json: bool = False
-    plot: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
+    plot: Annotated[Path | None, called("FILE")] = None
     skip_bad_images: bool = False
 
 
 def main(argv: list[str]) -> int:
     """Runs `mobilevit predict` and returns its exit status."""
-    arguments = tyro.cli(
-        Arguments, prog="mobilevit predict", args=argv, config=(tyro.conf.FlagCreatePairsOff,)
-    )
+    arguments = read(Arguments, "predict", argv)
     paths = find_images(arguments.images, may_miss=arguments.skip_bad_images)
     if arguments.top is not None and arguments.top < 1:
         raise ConfigurationError(f"--top must be at least 1; got {arguments.top}")
@@ -67,10 +63,8 @@ def main(argv: list[str]) -> int:
     loaded = arguments.choice.load()
     task = task_of(loaded.model_name)
     _check_options(arguments, task)
-    processor = loaded.processor
-    if arguments.size is not None:
-        processor = processor.for_size(arguments.size)
-    predictor, form = create_predictor(loaded, processor), FORMS[task]
+    size, form = arguments.size, FORMS[task]
+    processor = loaded.processor if size is None else loaded.processor.for_size(size)
     settings = Settings(
         5 if arguments.top is None else arguments.top,
         0.3 if arguments.score_threshold is None else arguments.score_threshold,
@@ -78,7 +72,7 @@ def main(argv: list[str]) -> int:
         min(_BATCH, len(paths)),
     )
     answers, pictures, bad = predict(
-        predictor,
+        create_predictor(loaded, processor),
         form,
         paths,
         settings,
@@ -104,11 +98,7 @@ def main(argv: list[str]) -> int:
 
 def _check_options(arguments: Arguments, task: str) -> None:
     """Refuses options that the task of the weights has no use for."""
-    own = {
-        "top": "classification",
-        "score_threshold": "detection",
-        "masks": "segmentation",
-    }
+    own = {"top": "classification", "score_threshold": "detection", "masks": "segmentation"}
     for name, its_task in own.items():
         if getattr(arguments, name) is not None and task != its_task:
             option = name.replace("_", "-")
@@ -150,7 +140,7 @@ def _is_image(path: Path) -> bool:
 
 
 def predict(
-    predictor: Any,
+    predictor: "Predictor",
     form: Form,
     paths: Sequence[Path],
     settings: Settings,
@@ -181,7 +171,7 @@ def predict(
     for names, images in _batches(paths, settings.batch, bad, skip_bad):
         raws = form.ask(predictor, images, settings)
         for name, image, raw in zip(names, images, raws, strict=True):
-            answers.append(form.to_json(predictor, name, image, raw, settings))
+            answers.append(form.to_json(predictor.class_names, name, image, raw, settings))
             if len(pictures) < keep:
                 pictures.append((image, answers[-1], raw))
     return answers, pictures, bad

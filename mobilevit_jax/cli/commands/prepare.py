@@ -1,7 +1,8 @@
 """`mobilevit prepare`: stores a data set in the form that training reads."""
 
+import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +11,7 @@ import tyro
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mobilevit_jax.cli.console import make_console, print_table, say
+from mobilevit_jax.cli.options import called, read
 from mobilevit_jax.data.builders import BUILDERS
 from mobilevit_jax.data.prepare import prepare
 from mobilevit_jax.data.sources import dataset_info, list_prepared, resolve_data_dir
@@ -26,17 +28,13 @@ class Arguments:
     annotations/instances_<folder>.json; voc_segmentation reads VOCdevkit.
     """
 
-    dataset: Annotated[
-        str | None,
-        tyro.conf.Positional,
-        tyro.conf.arg(metavar="[DATASET]", help_behavior_hint=""),
-    ] = None
+    dataset: Annotated[str | None, tyro.conf.Positional, called("[DATASET]")] = None
     """Which one: shapes/..., image_folder, imagenet, coco, coco_segmentation, voc_segmentation."""
-    source: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
+    source: Annotated[Path | None, called("DIR")] = None
     """The directory that has the files of the data set."""
-    data_dir: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
+    data_dir: Annotated[Path | None, called("DIR")] = None
     """Where data sets are kept ($TFDS_DATA_DIR, or else ~/tensorflow_datasets)."""
-    name: Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")] = None
+    name: Annotated[str | None, called("NAME")] = None
     """Store it under this name; --dataset of the other commands then takes it."""
     skip_bad_images: bool = False
     """Leave out and count images that cannot be decoded, instead of stopping at the first."""
@@ -51,25 +49,20 @@ def main(argv: Sequence[str]) -> int:
         ConfigurationError: For a bad combination of arguments.
         DataError: If the data set cannot be read or stored.
     """
-    arguments = tyro.cli(
-        Arguments,
-        args=list(argv),
-        prog="mobilevit prepare",
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
+    arguments = read(Arguments, "prepare", argv)
     if arguments.list:
         _list(arguments.data_dir)
         return ExitStatus.DONE
     if arguments.dataset is None:
         raise ConfigurationError(f"name a data set: {', '.join(BUILDERS)} (or use --list)")
-    with _Bars() as bars:
+    with _bars() as update:
         info = prepare(
             arguments.dataset,
             data_dir=arguments.data_dir,
             source=arguments.source,
             name=arguments.name,
             skip_bad_images=arguments.skip_bad_images,
-            progress=bars.update,
+            progress=update,
         )
     rows = [(split, count, info.skipped.get(split, 0)) for split, count in info.splits.items()]
     print(f"{info.name} ({len(info.class_names)} classes) is in {info.directory}")
@@ -82,33 +75,28 @@ def main(argv: Sequence[str]) -> int:
     return ExitStatus.DONE
 
 
-class _Bars:
-    """One progress bar a split, where there is a terminal."""
+@contextlib.contextmanager
+def _bars() -> Iterator[Callable[[str, int, int], None]]:
+    """Yields what moves the bar of a split, one below the other, where there is a terminal."""
+    console = make_console(sys.stderr)
+    bars = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+        transient=True,
+    )
+    tasks = {}
 
-    def __init__(self) -> None:
-        console = make_console(sys.stderr)
-        self._tasks = {}
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-            transient=True,
-        )
+    def update(split: str, done: int, total: int) -> None:
+        if split not in tasks:
+            tasks[split] = bars.add_task(split, total=total)
+        bars.update(tasks[split], completed=done)
 
-    def __enter__(self) -> "_Bars":
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def update(self, split: str, done: int, total: int) -> None:
-        if split not in self._tasks:
-            self._tasks[split] = self._progress.add_task(split, total=total)
-        self._progress.update(self._tasks[split], completed=done)
+    with bars:
+        yield update
 
 
 def _list(data_dir: Path | None) -> None:

@@ -7,8 +7,9 @@ from typing import Annotated
 import tyro
 
 from mobilevit_jax.cli.console import count, say
+from mobilevit_jax.cli.options import called, read, refusing
 from mobilevit_jax.cli.runtime import start_jax
-from mobilevit_jax.errors import ConfigurationError, ExitStatus
+from mobilevit_jax.errors import ExitStatus
 
 
 @dataclass(frozen=True)
@@ -23,11 +24,7 @@ class Arguments:
         output: Directory to write into; an earlier report in it is replaced.
     """
 
-    runs: Annotated[
-        tuple[Path, ...],
-        tyro.conf.Positional,
-        tyro.conf.arg(metavar="RUNS...", help_behavior_hint=""),
-    ]
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, called("RUNS...")]
     output: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("report")
 
 
@@ -38,30 +35,20 @@ def main(argv: list[str]) -> int:
         ConfigurationError: If a directory holds no run, or the report cannot be written.
         DataError: If the record of a sweep cannot be read.
     """
-    arguments = tyro.cli(Arguments, prog="mobilevit report", args=argv)
-    _use_the_cpu()
+    arguments = read(Arguments, "report", argv)
     # Late, so that --help does not wait for JAX and matplotlib.
+    import jax
+
+    jax.config.update("jax_platforms", "cpu")  # accelerators are left to runs that still go on
+    start_jax()
     from mobilevit_jax.studies import report
 
     collected = report.collect(arguments.runs)
     say(f"counting the models, for a report of {count(len(collected.entries), 'run')}")
     page = report.compose(collected)
-    try:
+    with refusing(f"the report {arguments.output} cannot be written", "--output"):
         index = report.write(page, arguments.output, say)
-    except OSError as error:
-        raise ConfigurationError(
-            f"the report {arguments.output} cannot be written: {error.strerror or error}; choose "
-            "another place with --output"
-        ) from error
     for notice in page.notices:
         say(f"note: {notice}")
     say(f"written to {index}")
     return ExitStatus.DONE
-
-
-def _use_the_cpu() -> None:
-    """Leaves accelerators to the runs that may still be going on them."""
-    import jax
-
-    jax.config.update("jax_platforms", "cpu")
-    start_jax()

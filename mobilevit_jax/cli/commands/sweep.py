@@ -9,13 +9,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
 from mobilevit_jax.analysis.metrics import label_of, number
 from mobilevit_jax.cli.commands.train import python_files
 from mobilevit_jax.cli.console import count, print_table, say
+from mobilevit_jax.cli.options import called, read_over, refusing
 from mobilevit_jax.cli.study_row import Order
 from mobilevit_jax.config import Experiment, no_experiment_file, to_dict
 from mobilevit_jax.errors import ConfigurationError, ExitStatus, MobileViTError, check_local
@@ -52,13 +53,8 @@ class Arguments:
 
     file: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
     config: Annotated[Experiment, tyro.conf.arg(name="")]
-    workdir: Annotated[
-        Path | None,
-        tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: runs/<study's name>)"),
-    ] = None
-    rows: Annotated[
-        tuple[str, ...], tyro.conf.arg(metavar="NAME...", help_behavior_hint="(default: all)")
-    ] = ()
+    workdir: Annotated[Path | None, called("DIR", "(default: runs/<study's name>)")] = None
+    rows: Annotated[tuple[str, ...], called("NAME...", "(default: all)")] = ()
     seeds: Annotated[int, tyro.conf.arg(metavar="N")] = 1
     tiny: tyro.conf.FlagCreatePairsOff[bool] = False
     deterministic: tyro.conf.FlagCreatePairsOff[bool] = False
@@ -75,7 +71,8 @@ def main(argv: list[str]) -> int:
     name = f"{study.name}-tiny" if arguments.tiny else study.name
     directory = arguments.workdir or Path("runs") / name
     check_local(directory, "--workdir")
-    with _opened(directory):
+    refused = refusing(f"the sweep's directory {directory} cannot be made or written", "--workdir")
+    with refused, hold(directory, say):
         record = _record(arguments, study, directory)
         return _Sweep(directory, record, arguments.deterministic).run(_chosen(arguments, study))
 
@@ -92,7 +89,7 @@ def parse(argv: list[str]) -> tuple[Arguments, Study]:
     if study is not None and "--tiny" in argv:
         study = shrink_study(study)
     experiments = [row.experiment for row in study.rows] if study else [Experiment()]
-    parsed = [_parse(argv, experiment) for experiment in experiments]
+    parsed = [read_over(Arguments, "sweep", argv, experiment) for experiment in experiments]
     arguments = parsed[0]
     if study is None or [arguments.file] != files[:1]:
         raise no_experiment_file(arguments.file)
@@ -102,30 +99,6 @@ def parse(argv: list[str]) -> tuple[Arguments, Study]:
     study = replace(study, rows=tuple(replace(row, experiment=one.config) for row, one in rows))
     check_different(study.rows)
     return arguments, study
-
-
-def _parse(argv: list[str], experiment: Experiment) -> Arguments:
-    make: Any = Arguments
-    return tyro.cli(
-        make,
-        prog="mobilevit sweep",
-        args=argv,
-        config=(tyro.conf.AvoidSubcommands,),
-        default=make(file=tyro.MISSING, config=experiment),
-    )
-
-
-@contextlib.contextmanager
-def _opened(directory: Path) -> Iterator[None]:
-    """Makes the sweep's directory and keeps other sweeps out of it."""
-    try:
-        with hold(directory, say):
-            yield
-    except OSError as error:
-        raise ConfigurationError(
-            f"the sweep's directory {directory} cannot be made or written: "
-            f"{error.strerror or error}; choose another with --workdir"
-        ) from error
 
 
 def _chosen(arguments: Arguments, study: Study) -> list[tuple[str, int]]:
@@ -145,18 +118,14 @@ def _record(arguments: Arguments, study: Study, directory: Path) -> SweepRecord:
     """
     path = directory / sweeps.RECORD.format(study.name)
     earlier = sweeps.read_record(path).runs if path.exists() else ()
-    known = {(run.row, run.seed): run for run in earlier if _is_row(study, run.row)}
+    order = [row.name for row in study.rows]
+    known = {(run.row, run.seed): run for run in earlier if run.row in order}
     for row, seed in _chosen(arguments, study):
         known.setdefault((row, seed), RunRecord(row, seed, f"{row}/seed{seed}"))
     for run in known.values():
         workdir.check_same(directory / run.directory, _experiment(study, run))
-    order = [row.name for row in study.rows]
     runs = sorted(known.values(), key=lambda run: (order.index(run.row), run.seed))
     return SweepRecord(study, arguments.file, arguments.tiny, tuple(runs))
-
-
-def _is_row(study: Study, name: str) -> bool:
-    return any(row.name == name for row in study.rows)
 
 
 def _experiment(study: Study, run: RunRecord) -> Experiment:
@@ -168,6 +137,8 @@ class _Sweep:
 
     def __init__(self, directory: Path, record: SweepRecord, deterministic: bool) -> None:
         self.directory, self.record, self.deterministic = directory, record, deterministic
+        self.path = directory / sweeps.RECORD.format(record.study.name)
+        self.runs = {(run.row, run.seed): run for run in record.runs}
         self.stopped = False
         self.process: subprocess.Popen[str] | None = None
 
@@ -176,9 +147,9 @@ class _Sweep:
         self._write()
         failed = 0
         with self._listening():
-            for index, (row, seed) in enumerate(chosen, 1):
-                run = self._find(row, seed)
-                title = f"[{index}/{len(chosen)}] {row}, seed {seed}"
+            for index, key in enumerate(chosen, 1):
+                run = self.runs[key]
+                title = f"[{index}/{len(chosen)}] {run.row}, seed {run.seed}"
                 if self._missing(run) == ():
                     self._set(run, "done")
                     say(f"{title}: done before")
@@ -187,11 +158,11 @@ class _Sweep:
                     break
                 say(f"{title}: {self.directory / run.directory}")
                 failed += self._do(run) == "failed"
-        self._show()
+        show(sweeps.read_sweep(self.path))
         if self.stopped:
             say("stopped by a signal; run the same command again to go on")
             return ExitStatus.STOPPED
-        for run in self.record.runs if failed else ():
+        for run in self.runs.values() if failed else ():
             if run.state == "failed":
                 say(f"failed: {run.row}, seed {run.seed}: {run.error}")
         return ExitStatus.FAILED if failed else ExitStatus.DONE
@@ -267,28 +238,15 @@ class _Sweep:
         if self.process is not None:
             self.process.send_signal(signal.SIGTERM)
 
-    def _find(self, row: str, seed: int) -> RunRecord:
-        return next(run for run in self.record.runs if (run.row, run.seed) == (row, seed))
-
     def _set(self, run: RunRecord, state: sweeps.State, error: str = "") -> str:
         """Writes a run's state into the record."""
-        changed = replace(run, state=state, error=error)
-        key = run.row, run.seed
-        runs = [changed if (old.row, old.seed) == key else old for old in self.record.runs]
-        self.record = replace(self.record, runs=tuple(runs))
+        self.runs[run.row, run.seed] = replace(run, state=state, error=error)
         self._write()
         return state
 
     def _write(self) -> None:
-        path = self.directory / sweeps.RECORD.format(self.record.study.name)
-        workdir.write_json(path, to_dict(self.record))
-
-    def _show(self) -> None:
-        """Prints the tables of the study, the paper's numbers beside ours."""
-        runs = tuple(
-            sweeps.read_run(self.directory / run.directory, run) for run in self.record.runs
-        )
-        show(Sweep(self.record, runs))
+        record = replace(self.record, runs=tuple(self.runs.values()))
+        workdir.write_json(self.path, to_dict(record))
 
 
 def show(sweep: Sweep) -> None:

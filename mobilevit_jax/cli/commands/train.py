@@ -13,6 +13,7 @@ import tyro
 from mobilevit_jax.analysis.metrics import shown
 from mobilevit_jax.base import run_files
 from mobilevit_jax.cli.console import TrainProgress, count, print_table, say
+from mobilevit_jax.cli.options import called, read_over, refusing
 from mobilevit_jax.cli.runtime import HostsOptions, start_jax
 from mobilevit_jax.config import Experiment, no_experiment_file, shrink, to_dict
 from mobilevit_jax.data.prepare import prepare
@@ -26,12 +27,12 @@ if TYPE_CHECKING:
     from mobilevit_jax.training.initial_weights import InitialWeights
     from mobilevit_jax.training.loop import Outcome
 
-# Sections of an experiment that are not every task's.
+# Sections of an experiment that are one task's.
 _SECTIONS = {
-    "augment": ("classification",),
-    "loss": ("classification",),
-    "detection": ("detection",),
-    "segmentation": ("segmentation",),
+    "augment": "classification",
+    "loss": "classification",
+    "detection": "detection",
+    "segmentation": "segmentation",
 }
 
 T = TypeVar("T")
@@ -56,11 +57,8 @@ class Arguments:
 
     file: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
     config: Annotated[Experiment, tyro.conf.arg(name="")]
-    row: Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")] = None
-    workdir: Annotated[
-        Path | None,
-        tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: runs/<experiment's name>)"),
-    ] = None
+    row: Annotated[str | None, called("NAME")] = None
+    workdir: Annotated[Path | None, called("DIR", "(default: runs/<experiment's name>)")] = None
     tiny: tyro.conf.FlagCreatePairsOff[bool] = False
     deterministic: tyro.conf.FlagCreatePairsOff[bool] = False
     hosts: Annotated[HostsOptions, tyro.conf.arg(name="")] = HostsOptions()
@@ -73,7 +71,7 @@ def main(argv: list[str]) -> int:
         ConfigurationError: If the experiment or an option is wrong.
         MobileViTError: If data or training fail.
     """
-    arguments = parse(Arguments, "mobilevit train", argv)
+    arguments = parse(Arguments, "train", argv)
     experiment = arguments.config
     workdir = arguments.workdir or Path("runs") / experiment.name
     start_jax(deterministic=arguments.deterministic)
@@ -81,7 +79,7 @@ def main(argv: list[str]) -> int:
         return run(experiment, workdir)
 
 
-def parse(arguments_class: type[T], prog: str, argv: list[str]) -> T:
+def parse(arguments_class: type[T], command: str, argv: list[str]) -> T:
     """Reads the experiment file that the arguments name, then the overrides of its fields.
 
     Without a file, as in `--help`, the defaults are those of the paper's recipe.
@@ -89,7 +87,7 @@ def parse(arguments_class: type[T], prog: str, argv: list[str]) -> T:
     Args:
         arguments_class: A dataclass with `file`, `config`, `row` and `tiny`, as `Arguments` has
             them.
-        prog: The command, for messages.
+        command: Such as "train", for messages.
         argv: Its arguments.
 
     Raises:
@@ -100,14 +98,7 @@ def parse(arguments_class: type[T], prog: str, argv: list[str]) -> T:
     experiment = load_run(files[0], _row(argv)) if files else Experiment()
     if "--tiny" in argv:
         experiment = shrink(experiment)
-    make: Any = arguments_class
-    arguments: Any = tyro.cli(
-        make,
-        prog=prog,
-        args=argv,
-        config=(tyro.conf.AvoidSubcommands,),
-        default=make(file=tyro.MISSING, config=experiment),
-    )
+    arguments: Any = read_over(arguments_class, command, argv, experiment)
     if [arguments.file] != files[:1]:
         raise no_experiment_file(arguments.file)
     return arguments
@@ -169,11 +160,13 @@ def _train(
 
 def _report(experiment: Experiment, task: "DataTask", outcome: "Outcome", directory: Path) -> None:
     """Writes timing and curves; prints the result of a finished run."""
+    from mobilevit_jax.analysis.plots import learning_curves
     from mobilevit_jax.training import workdir
 
     if outcome.timing.steps:  # else nothing was trained, and an earlier file still holds
         workdir.write_json(directory / run_files.TIMING, dataclasses.asdict(outcome.timing))
-    _draw(outcome.rows, directory / run_files.CURVES)
+    if outcome.rows:
+        learning_curves(outcome.rows, directory / run_files.CURVES)
     if outcome.finished:
         _print_result(experiment, outcome, directory)
         _print_next(experiment, task, directory)
@@ -194,8 +187,8 @@ def _check_settings(experiment: Experiment, task: "DataTask") -> None:
     from mobilevit_jax.training.schedule import warmup_cosine
 
     its_task = task_of(experiment.model.name)
-    for section, tasks in _SECTIONS.items():
-        if its_task not in tasks and getattr(experiment, section) != getattr(Experiment(), section):
+    for section, owner in _SECTIONS.items():
+        if its_task != owner and getattr(experiment, section) != getattr(Experiment(), section):
             raise ConfigurationError(
                 f"{section} is set, but {experiment.model.name} is for {its_task}, which has no "
                 "use for it; leave it out"
@@ -231,15 +224,10 @@ def _open(
     from mobilevit_jax.training import workdir
     from mobilevit_jax.training.lock import locked
 
-    try:
+    with refusing(f"the work directory {directory} cannot be made or written", "--workdir"):
         held.enter_context(locked(directory, warn=say))
         if jax.process_index() == 0:
             workdir.open_workdir(directory, experiment, task.class_names, task.examples)
-    except OSError as error:
-        raise ConfigurationError(
-            f"the work directory {directory} cannot be made or written: {error.strerror or error}; "
-            "choose another with --workdir"
-        ) from error
 
 
 def _summary(experiment: Experiment, task: "DataTask", directory: Path) -> str:
@@ -253,16 +241,8 @@ def _summary(experiment: Experiment, task: "DataTask", directory: Path) -> str:
     )
 
 
-def _draw(rows: list[dict[str, Any]], path: Path) -> None:
-    from mobilevit_jax.analysis.plots import learning_curves
-
-    if rows:
-        learning_curves(rows, path)
-
-
 def _print_result(experiment: Experiment, outcome: "Outcome", directory: Path) -> None:
-    evaluated = [row for row in outcome.rows if row["split"] != "train"]
-    final = {row["split"]: row for row in evaluated}
+    final = {row["split"]: row for row in outcome.rows if row["split"] != "train"}
     weights = "averaged (EMA)" if experiment.ema.decay else "raw"
     if final:
         cells = {split: {"images": row["count"], **shown(row)} for split, row in final.items()}
