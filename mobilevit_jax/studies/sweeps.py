@@ -7,7 +7,7 @@ Whether a run is finished, and its numbers, are read from its own files, never f
 
 import json
 import statistics
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -78,10 +78,10 @@ class Run:
 
     record: RunRecord
     directory: Path
-    step: int
-    total: int
-    finished: bool
-    numbers: dict[str, float]
+    step: int = 0
+    total: int = 0
+    finished: bool = False
+    numbers: dict[str, float] = field(default_factory=dict)
     problem: str = ""
 
     @property
@@ -124,17 +124,12 @@ class Sweep:
     record: SweepRecord
     runs: tuple[Run, ...]
 
-    def cells(self, table: Table) -> list[tuple[Line, tuple[Cell, ...]]]:
-        """Returns the lines of a table, each with one cell a metric."""
+    def cells(self, table: Table) -> list[tuple[Line, str, Cell]]:
+        """Returns a table's cells line by line, each with its line and metric."""
         return [
-            (
-                line,
-                tuple(
-                    self._cell(line, metric, paper)
-                    for metric, paper in zip(table.metrics, line.paper, strict=True)
-                ),
-            )
+            (line, metric, self._cell(line, metric, paper))
             for line in table.lines
+            for metric, paper in zip(table.metrics, line.paper, strict=True)
         ]
 
     def _cell(self, line: Line, metric: str, paper: float | None) -> Cell:
@@ -193,20 +188,19 @@ def read_run(directory: Path, record: RunRecord) -> Run:
         problem = shortened(error)
     except (ValueError, KeyError, TypeError) as error:  # a number that is none, or is missing
         problem = f"what {directory} holds cannot be read ({error!r}); was it edited?"
-    return Run(record, directory, 0, 0, False, {}, problem)
+    return Run(record, directory, problem=problem)
 
 
 def _read_run(directory: Path, record: RunRecord) -> Run:
     if not (directory / run_files.EXPERIMENT).exists():
-        return Run(record, directory, 0, 0, False, {})
+        return Run(record, directory)
     experiment, total = _whole(directory)
     rows = _rows(directory)
     step = max((row["step"] for row in rows), default=0)
     ends = {row["split"] for row in rows if row["step"] == total}
-    splits = {
-        split for split in ("validation", "test") if getattr(experiment.data, split) is not None
-    }
-    finished = {"train", *splits} <= ends and total in workdir.saved_steps(directory)
+    named = {"validation": experiment.data.validation, "test": experiment.data.test}
+    splits = {"train", *(split for split, name in named.items() if name is not None)}
+    finished = splits <= ends and total in workdir.saved_steps(directory)
     numbers = numbers_of(directory) if finished else {}
     return Run(record, directory, step, total, finished, numbers)
 

@@ -424,4 +424,3 @@ def test_numbers_in_files():
     found = [number_in(values, name) for name in "abcdfg"]
     assert found == [1.0, None, None, None, 0.0, None]
     assert (numbers_in(values, "e"), numbers_in(values, "a")) == ({"x": 2.0}, {})
-    assert number_in(None, "a") is None

@@ -104,18 +104,18 @@ def sweep_of(tmp_path, ema, states):
 
 
 def test_cells_of_raw_and_averaged_weights(tmp_path):
-    (_, (raw,)), (_, (averaged,)) = sweep_of(tmp_path / "ema", 0.9, [True, True])
+    (_, _, raw), (_, _, averaged) = sweep_of(tmp_path / "ema", 0.9, [True, True])
     assert (raw.paper, raw.values, raw.state) == (0.5, (0.3, 0.3), "")
     assert (averaged.paper, averaged.mean) == (None, pytest.approx(0.25))
     # A run without an average has its raw numbers under the plain names.
-    (_, (raw,)), _ = sweep_of(tmp_path / "none", 0.0, [True])
+    (_, _, raw), _ = sweep_of(tmp_path / "none", 0.0, [True])
     assert raw.values == (0.2,)
 
 
 def test_cells_of_what_is_missing(tmp_path):
-    _, (_, (cell,)) = sweep_of(tmp_path / "some", 0.9, [True, False])
+    _, (_, _, cell) = sweep_of(tmp_path / "some", 0.9, [True, False])
     assert (cell.values, cell.state) == ((0.2,), "1 of 2 runs")
-    _, (_, (cell,)) = sweep_of(tmp_path / "none", 0.9, [False, False])
+    _, (_, _, cell) = sweep_of(tmp_path / "none", 0.9, [False, False])
     assert (cell.values, cell.mean, cell.state) == ((), None, "step 8 of 8")
 
 

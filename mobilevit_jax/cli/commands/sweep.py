@@ -254,8 +254,7 @@ def show(sweep: Sweep) -> None:
     for table in sweep.record.study.tables:
         rows = [
             [line.label, label_of(metric), number(metric, cell.paper), _ours(metric, cell)]
-            for line, cells in sweep.cells(table)
-            for metric, cell in zip(table.metrics, cells, strict=True)
+            for line, metric, cell in sweep.cells(table)
         ]
         here = "; here: tiny form" if sweep.record.tiny else ""
         title = f"{table.title}; paper: {table.source}{here}"

@@ -12,7 +12,6 @@ from mobilevit_jax.studies.report.tables import NONE
 MODELS = ("mobilevit_s", "mobilevit_xs", "mobilevit_xxs")
 _COLOURS = ("#0072B2", "#56B4E9", "#B7CFE0")
 _NO_MAP = Cell("no map", "missing")
-_NOT_COUNTED = Cell("uncounted", "missing")
 
 
 def draw_parameters(path: Path) -> None:
@@ -52,9 +51,9 @@ def stages() -> Grid:
             f"{cost.parameters:,}",
             f"{cost.share:.1%}",
             f"{cost.macs / 1e6:,.1f}",
-            NONE if cost.paper_kilobytes is None else _paper(f"{cost.paper_kilobytes:g}"),
+            _paper(cost.paper_kilobytes, "g"),
             Cell(f"{cost.kilobytes:,.1f}", "ours") if cost.shape else _NO_MAP,
-            _mobilenet(cost.output_stride),
+            _paper(MOBILENETV2_KILOBYTES.get(cost.output_stride or 0), "g"),
         ]
         for cost in stage_costs()
     ]
@@ -71,13 +70,8 @@ def stages() -> Grid:
     )
 
 
-def _paper(text: str) -> Cell:
-    return Cell(text, "paper")
-
-
-def _mobilenet(stride: int | None) -> Cell:
-    found = MOBILENETV2_KILOBYTES.get(stride or 0)
-    return NONE if found is None else _paper(f"{found:g}")
+def _paper(value: float | None, form: str) -> Cell:
+    return NONE if value is None else Cell(f"{value:{form}}", "paper")
 
 
 def tasks() -> Grid:
@@ -86,11 +80,11 @@ def tasks() -> Grid:
         [
             cost.task,
             cost.network,
-            _paper(f"{cost.paper_parameters / 1e6:.1f}"),
-            _ours(cost.parameters, 1e6, 2),
-            _paper(f"{cost.paper_macs / 1e9:.1f}"),
-            _ours(cost.profiled_macs, 1e9, 2),
-            _ours(cost.macs, 1e9, 2),
+            _paper(cost.paper_parameters / 1e6, ".1f"),
+            _ours(cost.parameters, 1e6),
+            _paper(cost.paper_macs / 1e9, ".1f"),
+            _ours(cost.profiled_macs, 1e9),
+            _ours(cost.macs, 1e9),
             f"{cost.size}x{cost.size}",
         ]
         for cost in task_costs()
@@ -108,5 +102,5 @@ def tasks() -> Grid:
     )
 
 
-def _ours(value: int | None, unit: float, digits: int) -> Cell:
-    return _NOT_COUNTED if value is None else Cell(f"{value / unit:.{digits}f}", "ours")
+def _ours(value: int | None, unit: float) -> Cell:
+    return Cell("uncounted", "missing") if value is None else Cell(f"{value / unit:.2f}", "ours")

@@ -1,18 +1,20 @@
 """The figures of a report that compare runs: learning curves, and accuracy against image size."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import PercentFormatter
 
+from mobilevit_jax.analysis import plots
 from mobilevit_jax.analysis.metrics import HEADINGS
-from mobilevit_jax.analysis.plots import Row, new_figure, points_of, shorten, tidy, write_figure
+from mobilevit_jax.analysis.plots import Point, Row, shorten
 
 # Those of Okabe and Ito without their yellow, which is hard to see on white.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_STYLES = ("-", "--", ":")
+_LOOKS = tuple(itertools.product(("-", "--", ":"), _COLOURS))
 _LABEL_LENGTH = 30
 
 
@@ -27,13 +29,11 @@ class Curves:
     """
 
     label: str
-    points: tuple[tuple[tuple[float, float], ...], ...]
+    points: Sequence[Sequence[Point]]
     colour: str = ""
 
 
-def curves(
-    runs: Mapping[str, Sequence[Sequence[Row]]], split: str, metric: str
-) -> tuple[Curves, ...]:
+def curves(runs: Mapping[str, Sequence[Sequence[Row]]], split: str, metric: str) -> list[Curves]:
     """Returns a metric of a split against the epoch, for those who have any.
 
     Args:
@@ -43,11 +43,10 @@ def curves(
     """
     found = []
     for label, seeds in runs.items():
-        lines = [points_of(rows, metric).get(split) for rows in seeds]
-        points = tuple(tuple(sorted(line)) for line in lines if line)
-        if points:
+        lines = [plots.points_of(rows, metric).get(split) for rows in seeds]
+        if points := [sorted(line) for line in lines if line]:
             found.append(Curves(label, points))
-    return tuple(found)
+    return found
 
 
 def draw_lines(
@@ -62,18 +61,22 @@ def draw_lines(
     if not lines:
         raise ValueError("there is nothing to draw: no line has a point")
     below = (len(lines) + 1) // 2  # rows of the legend
-    figure = new_figure(5.0, 3.5 + 0.21 * below)
+    figure = plots.new_figure(5.0, 3.5 + 0.21 * below)
     axes = figure.add_subplot()
-    handles = [_plot(axes, line, index, dots_at_all=sizes) for index, line in enumerate(lines)]
+    handles = []
+    for line, (dashes, colour) in zip(lines, itertools.cycle(_LOOKS), strict=False):
+        look: Any = {"color": line.colour or colour, "linestyle": dashes, "linewidth": 1.4}
+        drawn = [plots.draw_line(axes, points, dots=sizes, **look) for points in line.points]
+        handles.append(drawn[0])
     if metric.removeprefix("raw_") in HEADINGS:
         axes.yaxis.set_major_formatter(PercentFormatter(xmax=1.0, decimals=None))
     axes.set_title(shorten(title, 60), loc="left", fontsize=11, parse_math=False)
-    axes.set_xlabel("side of the images in pixels" if sizes else "epoch")
-    if not sizes:
-        last = max(x for line in lines for points in line.points for x, _ in points)
-        axes.set_xlim(0.0, 1.02 * max(last, 1.0))
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
-    tidy(axes)
+    if sizes:
+        axes.set_xlabel("side of the images in pixels")
+    else:
+        ends = [points[-1][0] for line in lines for points in line.points]
+        plots.show_epochs(axes, max(1.0, *ends))
+    plots.tidy(axes)
     # Names are data: neither "$x$" nor a leading "_" means anything.
     # The end of a path tells more than its beginning.
     labels = [" " + shorten(line.label[::-1], _LABEL_LENGTH)[::-1] for line in lines]
@@ -82,21 +85,4 @@ def draw_lines(
     )
     for text in legend.get_texts():
         text.set_parse_math(False)
-    write_figure(figure, path)
-
-
-def _plot(axes: Axes, line: Curves, index: int, *, dots_at_all: bool):
-    """Draws the runs of one label alike; returns a handle for the legend."""
-    handles = []
-    for points in line.points:
-        x, y = zip(*points, strict=True)
-        handles += axes.plot(
-            x,
-            y,
-            color=line.colour or _COLOURS[index % len(_COLOURS)],
-            linestyle=_STYLES[index // len(_COLOURS) % len(_STYLES)],
-            linewidth=1.4,
-            marker="o" if dots_at_all or len(points) <= 20 else "",
-            markersize=3.5,
-        )
-    return handles[0]
+    plots.write_figure(figure, path)

@@ -1,17 +1,17 @@
 """What a report is of: the runs and sweeps in directories, with what tells where each is from."""
 
 import fcntl
+import itertools
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from mobilevit_jax.base import run_files
 from mobilevit_jax.config import Experiment, read_experiment
-from mobilevit_jax.errors import ConfigurationError, DataError, MobileViTError, shortened
+from mobilevit_jax.errors import ConfigurationError, DataError, MobileViTError
 from mobilevit_jax.studies.sweeps import Run, RunRecord, Sweep, find_sweeps, read_run, read_sweep
 from mobilevit_jax.training import metrics_log as records
 from mobilevit_jax.training import workdir
@@ -42,10 +42,10 @@ class Entry:
     run: Run
     experiment: Experiment | None = None
     commit: str = ""
-    versions: Mapping[str, str] | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
     rows: Sequence[records.Row] = ()
-    timing: Mapping[str, Any] | None = None
-    benchmark: Mapping[str, Any] | None = None
+    timing: Mapping[str, object] = field(default_factory=dict)
+    benchmark: Mapping[str, object] = field(default_factory=dict)
     began: datetime | None = None
     written: datetime | None = None
     going: bool = False
@@ -125,8 +125,8 @@ class Collected:
     @property
     def entries(self) -> list[Entry]:
         """All runs, each once, also those that several sweeps share."""
-        every = [entry for sweep in self.sweeps for entry in sweep.entries] + [*self.singles]
-        return list({entry.run.directory.resolve(): entry for entry in every}.values())
+        of_sweeps = (entry for sweep in self.sweeps for entry in sweep.entries)
+        return [*_by_place(itertools.chain(of_sweeps, self.singles)).values()]
 
 
 def collect(directories: Sequence[Path]) -> Collected:
@@ -148,14 +148,18 @@ def collect(directories: Sequence[Path]) -> Collected:
         found = find_sweeps(directory)
         sweeps += [_sweep(directory, path) for path in found]
         if (directory / run_files.EXPERIMENT).exists():
-            singles.append(_single(directory))
+            alone = RunRecord(directory.name, 0, ".")  # since no sweep has recorded it
+            singles.append(_entry(str(directory), read_run(directory, alone)))
         elif not found:
             raise _nothing(directory)
-    of_sweeps = {e.run.directory.resolve() for sweep in sweeps for e in sweep.entries}
-    alone = {entry.run.directory.resolve(): entry for entry in singles}
-    return Collected(
-        tuple(sweeps), tuple(entry for path, entry in alone.items() if path not in of_sweeps)
-    )
+    of_sweeps = _by_place(entry for sweep in sweeps for entry in sweep.entries)
+    others = _by_place(singles)
+    return Collected(tuple(sweeps), tuple(others[p] for p in others if p not in of_sweeps))
+
+
+def _by_place(entries: Iterable[Entry]) -> dict[Path, Entry]:
+    """Returns each run once, by where it is."""
+    return {entry.run.directory.resolve(): entry for entry in entries}
 
 
 def _nothing(directory: Path) -> ConfigurationError:
@@ -179,11 +183,6 @@ def _sweep(directory: Path, path: Path) -> SweepEntry:
     sweep = read_sweep(path)
     entries = tuple(_entry(str(directory / run.record.directory), run) for run in sweep.runs)
     return SweepEntry(directory, sweep, entries, is_going(directory))
-
-
-def _single(directory: Path) -> Entry:
-    """Reads a run that no sweep has recorded."""
-    return _entry(str(directory), read_run(directory, RunRecord(directory.name, 0, ".")))
 
 
 def _entry(name: str, run: Run) -> Entry:
@@ -217,24 +216,20 @@ def _rows(directory: Path) -> list[records.Row]:
     except (DataError, OSError):
         return []
     whole = [row for row in rows if _is_count(row["step"]) and _is_count(row["epoch"])]
-    return [_drawable(row) for row in whole if row["split"] in records.SPLITS]
+    return [
+        {name: row[name] for name in row if name == "split" or number_in(row, name) is not None}
+        for row in whole
+        if row["split"] in records.SPLITS
+    ]
 
 
-def _drawable(row: records.Row) -> records.Row:
-    return {
-        name: value
-        for name, value in row.items()
-        if name == "split" or number_in(row, name) is not None
-    }
-
-
-def _is_count(value: Any) -> bool:
+def _is_count(value: object) -> bool:
     return isinstance(value, int) and 0 < value < 2**53
 
 
-def number_in(values: Mapping[str, Any] | None, name: str) -> float | None:
+def number_in(values: Mapping[str, object], name: str) -> float | None:
     """Returns a finite number from what a file held, None if there is none."""
-    value = (values or {}).get(name)
+    value = values.get(name)
     if not isinstance(value, int | float):
         return None
     try:
@@ -243,16 +238,16 @@ def number_in(values: Mapping[str, Any] | None, name: str) -> float | None:
         return None
 
 
-def numbers_in(values: Mapping[str, Any] | None, name: str) -> dict[str, float]:
+def numbers_in(values: Mapping[str, object], name: str) -> dict[str, float]:
     """Returns the finite numbers of a table in what a file held, by name."""
-    table = (values or {}).get(name)
+    table = values.get(name)
     if not isinstance(table, dict):
         return {}
     found = {str(key): number_in(table, key) for key in table}
     return {key: value for key, value in found.items() if value is not None}
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _json(path: Path) -> dict[str, object]:
     """Returns the object in a file, an empty one if there is none that can be read."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -261,7 +256,7 @@ def _json(path: Path) -> dict[str, Any]:
     return values if isinstance(values, dict) else {}
 
 
-def _time(text: Any) -> datetime | None:
+def _time(text: object) -> datetime | None:
     try:
         return datetime.fromisoformat(str(text)).astimezone(UTC)
     except ValueError:
@@ -289,8 +284,3 @@ def is_going(directory: Path) -> bool:
         return True
     except OSError:  # no lock file, or no locks on this file system
         return False
-
-
-def trouble(entry: Entry) -> str:
-    """Says in a line what of a run must not be overlooked; "" if nothing."""
-    return "" if entry.state in ("done", "not run") else f"{entry.name}: {shortened(entry.state)}"

@@ -1,6 +1,7 @@
 """What the sections of a report say; nothing is drawn or written yet."""
 
 import functools
+import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -9,11 +10,11 @@ import mobilevit_jax
 from mobilevit_jax.analysis.metrics import label_of
 from mobilevit_jax.analysis.plots import COLOURS, Row, learning_curves
 from mobilevit_jax.analysis.plots_receptive_field import receptive_fields
-from mobilevit_jax.errors import count
+from mobilevit_jax.errors import count, shortened
 from mobilevit_jax.studies.report import costs, tables
 from mobilevit_jax.studies.report.figures import Curves, curves, draw_lines
 from mobilevit_jax.studies.report.page import Block, Page, Picture, escaped, heading, notice
-from mobilevit_jax.studies.report.runs import Collected, Entry, SweepEntry, trouble
+from mobilevit_jax.studies.report.runs import Collected, Entry, SweepEntry
 
 
 def compose(collected: Collected) -> Page:
@@ -28,7 +29,9 @@ def compose(collected: Collected) -> Page:
         *_sizes(collected.entries),
         *_parameters(),
         *_receptive_field(),
-        *_speed(collected.entries),
+        heading("Step times"),
+        tables.whole_steps(collected.entries),
+        tables.scales(collected.entries),
         *_runs(collected),
     ]
     return Page("MobileViT: report of runs", found, tuple(_named_apart(blocks)))
@@ -53,7 +56,8 @@ def notices(collected: Collected) -> list[str]:
         for sweep in collected.sweeps
         if sweep.going
     ]
-    found += [text for entry in entries if (text := trouble(entry))]
+    troubled = [entry for entry in entries if entry.state not in ("done", "not run")]
+    found += [f"{entry.name}: {shortened(entry.state)}" for entry in troubled]
     missing = sum(not entry.begun for entry in entries)
     if missing:
         found.append(f"{count(missing, 'run')} of {len(entries)} not run yet")
@@ -182,10 +186,6 @@ def _receptive_field() -> list[Block]:
     return [heading("Receptive field"), picture]
 
 
-def _speed(entries: Sequence[Entry]) -> list[Block]:
-    return [heading("Step times"), tables.whole_steps(entries), tables.scales(entries)]
-
-
 def _runs(collected: Collected) -> list[Block]:
     different = tables.code(collected.entries)
     code: list[Block] = ["All runs that have begun are of the same code, as far as recorded."]
@@ -200,10 +200,8 @@ def _named_apart(blocks: Sequence[Block]) -> Iterator[Block]:
     for block in blocks:
         if isinstance(block, Picture):
             plain = re.sub(r"[^A-Za-z0-9_.-]+", "_", block.name).lstrip(".")[-80:] or "figure"
-            name, count = plain, 1
-            while name.lower() in taken:
-                count += 1
-                name = f"{plain}-{count}"
+            names = itertools.chain([plain], (f"{plain}-{n}" for n in itertools.count(2)))
+            name = next(name for name in names if name.lower() not in taken)
             taken.add(name.lower())
             block = replace(block, name=name)
         yield block

@@ -2,10 +2,9 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 from mobilevit_jax.analysis.metrics import HEADINGS, label_of, number
-from mobilevit_jax.data.sampler import scale_table
+from mobilevit_jax.data.sampler import Scale, scale_table
 from mobilevit_jax.errors import count
 from mobilevit_jax.studies.report.page import Block, Cell, Grid, escaped, grid
 from mobilevit_jax.studies.report.runs import Collected, Entry, SweepEntry, number_in, numbers_in
@@ -21,22 +20,15 @@ _COMMIT = 10  # digits of a commit that are shown
 
 def study_tables(entry: SweepEntry) -> list[Block]:
     """Returns the tables of a study, each with what its runs are of."""
-    blocks: list[Block] = []
-    for table in entry.sweep.record.study.tables:
-        blocks += [_study_table(entry, table), *_origins(entry, table)]
-    return blocks
+    tables = entry.sweep.record.study.tables
+    return [block for t in tables for block in (_study_table(entry, t), *_origins(entry, t))]
 
 
 def _study_table(entry: SweepEntry, table: Table) -> Grid:
     """Returns a row for each line and number."""
-    rows = [
-        _study_row(entry, line, metric, cell)
-        for line, cells in entry.sweep.cells(table)
-        for metric, cell in zip(table.metrics, cells, strict=True)
-    ]
     return grid(
         ("row", "number", "paper", "here", "lowest to highest", "seeds", "ours is from"),
-        rows,
+        [_study_row(entry, *numbers) for numbers in entry.sweep.cells(table)],
         title=table.title,
         note=f"Paper: {table.source}; none where it gives no number.",
         words=("number", "ours is from"),
@@ -119,15 +111,19 @@ def _where(entry: Entry) -> str:
 
 def results(entries: Sequence[Entry]) -> Grid:
     """Returns the final numbers of runs that belong to no study."""
-    columns = _result_columns(entries)
-    rows = []
-    for entry in entries:
-        cells = [_result(entry, name) for name in columns]
-        where = _where(entry) if entry.run.finished else entry.state
-        rows.append([entry.name, *cells, where])
-    headings = [label_of(name) for name in columns]
+    found = {name for entry in entries for name in entry.run.numbers}
+    columns = [name for name in ("loss", *HEADINGS) if name in found]
+    columns += [f"raw_{name}" for name in HEADINGS if f"raw_{name}" in found]
+    rows = [
+        [
+            entry.name,
+            *(_result(entry, name) for name in columns),
+            _where(entry) if entry.run.finished else entry.state,
+        ]
+        for entry in entries
+    ]
     return grid(
-        ("run", *headings, "where they are from"),
+        ("run", *map(label_of, columns), "where they are from"),
         rows,
         note="Of the last evaluation; averaged weights (EMA) where the run keeps an average. "
         "There are no numbers of the paper for these runs.",
@@ -135,20 +131,10 @@ def results(entries: Sequence[Entry]) -> Grid:
     )
 
 
-def _result_columns(entries: Sequence[Entry]) -> list[str]:
-    """Returns the metrics that any of the runs has, in the order of the commands."""
-    found = {name for entry in entries for name in entry.run.numbers}
-    known = [name for name in ("loss", *HEADINGS) if name in found]
-    return [*known, *(f"raw_{name}" for name in HEADINGS if f"raw_{name}" in found)]
-
-
 def _result(entry: Entry, name: str) -> Cell:
     value = entry.run.numbers.get(name)
-    if value is not None:
-        return Cell(number(name, value), "ours")
-    if entry.run.finished:
-        return Cell("not measured", "missing")
-    return Cell(_missing([entry]), "missing")
+    missing = Cell(_missing([entry]), "missing")
+    return missing if value is None else Cell(number(name, value), "ours")
 
 
 def runs(collected: Collected) -> Grid:
@@ -169,10 +155,7 @@ def _run_row(entry: Entry) -> list[str | Cell]:
     experiment = entry.experiment
     state = Cell(entry.state, "plain" if entry.run.finished else "missing")
     if experiment is None:
-        what: list[str | Cell] = [Cell("not known", "missing")] * 4
-        if not entry.begun:
-            what = [NOT_RUN] * 4
-        return [entry.name, state, *what, *[NOT_RECORDED] * 6]
+        return [entry.name, state, *[_unknown(entry)] * 4, *[NOT_RECORDED] * 6]
     data = f"{experiment.data.dataset} {experiment.data.train}"
     return [
         entry.name,
@@ -182,14 +165,16 @@ def _run_row(entry: Entry) -> list[str | Cell]:
         str(experiment.epochs),
         str(experiment.seed),
         _images_per_second(entry),
-        str((entry.timing or {}).get("devices") or "") or NOT_RECORDED,
+        str(entry.timing.get("devices") or "") or NOT_RECORDED,
         commit_of(entry),
-        (entry.versions or {}).get("mobilevit-jax") or NOT_RECORDED,
-        *(
-            f"{time:%Y-%m-%d %H:%M}" if time else NOT_RECORDED
-            for time in (entry.began, entry.written)
-        ),
+        entry.versions.get("mobilevit-jax") or NOT_RECORDED,
+        *(f"{t:%Y-%m-%d %H:%M}" if t else NOT_RECORDED for t in (entry.began, entry.written)),
     ]
+
+
+def _unknown(entry: Entry) -> Cell:
+    """Returns what stands in place of what an experiment would tell."""
+    return Cell("not known", "missing") if entry.begun else NOT_RUN
 
 
 def commit_of(entry: Entry) -> str:
@@ -208,12 +193,9 @@ def _images_per_second(entry: Entry) -> str | Cell:
 def code(entries: Sequence[Entry]) -> Grid | None:
     """Returns what differs between the code of the runs, None if nothing does."""
     begun = [entry for entry in entries if entry.experiment is not None]
-    names = sorted({name for entry in begun for name in entry.versions or {}})
     facts = {"commit": Counter(map(commit_of, begun))}
-    facts |= {
-        name: Counter((entry.versions or {}).get(name, "not recorded") for entry in begun)
-        for name in names
-    }
+    for name in sorted({name for entry in begun for name in entry.versions}):
+        facts[name] = Counter(entry.versions.get(name, "not recorded") for entry in begun)
     rows = [
         [name, value, str(count)]
         for name, counted in facts.items()
@@ -222,15 +204,14 @@ def code(entries: Sequence[Entry]) -> Grid | None:
     ]
     if not rows:
         return None
-    return grid(
-        ("what differs", "version", "runs"), rows, title="Code of the runs", words=("version",)
-    )
+    columns = ("what differs", "version", "runs")
+    return grid(columns, rows, title="Code of the runs", words=("version",))
 
 
 def resolutions(entries: Sequence[Entry]) -> Grid | None:
     """Returns the main metric of each run by the size of the images, None if no run has sizes."""
-    found = {entry.name: (entry, at_sizes(entry)) for entry in entries if at_sizes(entry)}
-    sizes = sorted({size for _, values in found.values() for size in values})
+    found = {entry.name: entry for entry in entries if at_sizes(entry)}
+    sizes = sorted({size for entry in found.values() for size in at_sizes(entry)})
     if not found:
         return None
     return grid(
@@ -239,9 +220,9 @@ def resolutions(entries: Sequence[Entry]) -> Grid | None:
             [
                 name,
                 _marked(label_of(entry.metric or ""), entry),
-                *(_at(entry, values, size) for size in sizes),
+                *(_at(entry, size) for size in sizes),
             ]
-            for name, (entry, values) in found.items()
+            for name, entry in found.items()
         ],
         note="Trained here; final weights on the run's own split, by the side of the images in "
         "pixels. The paper's Figures 9 and 10 are plots without numbers.",
@@ -265,8 +246,8 @@ def at_sizes(entry: Entry) -> dict[int, float]:
     return dict(sorted(found.items())) if len(found) > 1 else {}
 
 
-def _at(entry: Entry, values: dict[int, float], size: int) -> Cell:
-    value = values.get(size)
+def _at(entry: Entry, size: int) -> Cell:
+    value = at_sizes(entry).get(size)
     return NOT_RUN if value is None else Cell(number(entry.metric or "", value), "ours")
 
 
@@ -286,29 +267,25 @@ def scales(entries: Sequence[Entry]) -> Grid:
 def _scale_rows(entry: Entry) -> list[list[str | Cell]]:
     experiment = entry.experiment
     if experiment is None:
-        unknown = NOT_RUN if not entry.begun else Cell("not known", "missing")
-        return [[entry.name, *[unknown] * 6]]
-    table = scale_table(experiment.sampler)
-    compiling = numbers_in(entry.timing, "compile_seconds")
-    rows: list[list[str | Cell]] = []
-    for scale in table:
-        name = scale.name
-        seconds, source = _step_seconds(entry, name)
-        rows.append(
-            [
-                _marked(entry.name, entry),
-                name,
-                str(scale.batch_size),
-                f"{seconds * 1e3:,.1f}" if seconds else NOT_RECORDED,
-                source,
-                f"{scale.batch_size / seconds:,.0f}" if seconds else NOT_RECORDED,
-                f"{compiling[name]:.1f}" if name in compiling else NOT_RECORDED,
-            ]
-        )
-    return rows
+        return [[entry.name, *[_unknown(entry)] * 6]]
+    return [
+        [_marked(entry.name, entry), scale.name, str(scale.batch_size), *_times(entry, scale)]
+        for scale in scale_table(experiment.sampler)
+    ]
 
 
-def _step_seconds(entry: Entry, name: str) -> tuple[float | None, Any]:
+def _times(entry: Entry, scale: Scale) -> list[str | Cell]:
+    seconds, source = _step_seconds(entry, scale.name)
+    compiling = numbers_in(entry.timing, "compile_seconds").get(scale.name)
+    return [
+        f"{seconds * 1e3:,.1f}" if seconds else NOT_RECORDED,
+        source,
+        f"{scale.batch_size / seconds:,.0f}" if seconds else NOT_RECORDED,
+        NOT_RECORDED if compiling is None else f"{compiling:.1f}",
+    ]
+
+
+def _step_seconds(entry: Entry, name: str) -> tuple[float | None, str | Cell]:
     """Returns the seconds of the step at a scale, and where they are from."""
     measured = numbers_in(entry.benchmark, "step_seconds").get(name)
     if measured:

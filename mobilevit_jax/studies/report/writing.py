@@ -36,7 +36,8 @@ def write(page: Page, directory: Path, say: Callable[[str], None] = lambda text:
             if not directory.exists():
                 unfinished.rename(directory)
             else:
-                _replace(unfinished, directory)
+                for path in sorted(unfinished.iterdir(), key=lambda path: path.name == INDEX):
+                    path.replace(directory / path.name)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
     return directory / INDEX
@@ -55,8 +56,3 @@ def _make(page: Page, directory: Path, say: Callable[[str], None]) -> None:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-
-
-def _replace(made: Path, directory: Path) -> None:
-    for path in sorted(made.iterdir(), key=lambda path: path.name == INDEX):
-        path.replace(directory / path.name)
