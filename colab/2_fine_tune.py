@@ -61,7 +61,7 @@ print(f"{jax.device_count()} x {jax.devices()[0].device_kind}")
 # %% [markdown]
 # ## Images
 #
-# `FOLDER` holds `train/<class>/*.jpg` and `validation/<class>/*.jpg`; png, webp and bmp will do too.
+# `FOLDER` holds `train/<class>/*.jpg` and `validation/<class>/*.jpg`; png, webp, gif, tif and others will do too.
 
 # %%
 FOLDER = ""  # @param {type: "string"}

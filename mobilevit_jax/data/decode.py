@@ -39,6 +39,11 @@ ChannelOrder = Literal["bgr", "rgb"]
 _PILLOW_FORMATS = (
     *("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "MPO", "PPM", "JPEG2000", "AVIF"),
 )
+# What files of these formats are called, in small letters.
+IMAGE_ENDINGS = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif"),
+    *(".tif", ".tiff", ".mpo", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".avif"),
+)
 
 # JPEG is made of blocks of 8x8, which can be decoded into fewer pixels each.
 _REDUCED = {

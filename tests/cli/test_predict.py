@@ -129,11 +129,29 @@ def test_bad_images(trained, mobilevit, test_images, tmp_path, kind):
     assert not (tmp_path / "no.png").exists()
 
 
+def test_what_is_in_a_folder(trained, mobilevit, test_images, tmp_path):
+    with Image.open(test_images[0]) as image:
+        for name in ("a.tif", "b.GIF", "c.bmp", "d.jfif", "site/e.png"):
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            image.save(tmp_path / name)
+    for name in ("Thumbs.db", "notes.txt", "photo.heic", ".hidden.png"):
+        (tmp_path / name).write_text("no image")
+    ran = mobilevit("predict", tmp_path, "--weights", trained.directory, "--json")
+    assert ran.status == 0
+    names = [answer["image"] for answer in json.loads(ran.out)]
+    expected = ("a.tif", "b.GIF", "c.bmp", "d.jfif", "site/e.png")
+    assert names == [str(tmp_path / name) for name in expected]
+    assert ran.err == (
+        f"left out 4 files in {tmp_path} not named like an image: "
+        "Thumbs.db, notes.txt, photo.heic, ...\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ([], "name at least one image or folder"),
-        (["empty"], "no image in empty; looked for .bmp, .jpeg, .jpg, .png, .webp"),
+        (["empty"], "no image in empty; looked for .jpg, .jpeg, "),
         (["image.png", "--top", 0], "--top must be at least 1; got 0"),
         (["image.png", "--size", 0], "at least 1 pixel, not 0"),
         (["image.png", "--checkpoint", "lates"], "--checkpoint must be latest"),

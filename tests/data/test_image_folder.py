@@ -1,12 +1,16 @@
 """Image folders: layouts, file kinds, and every fault a user's folder may have."""
 
+import io
 import json
 import os
+import unicodedata
 
 import cv2
 import numpy as np
 import pytest
+from PIL import Image, features
 
+from mobilevit_jax.data.decode import decode_image
 from mobilevit_jax.data.prepare import prepare
 from mobilevit_jax.data.sources import open_split
 from mobilevit_jax.errors import ConfigurationError, DataError
@@ -44,28 +48,98 @@ def fails(source, data_dir, match: str, kind: type[Exception] = DataError, **opt
     assert left == []
 
 
+def pictured(kind: str, mode: str = "RGB", **options) -> bytes:
+    buffer = io.BytesIO()
+    pixels = np.random.default_rng(7).integers(0, 256, (12, 10, 3), np.uint8)
+    Image.fromarray(pixels).convert(mode).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def images_of(data_dir, split: str = "train") -> dict[str, bytes]:
+    opened = open_split("image_folder", split, data_dir)
+    return {record["name"]: record["image"] for record in opened.records(range(len(opened)))}
+
+
+FILES = {
+    "a.jpg": encoded(".jpg"),
+    "b.JPEG": encoded(".jpg"),
+    "c.Png": encoded(".png"),
+    "d.webp": encoded(".webp"),
+    "e.bmp": encoded(".bmp"),
+    "f.jfif": encoded(".jpg"),
+    "g.TIF": pictured("TIFF"),
+    "h.tiff": pictured("TIFF", "L", compression="tiff_lzw"),
+    "i.gif": pictured("GIF", "P"),
+    "j.ppm": pictured("PPM"),
+    "k.jp2": pictured("JPEG2000"),
+    "site1/3.jpg": encoded(".jpg", 1),
+    "site1/deep er/3.gif": pictured("GIF", "P"),
+    "site2/3.jpg": encoded(".jpg", 2),
+}
+
+
 def test_every_kind_of_file_passes_untouched(source, data_dir):
-    files = {
-        "a.jpg": encoded(".jpg"),
-        "b.JPEG": encoded(".jpg"),
-        "c.Png": encoded(".png"),
-        "d.webp": encoded(".webp"),
-        "e.bmp": encoded(".bmp"),
-    }
+    files = FILES | ({"l.avif": pictured("AVIF")} if features.check("avif") else {})
     for name, data in files.items():
+        (source / "train" / "cat" / name).parent.mkdir(parents=True, exist_ok=True)
         (source / "train" / "cat" / name).write_bytes(data)
-    (source / "train" / "cat" / "notes.txt").write_text("no image")
-    (source / "train" / "cat" / ".hidden.jpg").write_text("no image")
     (source / ".git").mkdir()
     info = prepare("image_folder", source=source, data_dir=data_dir)
-    assert info.splits == {"train": 11, "test": 6}
-    assert info.class_names == ("cat", "dog")
+    assert info.splits == {"train": 6 + len(files), "test": 6}
+    assert info.class_names == ("cat", "dog") and info.notes == {}
     split = open_split("image_folder", "train", data_dir)
     records = {r["name"]: r for r in split.records(range(len(split)))}
     for name, data in files.items():
-        assert records[f"train/cat/{name}"]["image"] == data
-        assert records[f"train/cat/{name}"]["label"] == 0
+        record = records[f"train/cat/{name}"]
+        assert record["image"] == data and record["label"] == 0
+        assert decode_image(record["image"], name=name).shape == (12, 10, 3)
     assert records["train/dog/0.png"]["label"] == 1
+
+
+def test_what_is_left_out_is_counted_and_named(source, data_dir):
+    cat = source / "train" / "cat"
+    (cat / ".cache").mkdir()
+    for name in ("notes.txt", ".hidden.jpg", "photo.heic", "Thumbs.db", ".cache/1.jpg"):
+        (cat / name).write_text("no image")
+    os.mkfifo(cat / "pipe.jpg")
+    (source / "train" / "loose.png").write_bytes(encoded())
+    (source / "test" / "dog" / "._0.png").write_text("")
+    (source / "README.md").write_text("")
+    info = prepare("image_folder", source=source, data_dir=data_dir)
+    assert info.splits == {"train": 6, "test": 6} and info.skipped == {}
+    first = "train/cat/Thumbs.db, train/cat/notes.txt, train/cat/photo.heic, ..."
+    assert info.notes == {
+        "train": {
+            "left out, in no class folder: train/loose.png": 1,
+            f"left out, not named like an image: {first}": 6,
+        },
+        "test": {"left out, not named like an image: test/dog/._0.png": 1},
+    }
+
+
+def test_an_image_beside_the_splits_is_not_lost_without_a_word(source, data_dir):
+    (source / "loose.jpg").write_bytes(encoded(".jpg"))
+    info = prepare("image_folder", source=source, data_dir=data_dir)
+    assert info.notes == {"test": {"left out, in no class folder: loose.jpg": 1}}
+
+
+def test_links_are_followed_and_circles_end(source, data_dir, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "9.png").write_bytes(encoded(seed=9))
+    cat = source / "train" / "cat"
+    (cat / "link").symlink_to(tmp_path / "elsewhere")
+    (cat / "up").symlink_to(cat)
+    info = prepare("image_folder", source=source, data_dir=data_dir)
+    assert images_of(data_dir)["train/cat/link/9.png"] == encoded(seed=9)
+    assert info.splits["train"] == 7
+    assert info.notes == {"train": {"left out, not named like an image: train/cat/up": 1}}
+
+
+@pytest.mark.parametrize("inside", ["train", "val"])
+def test_splits_one_folder_too_deep(tmp_path, data_dir, inside):
+    write_folder(tmp_path / "source" / "data", splits=(inside, "test"))
+    match = r"data/test looks like a split, .*; give \S+source/data as the source, or rename"
+    fails(tmp_path / "source", data_dir, match)
 
 
 def test_the_stored_order_is_mixed_and_repeats(tmp_path, data_dir):
@@ -92,6 +166,45 @@ def test_names_with_spaces_and_other_letters(tmp_path, data_dir):
     source = write_folder(tmp_path / "source", classes=("große Katze", "犬"))
     info = prepare("image_folder", source=source, data_dir=data_dir)
     assert info.class_names == ("große Katze", "犬")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "match"),
+    [
+        ("dog", " dog", "' dog' and 'dog' in .*train are both the class 'dog'"),
+        ("dog", "dog ", "are both the class 'dog'; put their images into one, or rename one"),
+        ("\u00e9mu", "e\u0301mu", r"'e\\u0301mu' and '\\xe9mu' .* both the class"),
+    ],
+)
+def test_folders_that_look_like_one_class(tmp_path, data_dir, first, second, match):
+    source = write_folder(tmp_path / "source", ("train",), (first, second))
+    fails(source, data_dir, match)
+
+
+def test_a_name_is_the_same_class_in_every_split(tmp_path, data_dir):
+    """Some systems write other letters into an archive than into a file system."""
+    source = write_folder(tmp_path / "source", ("train",), ("caf\u00e9", "hot dog"))
+    composed = unicodedata.normalize("NFD", "caf\u00e9")
+    write_folder(source, ("test",), (composed, "hot dog "))
+    info = prepare("image_folder", source=source, data_dir=data_dir)
+    assert info.class_names == ("caf\u00e9", "hot dog")
+
+
+def test_names_that_differ_by_capitals_are_kept_and_told(tmp_path, data_dir):
+    source = write_folder(tmp_path / "source", ("train",), ("A", "a", "b"))
+    info = prepare("image_folder", source=source, data_dir=data_dir)
+    assert info.class_names == ("A", "a", "b")
+    assert info.notes == {"train": {"classes differ from one another by capitals alone: A, a": 2}}
+
+
+@pytest.mark.parametrize("name", [" ", "a\nb", "a\u2028b"])
+def test_names_that_no_class_can_have(tmp_path, data_dir, name):
+    source = write_folder(tmp_path / "source", ("train",), (name,))
+    fails(
+        source,
+        data_dir,
+        "class folder in .*train has the name '.*'; a class needs a name of one line",
+    )
 
 
 @pytest.mark.skipif(os.name != "posix", reason="only POSIX file names are bytes")
@@ -130,7 +243,9 @@ def test_classes_without_splits(tmp_path, data_dir):
 def test_an_empty_class_folder(source, data_dir):
     (source / "train" / "emu").mkdir()
     (source / "train" / "emu" / "readme.txt").write_text("none yet")
-    fails(source, data_dir, r"class folder .*train/emu has no image \(.jpg")
+    fails(
+        source, data_dir, r"class folder .*train/emu has no image \(.jpg.*; it has readme.txt; add"
+    )
 
 
 def test_a_class_in_one_split_only(source, data_dir):

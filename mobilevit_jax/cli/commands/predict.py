@@ -14,14 +14,14 @@ from mobilevit_jax.cli.options import called, read
 from mobilevit_jax.cli.prediction_output import FORMS, Answer, Form, Picture, Settings
 from mobilevit_jax.cli.runtime import start_jax
 from mobilevit_jax.cli.weights import WeightsOptions
-from mobilevit_jax.data.decode import read_image
+from mobilevit_jax.data.decode import IMAGE_ENDINGS, read_image
+from mobilevit_jax.data.files import list_images, some_names
 from mobilevit_jax.errors import ConfigurationError, DataError, ExitStatus
 from mobilevit_jax.tasks import create_predictor, task_of
 
 if TYPE_CHECKING:
     from mobilevit_jax.tasks import Predictor
 
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 _BATCH = 32
 _PLOTTED = 24
 
@@ -108,7 +108,7 @@ def _check_options(arguments: Arguments, task: str) -> None:
 
 
 def find_images(paths: Sequence[Path], *, may_miss: bool = False) -> list[Path]:
-    """Returns the files, and those in the folders, in order.
+    """Returns the files, and those in the folders, in order; says what in folders is no image.
 
     Args:
         paths: Files and folders.
@@ -120,11 +120,14 @@ def find_images(paths: Sequence[Path], *, may_miss: bool = False) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if _is_image(p))
-            if not inside:
-                kinds = ", ".join(sorted(_SUFFIXES))
+            images, others = list_images(path)
+            if not images:
+                kinds = ", ".join(IMAGE_ENDINGS)
                 raise ConfigurationError(f"no image in {path}; looked for {kinds}")
-            found += inside
+            if others:
+                which = f"{count(len(others), 'file')} in {path} not named like an image"
+                say(f"left out {which}: {some_names(others, path)}")
+            found += images
         elif path.exists() or may_miss:
             found.append(path)
         else:
@@ -132,11 +135,6 @@ def find_images(paths: Sequence[Path], *, may_miss: bool = False) -> list[Path]:
     if not found:
         raise ConfigurationError("name at least one image or folder")
     return found
-
-
-def _is_image(path: Path) -> bool:
-    """Whether a file found in a folder is to be classified; hidden ones are not."""
-    return path.suffix.lower() in _SUFFIXES and path.is_file() and not path.name.startswith(".")
 
 
 def predict(

@@ -1,7 +1,11 @@
-"""Folders of images, `<split>/<class>/<image>`, stored as they are."""
+"""Folders of images, `<split>/<class>/<image>`, stored as they are.
 
+A class folder may have folders in it. What is left out, because its name is not that of an image
+or because it is in no class folder, is counted and named.
+"""
+
+import collections
 import io
-import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -10,16 +14,30 @@ from typing import Any, NamedTuple
 import tensorflow_datasets as tfds
 
 from mobilevit_jax.data.builders.base import Item, StoredBuilder
-from mobilevit_jax.data.decode import decode_image
+from mobilevit_jax.data.builders.class_names import class_name
+from mobilevit_jax.data.decode import IMAGE_ENDINGS, decode_image
+from mobilevit_jax.data.files import (
+    is_hidden,
+    is_image,
+    list_images,
+    printable,
+    read_bytes,
+    some_names,
+)
 from mobilevit_jax.errors import ConfigurationError, DataError
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+_SPLITS = ("train", "val", "validation", "test")
 _LAYOUT = "<split>/<class>/<image>, such as train/cat/1.jpg"
 
 
 class _Image(NamedTuple):
     path: Path
     label: str
+
+
+class _Split(NamedTuple):
+    classes: dict[str, list[Item]]
+    left_out: list[Path]
 
 
 class ImageFolder(StoredBuilder, skip_registration=True):
@@ -40,56 +58,70 @@ class ImageFolder(StoredBuilder, skip_registration=True):
     def items(self) -> Mapping[str, Sequence[Item]]:
         """Returns the images of each split."""
         return {
-            split: [item for items in classes.values() for item in items]
-            for split, classes in self._listing.items()
+            name: [item for items in split.classes.values() for item in items]
+            for name, split in self._splits.items()
         }
 
     def example(self, item: Item) -> dict[str, Any]:
         """Reads a file; its bytes pass untouched, but they must decode."""
         path, label = item.content
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise DataError(f"cannot read the image {path}: {error.strerror}") from error
+        data = read_bytes(path)
         decode_image(data, name=str(path))
-        return {"image": io.BytesIO(data), "label": label, "name": _printable(item.key)}
+        return {"image": io.BytesIO(data), "label": label, "name": printable(item.key)}
+
+    def extra_metadata(self) -> dict[str, Any]:
+        """Returns what was left out of each split, and classes that are easily mixed up."""
+        assert self.source is not None
+        alike = _differing_by_capitals(self._class_names)
+        notes = {
+            name: alike | _left_out(split.left_out, self.source)
+            for name, split in self._splits.items()
+        }
+        return {"notes": {name: its_notes for name, its_notes in notes.items() if its_notes}}
 
     @property
     def _class_names(self) -> list[str]:
-        return sorted({name for classes in self._listing.values() for name in classes})
+        return sorted({name for split in self._splits.values() for name in split.classes})
 
     @cached_property
-    def _listing(self) -> dict[str, dict[str, list[Item]]]:
-        """{split: {class: images}}, checked."""
+    def _splits(self) -> dict[str, _Split]:
+        """The classes and images of each split, checked."""
         if self.source is None:
             raise ConfigurationError(f"image_folder needs --source, a directory of {_LAYOUT}")
         if not self.source.is_dir():
             raise DataError(f"the source {self.source} is not a directory; it must hold {_LAYOUT}")
-        listing: dict[str, dict[str, list[Item]]] = {}
-        for folder in _folders(self.source):
+        splits: dict[str, _Split] = {}
+        folders, others = _folders(self.source)
+        for folder in folders:
             split = _split_name(folder)
-            if split in listing:
+            if split in splits:
                 raise DataError(f"{self.source} has both 'val' and 'validation'; keep one")
-            listing[split] = self._list_split(folder)
-        if not listing:
+            splits[split] = self._list_split(folder)
+        if not splits:
             raise DataError(f"{self.source} has no folders; it must hold {_LAYOUT}")
-        _check_classes(self.source, listing)
-        return listing
+        # They belong to no split, but are not to be lost without a word.
+        next(iter(splits.values())).left_out.extend(filter(is_image, others))
+        _check_classes(self.source, splits)
+        return splits
 
-    def _list_split(self, folder: Path) -> dict[str, list[Item]]:
+    def _list_split(self, folder: Path) -> _Split:
         assert self.source is not None
-        classes: dict[str, list[Item]] = {}
-        for class_folder in _folders(folder):
-            images = _list_images(class_folder, self.source)
-            if not images:
+        folders, others = _folders(folder)
+        origins: dict[str, Path] = {}
+        split = _Split({}, others)
+        for class_folder in folders:
+            label = class_name(printable(class_folder.name), f"a class folder in {folder}")
+            if label in split.classes:
                 raise DataError(
-                    f"the class folder {class_folder} has no image ({', '.join(EXTENSIONS)}); "
-                    "add some or remove the folder"
+                    f"the class folders {ascii(origins[label].name)} and "
+                    f"{ascii(class_folder.name)} in {folder} are both the class {label!r}; "
+                    "put their images into one, or rename one"
                 )
-            classes[_printable(class_folder.name)] = images
-        if classes:
-            return classes
-        if _list_images(folder, self.source):
+            origins[label] = class_folder
+            split.classes[label] = _list_class(class_folder, label, self.source, split.left_out)
+        if split.classes:
+            return split
+        if any(map(is_image, others)):
             raise DataError(
                 f"{folder} holds images directly, but the layout is {_LAYOUT}; if "
                 f"{folder.name!r} is a class, {self.source.name!r} must be a split (such as "
@@ -98,24 +130,40 @@ class ImageFolder(StoredBuilder, skip_registration=True):
         raise DataError(f"the split folder {folder} has no class folders; the layout is {_LAYOUT}")
 
 
-def _folders(directory: Path) -> list[Path]:
-    entries = sorted(directory.iterdir())
-    return [entry for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
+def _folders(directory: Path) -> tuple[list[Path], list[Path]]:
+    """Returns the folders in a directory, and what else is there."""
+    folders: list[Path] = []
+    others: list[Path] = []
+    for entry in sorted(directory.iterdir()):
+        (folders if entry.is_dir() and not is_hidden(entry.name) else others).append(entry)
+    return folders, others
 
 
-def _list_images(folder: Path, source: Path) -> list[Item]:
-    items = []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            hidden = entry.name.startswith(".")
-            if hidden or not entry.name.lower().endswith(EXTENSIONS) or entry.is_dir():
-                continue
-            path = Path(entry.path)
-            # A dangling link has no size; `example` reports it by name.
-            size = entry.stat().st_size if path.exists() else 0
-            key = path.relative_to(source).as_posix()
-            items.append(Item(key, size, _Image(path, _printable(folder.name))))
-    return items
+def _list_class(folder: Path, label: str, source: Path, left_out: list[Path]) -> list[Item]:
+    images, others = list_images(folder)
+    if not images:
+        there = f"; it has {some_names(others, folder)}" if others else ""
+        raise DataError(
+            f"the class folder {folder} has no image ({', '.join(IMAGE_ENDINGS)}){there}; "
+            "add some or remove the folder"
+        )
+    if folder.name in _SPLITS and not any(path.parent == folder for path in images):
+        raise DataError(
+            f"{folder} looks like a split, but is in the place of a class: the layout is "
+            f"{_LAYOUT}; give {folder.parent} as the source, or rename the folder"
+        )
+    left_out.extend(others)
+    return [
+        Item(path.relative_to(source).as_posix(), _size(path), _Image(path, label))
+        for path in images
+    ]
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0  # such as a link to nothing; reading it names it
 
 
 def _split_name(folder: Path) -> str:
@@ -127,11 +175,10 @@ def _split_name(folder: Path) -> str:
     return name
 
 
-def _check_classes(source: Path, listing: dict[str, dict[str, list[Item]]]) -> None:
-    names = sorted({name for classes in listing.values() for name in classes})
-    for name in names:
-        has = sorted(split for split, classes in listing.items() if name in classes)
-        lacks = sorted(set(listing) - set(has))
+def _check_classes(source: Path, splits: dict[str, _Split]) -> None:
+    for name in sorted({name for split in splits.values() for name in split.classes}):
+        has = sorted(split for split, (classes, _) in splits.items() if name in classes)
+        lacks = sorted(set(splits) - set(has))
         if lacks:
             raise DataError(
                 f"the class {name!r} of {source} is in {', '.join(has)} but not in "
@@ -139,6 +186,21 @@ def _check_classes(source: Path, listing: dict[str, dict[str, list[Item]]]) -> N
             )
 
 
-def _printable(name: str) -> str:
-    """Returns a file name as text that UTF-8 can store, whatever its bytes are."""
-    return os.fsencode(name).decode("utf-8", "replace")
+def _left_out(paths: list[Path], source: Path) -> dict[str, int]:
+    """Returns the notes about files that were left out."""
+    loose = [path for path in paths if is_image(path)]
+    others = [path for path in paths if not is_image(path)]
+    reasons = {"in no class folder": loose, "not named like an image": others}
+    return {
+        f"left out, {reason}: {some_names(files, source)}": len(files)
+        for reason, files in reasons.items()
+        if files
+    }
+
+
+def _differing_by_capitals(names: list[str]) -> dict[str, int]:
+    """Returns a note about classes such as "Dog" and "dog"."""
+    groups = collections.Counter(name.casefold() for name in names)
+    alike = [name for name in names if groups[name.casefold()] > 1]
+    what = "classes differ from one another by capitals alone"
+    return {f"{what}: {', '.join(alike)}": len(alike)} if alike else {}
