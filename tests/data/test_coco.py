@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,10 @@ def fails(source, data_dir, match: str, kind: type[Exception] = DataError, **opt
 
 def changed(tmp_path, change) -> Path:
     """A source whose annotations `change` has edited."""
-    what = content()
+    source, what = write_split(tmp_path / "source", "train2017", content()), content()
     change(what)
-    return write_split(tmp_path / "source", "train2017", what)
+    (source / "annotations" / "instances_train2017.json").write_text(json.dumps(what))
+    return source
 
 
 def with_box(box: list, **more):
@@ -174,6 +176,10 @@ def test_corners_for_sizes_are_noticed(tmp_path, data_dir):
     fails(changed(tmp_path, change), data_dir, "10 of 13 boxes reach beyond.*not two corners")
 
 
+def _change(key: str, index: int, **change):
+    return lambda what: what[key][index].update(change)
+
+
 def _twice(key: str, index: int, **change):
     return lambda what: what[key].append(what[key][index] | change)
 
@@ -184,8 +190,18 @@ FAULTS = {
         "image id 10 is given to two images",
     ),
     "file twice": (_twice("images", 0, id=99), "file 000000000010.jpg is listed 2 times"),
-    "category id twice": (_twice("categories", 0, name="new"), r"90 \(new\) is listed twice"),
-    "category name twice": (_twice("categories", 0, id=91), "91 .toothbrush. is listed twice"),
+    "category id twice": (
+        _twice("categories", 0, name="new"),
+        "category 90 is listed twice, as 'toothbrush' and as 'new'; give each an id",
+    ),
+    "category name twice": (
+        _twice("categories", 0, id=91),
+        "categories 90 and 91 have the same name, 'toothbrush'; rename one",
+    ),
+    "category name twice but for space": (
+        _twice("categories", 0, id=91, name=" toothbrush"),
+        "categories 90 and 91 have the same name, 'toothbrush'",
+    ),
     "missing image": (
         _twice("annotations", 0, id=5, image_id=77),
         "annotation 5 is of image 77, which is not listed",
@@ -195,7 +211,36 @@ FAULTS = {
         "annotation 5 is of category 12, which is not listed",
     ),
     "area": (lambda what: what["annotations"][0].update(area=-2), "annotation 1001 .*area -2"),
-    "no size": (lambda what: what["images"][1].pop("width"), "incomplete.*KeyError.*width"),
+    "area that is text": (_change("annotations", 0, area="2"), "annotation 1001 .*area '2'"),
+    "huge area": (_change("annotations", 0, area=10**400), "annotation 1001 .*area 1000"),
+    "huge box": (_change("annotations", 0, bbox=[0, 0, 10**400, 1]), "1001 has a box .* too large"),
+    "crowd": (_change("annotations", 0, iscrowd=2), "annotation 1001 has the iscrowd 2"),
+    "no width": (lambda what: what["images"][1].pop("width"), "image 11 has no width"),
+    "no image": (lambda what: what["images"].append(7), r"images\[3\] is no object but 7"),
+    "no image id": (lambda what: what["images"][1].pop("id"), r"images\[1\] has no id"),
+    "no file": (lambda what: what["images"][1].pop("file_name"), "image 11 has no file_name"),
+    "no annotation": (
+        lambda what: what["annotations"].append([1]),
+        r"annotations\[3\] is no object but \[1\]",
+    ),
+    "no category": (
+        lambda what: what["annotations"][1].pop("category_id"),
+        "annotation 1002 has no category_id; it must be a whole number",
+    ),
+    "no image of it": (
+        lambda what: what["annotations"][1].pop("image_id"),
+        "annotation 1002 has no image_id",
+    ),
+    "no name": (lambda what: what["categories"][0].pop("name"), "category 90 has no name"),
+    "name of two lines": (
+        _change("categories", 0, name="a\nb"),
+        "category 90 has the name 'a.*nb'",
+    ),
+    "name without letters": (_change("categories", 0, name=" "), "category 90 has the name ' '"),
+    "categories as an object": (
+        lambda what: what.update(categories={"1": "dog"}),
+        "has no list of categories",
+    ),
     "size zero": (lambda what: what["images"][1].update(height=0), "image 11 has the size 40x0"),
     "no annotations": (lambda what: what.pop("annotations"), "no list of annotations"),
     "no categories": (lambda what: what.update(categories=[]), "lists no categories"),
@@ -207,6 +252,74 @@ FAULTS = {
 def test_annotations_that_cannot_be(tmp_path, data_dir, fault):
     change, match = FAULTS[fault]
     fails(changed(tmp_path, change), data_dir, f"instances_train2017.json.*{match}")
+
+
+@pytest.mark.parametrize("value", [None, "", "wide", "40.5", [], True, 1e30, 2**63, math.nan])
+@pytest.mark.parametrize(
+    ("key", "field"), [("images", "width"), ("images", "id"), ("annotations", "image_id")]
+)
+def test_numbers_that_are_none(tmp_path, data_dir, key, field, value):
+    source = changed(tmp_path, _change(key, 1, **{field: value}))
+    where = {"width": "image 11", "id": r"image[s ].*", "image_id": "annotation 1002"}[field]
+    shown = re.escape(str(value) if value != value else ascii(value))
+    fails(source, data_dir, f"2017.json: {where} has the {field} {shown}; .* whole number")
+
+
+@pytest.mark.parametrize("value", [None, "", 7, ["a.jpg"], "a\0.jpg", "\ud800.jpg"])
+def test_file_names_that_are_none(tmp_path, data_dir, value):
+    source = changed(tmp_path, _change("images", 1, file_name=value))
+    fails(source, data_dir, "image 11 has the file_name .*; it must be text")
+
+
+def _as_text(*places: tuple[str, str], form: Callable[[int], Any] = str):
+    def change(what):
+        for key, field in places:
+            for entry in what[key]:
+                entry[field] = form(entry[field])
+
+    return change
+
+
+IMAGE_IDS = (("images", "id"), ("annotations", "image_id"))
+CATEGORY_IDS = (("categories", "id"), ("annotations", "category_id"))
+
+
+@pytest.mark.parametrize(
+    "places",
+    [
+        *([place] for place in (*IMAGE_IDS, *CATEGORY_IDS, ("annotations", "id"))),
+        [*IMAGE_IDS, *CATEGORY_IDS],
+        [("images", "width"), ("images", "height")],
+    ],
+)
+@pytest.mark.parametrize("form", [str, float, "{:05}".format, " {}.0".format])
+def test_numbers_as_text_are_numbers(tmp_path, data_dir, places, form):
+    prepare("coco", source=changed(tmp_path, _as_text(*places, form=form)), data_dir=data_dir)
+    records = records_of(data_dir)
+    assert sorted(records) == [10, 11, 12]
+    assert records[10]["objects"]["label"].tolist() == [16, 79]
+    assert records[10]["objects"]["id"].tolist() == [1001, 1002]
+
+
+def test_one_id_as_number_and_as_text(tmp_path, data_dir):
+    change = _twice("images", 0, id="10", file_name="other.jpg")
+    fails(changed(tmp_path, change), data_dir, "image id 10 is given to two images")
+
+
+def test_the_encoding_of_a_file(tmp_path, data_dir):
+    what = content()
+    what["categories"][0]["name"] = "Zahnbürste"
+    source = write_split(tmp_path / "source", "train2017", content())
+    path = source / "annotations" / "instances_train2017.json"
+    text = json.dumps(what, ensure_ascii=False, indent=0)
+    path.write_text(text, "latin-1")
+    fails(source, data_dir, r"instances_train2017.json is not text in UTF-8 \(see line \d+\)")
+    path.write_text(text, "utf-16")
+    fails(source, data_dir, "instances_train2017.json is not text in UTF-8")
+    path.write_text("[" * 100_000)
+    fails(source, data_dir, "cannot read .*instances_train2017.json: ")
+    path.write_text(text, "utf-8-sig")
+    assert "Zahnbürste" in prepare("coco", source=source, data_dir=data_dir).class_names
 
 
 def test_splits_with_different_categories(tmp_path, data_dir):

@@ -6,10 +6,9 @@ What is wrong with a file is found here, before anything is stored, and named by
 import collections
 import contextlib
 import json
-import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,13 +16,19 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mobilevit_jax.data.builders.base import Item
+from mobilevit_jax.data.builders.class_names import class_name, fits_a_line
 from mobilevit_jax.data.decode import decode_image
-from mobilevit_jax.errors import ConfigurationError, DataError
+from mobilevit_jax.data.files import read_bytes, read_text
+from mobilevit_jax.errors import ConfigurationError, DataError, shortened
 
 LAYOUT = "<folder>/<image> and annotations/instances_<folder>.json, such as train2017"
 _STEM = re.compile(r"instances_(.+)\.json")
 _OFFICIAL = re.compile(r"(train|val|test)\d*")
 _SPLITS = {"train": "train", "val": "validation", "test": "test"}
+# The lists of a file, and what an entry of each is called.
+_LISTS = {"images": "image", "annotations": "annotation", "categories": "category"}
+_NUMBER = re.compile(r"\s*([+-]?\d{1,19})(\.0*)?\s*", re.ASCII)
+_LARGEST = 2**31  # pixels; more of a box would not be stored right
 
 
 class SplitFiles(NamedTuple):
@@ -145,25 +150,55 @@ def read_instances(path: Path, *, regions: bool) -> Instances:
     """
     try:
         # Polygons as lists of Python's numbers would take gigabytes.
-        content = json.loads(path.read_bytes(), object_hook=_keep_regions if regions else _shed)
-    except (OSError, ValueError) as error:
-        raise DataError(f"cannot read {path}: {error}") from error
-    if not isinstance(content, dict):
-        raise DataError(f"{path} is not a file of COCO's annotations")
-    for key in ("images", "annotations", "categories"):
-        if not isinstance(content.get(key), list):
-            raise DataError(f"{path} has no list of {key}; is it an instances file of COCO?")
-    try:
-        categories = _categories(content["categories"], path)
-        images = _images(content["images"], path)
-        _attach(content["annotations"], images, categories, path)
-    except (KeyError, TypeError, ValueError) as error:
+        content = json.loads(read_text(path), object_hook=_keep_regions if regions else _shed)
+    except (ValueError, RecursionError) as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(
-            f"{path}: an entry is incomplete or of the wrong kind: {error!r}"
-        ) from error
+        raise DataError(f"cannot read {path}: {shortened(error)}") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path} is not a file of COCO's annotations")
+    for key in _LISTS:
+        if not isinstance(content.get(key), list):
+            raise DataError(f"{path} has no list of {key}; is it an instances file of COCO?")
+    categories = _categories(_entries(content, "categories", path), path)
+    images = _images(_entries(content, "images", path), path)
+    _attach(_entries(content, "annotations", path), images, categories)
     return Instances(path, categories, list(images.values()))
+
+
+def _entries(content: dict[str, Any], key: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields what to call each entry of a list, and the entry."""
+    for place, entry in enumerate(content[key]):
+        if not isinstance(entry, dict):
+            raise DataError(f"{path}: {key}[{place}] is no object but {shortened(repr(entry), 60)}")
+        number = entry.get("id")
+        named = f"{key}[{place}]" if number in (None, "") else f"{_LISTS[key]} {number}"
+        yield f"{path}: {shortened(named, 60)}", entry
+
+
+def _whole(entry: dict[str, Any], key: str, where: str) -> int:
+    """Returns a whole number, which some programs write as text or with a point."""
+    value = entry.get(key)
+    if isinstance(value, str) and (match := _NUMBER.fullmatch(value)):
+        value = int(match[1])
+    elif isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if not isinstance(value, int) or isinstance(value, bool) or not -(2**63) <= value < 2**63:
+        raise DataError(
+            f"{where} has {_shown(entry, key)}; it must be a whole number of at most 64 bits"
+        )
+    return value
+
+
+def _text(entry: dict[str, Any], key: str, where: str) -> str:
+    value = entry.get(key)
+    if not isinstance(value, str) or not value.strip() or not fits_a_line(value):
+        raise DataError(f"{where} has {_shown(entry, key)}; it must be text of one line")
+    return value
+
+
+def _shown(entry: dict[str, Any], key: str) -> str:
+    return f"the {key} {shortened(ascii(entry[key]), 60)}" if key in entry else f"no {key}"
 
 
 def _shed(entry: dict[str, Any]) -> dict[str, Any]:
@@ -175,7 +210,7 @@ def _keep_regions(entry: dict[str, Any]) -> dict[str, Any]:
     polygons = entry.get("segmentation")
     if isinstance(polygons, list):
         # What is no polygon is named later, by the id of its annotation.
-        with contextlib.suppress(TypeError, ValueError):
+        with contextlib.suppress(TypeError, ValueError, OverflowError):
             entry["segmentation"] = [np.array(polygon, np.float64) for polygon in polygons]
     return entry
 
@@ -221,8 +256,8 @@ def locate(
     if missing and not allow_missing:
         raise DataError(
             f"{files.images} lacks {len(missing)} of the {len(images)} images that "
-            f"{files.annotations.name} lists, such as {missing[0]}; complete the folder, or leave "
-            "them out by --skip-bad-images"
+            f"{files.annotations.name} lists, such as {shortened(missing[0])}; "
+            "complete the folder, or leave them out by --skip-bad-images"
         )
     if not items:
         raise DataError(f"{files.annotations} lists no images")
@@ -235,10 +270,7 @@ def read_checked(image: CocoImage) -> bytes:
     Raises:
         DataError: If it does not.
     """
-    try:
-        data = image.path.read_bytes()
-    except OSError as error:
-        raise DataError(f"cannot read the image {image.path}: {error.strerror}") from error
+    data = read_bytes(image.path)
     height, width = decode_image(data, name=str(image.path)).shape[:2]
     if (width, height) != (image.width, image.height):
         sideways = (height, width) == (image.width, image.height)
@@ -250,63 +282,64 @@ def read_checked(image: CocoImage) -> bytes:
     return data
 
 
-def _categories(entries: list[dict[str, Any]], path: Path) -> dict[int, str]:
+def _categories(entries: Iterable[tuple[str, dict[str, Any]]], path: Path) -> dict[int, str]:
     names: dict[int, str] = {}
-    for entry in entries:
-        number, name = int(entry["id"]), str(entry["name"])
-        if number in names or name in names.values():
-            raise DataError(f"{path}: the category {number} ({name}) is listed twice")
-        names[number] = name
+    numbers: dict[str, int] = {}
+    for where, entry in entries:
+        number, name = _whole(entry, "id", where), class_name(_text(entry, "name", where), where)
+        if number in names:
+            raise DataError(
+                f"{path}: the category {number} is listed twice, as {names[number]!r} and as "
+                f"{name!r}; give each an id of its own"
+            )
+        if name in numbers:
+            raise DataError(
+                f"{path}: the categories {numbers[name]} and {number} have the same name, "
+                f"{name!r}; rename one of them, or remove it if no annotation has it"
+            )
+        names[number], numbers[name] = name, number
     if not names:
         raise DataError(f"{path} lists no categories")
     return dict(sorted(names.items()))
 
 
-def _images(entries: list[dict[str, Any]], path: Path) -> dict[int, ImageEntry]:
+def _images(entries: Iterable[tuple[str, dict[str, Any]]], path: Path) -> dict[int, ImageEntry]:
     images: dict[int, ImageEntry] = {}
-    for entry in entries:
-        image = ImageEntry(
-            int(entry["id"]), str(entry["file_name"]), int(entry["width"]), int(entry["height"]), []
-        )
-        if image.image_id in images:
-            raise DataError(f"{path}: the image id {image.image_id} is given to two images")
-        if min(image.width, image.height) < 1:
-            raise DataError(
-                f"{path}: the image {image.image_id} has the size {image.width}x{image.height}"
-            )
-        images[image.image_id] = image
+    for where, entry in entries:
+        number, file_name = _whole(entry, "id", where), _text(entry, "file_name", where)
+        width, height = _whole(entry, "width", where), _whole(entry, "height", where)
+        if number in images:
+            raise DataError(f"{path}: the image id {number} is given to two images")
+        if min(width, height) < 1:
+            raise DataError(f"{where} has the size {width}x{height}")
+        images[number] = ImageEntry(number, file_name, width, height, [])
     counts = collections.Counter(image.file_name for image in images.values())
     name, count = counts.most_common(1)[0] if counts else ("", 0)
     if count > 1:
-        raise DataError(f"{path}: the image file {name} is listed {count} times")
+        raise DataError(f"{path}: the image file {shortened(name)} is listed {count} times")
     return images
 
 
 def _attach(
-    annotations: list[dict[str, Any]],
+    entries: Iterable[tuple[str, dict[str, Any]]],
     images: dict[int, ImageEntry],
     categories: dict[int, str],
-    path: Path,
 ) -> None:
-    """Sorts the annotations to their images."""
-    for place, annotation in enumerate(annotations):
-        annotation.setdefault("id", place + 1)
+    """Sorts the annotations to their images, their ids as numbers."""
+    for place, (where, annotation) in enumerate(entries):
+        if annotation.get("id") is None:
+            annotation["id"] = place + 1
+        for key in ("id", "image_id", "category_id"):
+            annotation[key] = _whole(annotation, key, where)
         image = images.get(annotation["image_id"])
         if image is None:
-            raise DataError(
-                f"{path}: annotation {annotation['id']} is of image {annotation['image_id']}, "
-                "which is not listed"
-            )
+            raise DataError(f"{where} is of image {annotation['image_id']}, which is not listed")
         if annotation["category_id"] not in categories:
             raise DataError(
-                f"{path}: annotation {annotation['id']} is of category "
-                f"{annotation['category_id']}, which is not listed"
+                f"{where} is of category {annotation['category_id']}, which is not listed"
             )
-        if not isinstance(annotation["id"], int) or annotation.get("iscrowd") not in (0, 1, None):
-            raise DataError(
-                f"{path}: annotation {annotation['id']!r} has an id that is no whole number, or "
-                f"iscrowd {annotation.get('iscrowd')!r}, which must be 0 or 1"
-            )
+        if annotation.get("iscrowd") not in (0, 1, None):
+            raise DataError(f"{where} has {_shown(annotation, 'iscrowd')}; it must be 0 or 1")
         image.annotations.append(annotation)
 
 
@@ -319,9 +352,11 @@ def box_of(annotation: dict[str, Any], path: Path) -> tuple[float, float, float,
     where = f"{path}: annotation {annotation['id']}"
     box = annotation.get("bbox")
     if not isinstance(box, list) or len(box) != 4 or not all(_is_number(v) for v in box):
-        raise DataError(f"{where} has no box of four numbers (x, y, width, height): {box}")
-    if not all(math.isfinite(value) for value in box):
-        raise DataError(f"{where} has a box that is not finite: {box}")
+        raise DataError(
+            f"{where} has no box of four numbers (x, y, width, height): {shortened(box)}"
+        )
+    if not all(abs(value) < _LARGEST for value in box):
+        raise DataError(f"{where} has a box that is not finite or too large: {shortened(box)}")
     x, y, width, height = (float(value) for value in box)
     if width < 0 or height < 0:
         raise DataError(
@@ -338,8 +373,8 @@ def area_of(annotation: dict[str, Any], path: Path) -> float | None:
         DataError: If it is negative or no number.
     """
     area = annotation.get("area")
-    if area is not None and not (_is_number(area) and 0 <= area < math.inf):
-        raise DataError(f"{path}: annotation {annotation['id']} has the area {area}")
+    if area is not None and not (_is_number(area) and 0 <= area < _LARGEST**2):
+        raise DataError(f"{path}: annotation {annotation['id']} has {_shown(annotation, 'area')}")
     return area
 
 
