@@ -132,11 +132,12 @@ def test_polygons_without_area_are_left_out_and_counted(tmp_path, data_dir):
             ),
             annotation(2, 10, TOOTHBRUSH, [0, 0, 1, 1], segmentation=[[1]]),
             annotation(3, 11, CAR, [0, 0, 1, 1], segmentation=[]),
+            annotation(4, 12, CAR, [4, 3, 10, 12]),
         ],
     )
     info = prepare("coco_segmentation", source=source, data_dir=data_dir)
     assert info.notes == {"validation": {"polygons of fewer than three points left out": 2}}
-    assert not any(mask.any() for mask in masks_of(data_dir).values())
+    assert [mask.any() for _, mask in sorted(masks_of(data_dir).items())] == [False, False, True]
 
 
 @pytest.mark.parametrize(
@@ -148,12 +149,40 @@ def test_polygons_without_area_are_left_out_and_counted(tmp_path, data_dir):
         ([1, 2, 3, 4, 5, 6], "polygon that is not a list of numbers"),
         ([[1, 2, 3, 4, 1e9, 6]], "not finite, or far outside"),
         ({"size": [WIDTH, HEIGHT], "counts": [1200]}, r"mask of size \[40, 30\].*\[30, 40\]"),
-        ({"size": [HEIGHT, WIDTH], "counts": [7]}, "does not fill its image"),
+        ({"size": None, "counts": [1200]}, "mask of size None"),
+        ({"size": 5, "counts": [1200]}, "mask of size 5"),
+        ({"size": [HEIGHT, WIDTH], "counts": [7]}, "does not fill its image: 7 pixels .* 1200"),
+        ({"size": [HEIGHT, WIDTH], "counts": ""}, "damaged run-length code"),
+        ({"size": [HEIGHT, WIDTH], "counts": None}, "damaged run-length code"),
+        ({"size": [HEIGHT, WIDTH], "counts": [1300, -100]}, "damaged run-length code"),
+        ([[1, 2, 3, 4, 10**400, 6]], "polygon that is not a list of numbers"),
     ],
 )
 def test_regions_that_cannot_be_are_named(tmp_path, data_dir, segmentation, match):
     bad = annotation(44, 11, PERSON, [0, 0, 1, 1], segmentation=segmentation)
     fails(source_with(tmp_path, [bad]), data_dir, f"val2017.json: annotation 44 .*{match}")
+
+
+def test_a_code_that_ends_before_its_image(tmp_path, data_dir):
+    """pycocotools would fill up the mask with whatever is in the memory."""
+    from pycocotools import mask as coco_mask
+
+    small: Any = coco_mask.encode(np.ones((20, 30), np.uint8, order="F"))["counts"]
+    code = {"size": [HEIGHT, WIDTH], "counts": small.decode()}
+    bad = annotation(44, 11, PERSON, [0, 0, 1, 1], segmentation=code)
+    source = source_with(tmp_path, [annotation(1, 10, CAR, [4, 3, 10, 12]), bad])
+    fails(source, data_dir, "val2017.json: annotation 44 .* 600 pixels instead of 30 x 40 = 1200")
+    info = prepare("coco_segmentation", source=source, data_dir=data_dir, skip_bad_images=True)
+    assert info.splits == {"validation": 2} and info.skipped == {"validation": 1}
+    metadata = json.loads((info.directory / "metadata.json").read_text())
+    assert metadata["skipped"] == {"validation": ["val2017/000000000011.jpg"]}
+
+
+def test_a_split_that_shows_no_class(tmp_path, data_dir):
+    source = source_with(tmp_path, [annotation(1, 10, TOOTHBRUSH, [0, 0, 9, 9])])
+    fails(
+        source, data_dir, "no mask of the split 'validation' .* shows a class: .* are 0, but 0 is"
+    )
 
 
 def test_other_categories_than_cocos(tmp_path, data_dir):

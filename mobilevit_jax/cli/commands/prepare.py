@@ -37,7 +37,7 @@ class Arguments:
     name: Annotated[str | None, called("NAME")] = None
     """Store it under this name; --dataset of the other commands then takes it."""
     skip_bad_images: bool = False
-    """Leave out and count images that cannot be decoded, instead of stopping at the first."""
+    """Leave out and count images that cannot be decoded, or whose mask cannot."""
     list: bool = False
     """Show what is prepared in the data directory, and do nothing else."""
 

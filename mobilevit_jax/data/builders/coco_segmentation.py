@@ -7,7 +7,6 @@ instance. All images are kept, also those that show nothing of VOC.
 """
 
 import io
-import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -16,9 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow_datasets as tfds
 
-from mobilevit_jax.data.builders.base import Item, StoredBuilder
+from mobilevit_jax.data.builders.base import Item
 from mobilevit_jax.data.builders.coco_files import (
     CocoImage,
+    ImageEntry,
     Instances,
     find_splits,
     locate,
@@ -26,11 +26,12 @@ from mobilevit_jax.data.builders.coco_files import (
     read_checked,
     split_names,
 )
+from mobilevit_jax.data.builders.run_length import draw_runs, read_runs
+from mobilevit_jax.data.builders.segmentation import SegmentationBuilder
 from mobilevit_jax.data.builders.voc_segmentation import segmentation_features
 from mobilevit_jax.data.coco_names import COCO_CATEGORIES
-from mobilevit_jax.data.masks import encode_mask
 from mobilevit_jax.data.voc_names import VOC_OF_COCO
-from mobilevit_jax.errors import DataError
+from mobilevit_jax.errors import DataError, shortened
 
 _LEFT_OUT = "polygons of fewer than three points left out"
 _LEAST_NUMBERS = 6  # x and y of three points
@@ -39,10 +40,10 @@ _FAR = 10  # times the size of the image
 
 class _Region(NamedTuple):
     label: int  # of VOC
-    region: Any  # polygons (float64 [2n] each), or a run-length code as COCO writes it
+    region: list[np.ndarray] | dict[str, Any]  # polygons (float64 [2n] each), or a run-length code
 
 
-class CocoSegmentation(StoredBuilder, skip_registration=True):
+class CocoSegmentation(SegmentationBuilder, skip_registration=True):
     """Images of COCO with masks of the classes of PASCAL VOC."""
 
     name = "coco_segmentation"
@@ -63,12 +64,10 @@ class CocoSegmentation(StoredBuilder, skip_registration=True):
     def example(self, item: Item) -> dict[str, Any]:
         """Reads an image, whose bytes pass untouched, and draws its mask."""
         image: CocoImage = item.content
+        if isinstance(image.objects, DataError):
+            raise image.objects
         data = read_checked(image)
-        return {
-            "image": io.BytesIO(data),
-            "mask": io.BytesIO(encode_mask(_draw(image))),
-            "name": image.path.name,
-        }
+        return {"image": io.BytesIO(data), "mask": _draw(image), "name": image.path.name}
 
     def extra_metadata(self) -> dict[str, Any]:
         """Returns what was left out of each split."""
@@ -80,7 +79,7 @@ class CocoSegmentation(StoredBuilder, skip_registration=True):
         items, notes = {}, {}
         splits = find_splits(self.source, "coco_segmentation")
         for split, files, instances in read_all(splits, regions=True):
-            regions, left_out = _regions(instances)
+            regions, left_out = _regions(instances, allow_bad=self.skip_bad_images)
             items[split] = locate(
                 instances.images, regions, files, allow_missing=self.skip_bad_images
             )
@@ -89,8 +88,13 @@ class CocoSegmentation(StoredBuilder, skip_registration=True):
         return items, notes
 
 
-def _regions(instances: Instances) -> tuple[list[list[_Region]], int]:
-    """Returns what there is of VOC's classes on each image, and how many polygons were left out."""
+def _regions(
+    instances: Instances, *, allow_bad: bool
+) -> tuple[list[list[_Region] | DataError], int]:
+    """Returns what there is of VOC's classes on each image, and how many polygons were left out.
+
+    In place of what is on an image there may be what is wrong with it, for `example` to raise.
+    """
     for number, name in instances.categories.items():
         if COCO_CATEGORIES.get(number) != name:
             raise DataError(
@@ -99,16 +103,27 @@ def _regions(instances: Instances) -> tuple[list[list[_Region]], int]:
             )
     regions, left_out = [], 0
     for image in instances.images:
-        its_regions = []
-        for annotation in image.annotations:
-            label = VOC_OF_COCO.get(annotation["category_id"])
-            if label is None:
-                continue
-            region, bad = _region(annotation, (image.height, image.width), instances.path)
-            left_out += bad
-            if region:
-                its_regions.append(_Region(label, region))
+        try:
+            its_regions, bad = _regions_of(image, instances.path)
+        except DataError as error:
+            if not allow_bad:
+                raise
+            its_regions, bad = error, 0
         regions.append(its_regions)
+        left_out += bad
+    return regions, left_out
+
+
+def _regions_of(image: ImageEntry, path: Path) -> tuple[list[_Region], int]:
+    regions, left_out = [], 0
+    for annotation in image.annotations:
+        label = VOC_OF_COCO.get(annotation["category_id"])
+        if label is None:
+            continue
+        region, bad = _region(annotation, (image.height, image.width), path)
+        left_out += bad
+        if region:
+            regions.append(_Region(label, region))
     return regions, left_out
 
 
@@ -117,14 +132,12 @@ def _region(annotation: dict[str, Any], size: tuple[int, int], path: Path) -> tu
     where = f"{path}: annotation {annotation['id']}"
     stored = annotation.get("segmentation")
     if isinstance(stored, dict) and "counts" in stored:
-        if list(stored.get("size", ())) != list(size):
+        if stored.get("size") != list(size):
             raise DataError(
-                f"{where} has a mask of size {stored.get('size')}, but its image has {list(size)} "
-                "(height, width)"
+                f"{where} has a mask of size {shortened(stored.get('size'), 60)}, but its image "
+                f"has {list(size)} (height, width)"
             )
-        counts = stored["counts"]
-        if isinstance(counts, list) and sum(counts) != math.prod(size):
-            raise DataError(f"{where} has a run-length code that does not fill its image")
+        read_runs(stored["counts"], size, where)
         return stored, 0
     if not isinstance(stored, list):
         raise DataError(f"{where} has no segmentation, polygons or a run-length code")
@@ -146,11 +159,10 @@ def _draw(image: CocoImage) -> np.ndarray:
     size = image.height, image.width
     drawn = np.zeros(size, np.uint8)
     for label, region in image.objects:
-        codes = region
-        if isinstance(region, list) or isinstance(region["counts"], list):
+        if isinstance(region, dict):
+            covered = draw_runs(read_runs(region["counts"], size, str(image.path)), size)
+        else:
             codes = coco_mask.frPyObjects(region, *size)
-        if isinstance(codes, list):
-            codes = coco_mask.merge(codes)
-        covered = coco_mask.decode(codes).astype(bool)
+            covered = coco_mask.decode(coco_mask.merge(codes)).astype(bool)
         drawn[covered & (drawn == 0)] = label
     return drawn
