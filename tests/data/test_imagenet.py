@@ -152,6 +152,10 @@ def test_wnids_instead_of_the_development_kit(source, tmp_path):
     prepare("imagenet", source=source, data_dir=tmp_path / "data")
     validation = records("validation", tmp_path / "data")
     assert validation["ILSVRC2012_val_00000004.JPEG"]["label"] == 1
+    (source / VALIDATION_WNIDS).write_text("\n".join(VALIDATION_CLASSES), "utf-8-sig")
+    prepare("imagenet", source=source, data_dir=tmp_path / "marked")
+    (source / VALIDATION_WNIDS).write_text("n01440764 # caf\u00e9", "latin-1")
+    fails(source, tmp_path / "other", "val_wnids.txt is not text in UTF-8 .see line 1.")
     (source / VALIDATION_WNIDS).write_text("n00000000")
     fails(source, tmp_path / "other", "'n00000000' is not one of the 1000 classes")
 

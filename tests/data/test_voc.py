@@ -162,6 +162,118 @@ def test_lists_that_cannot_be(year, data_dir):
     fails(year, data_dir, "has neither train.txt nor val.txt")
 
 
+def rename(root, old: str, image: str, mask: str = "") -> None:
+    """Renames the files of an image: to `image`, and its mask to that with .png or to `mask`."""
+    mask = mask or image.rpartition(".")[0] + ".png"
+    for folder, source, target in (
+        ("JPEGImages", f"{old}.jpg", image),
+        ("SegmentationClass", f"{old}.png", mask),
+    ):
+        (root / folder / target).parent.mkdir(exist_ok=True, parents=True)
+        (root / folder / source).rename(root / folder / target)
+
+
+def names_of(data_dir, split: str = "train") -> dict[str, int]:
+    """Returns the number of every image by its name, told by its mask."""
+    opened = open_split("voc_segmentation", split, data_dir)
+    numbers = {mask_of(seed).tobytes(): seed for seed in range(10)}
+    found = {}
+    for record in opened.records(range(len(opened))):
+        seed = numbers[decode_mask(record["mask"], name=record["name"]).tobytes()]
+        assert record["image"] == photo(seed)
+        found[record["name"]] = seed
+    return found
+
+
+@pytest.mark.parametrize(
+    ("line", "image", "name"),
+    [
+        ("2021-01-26_18.14.07", "2021-01-26_18.14.07.jpg", "2021-01-26_18.14.07"),
+        ("IMG_1_jpg.rf.0a1b2c", "IMG_1_jpg.rf.0a1b2c.jpg", "IMG_1_jpg.rf.0a1b2c"),
+        ("shot.v2.jpg", "shot.v2.jpg", "shot.v2"),
+        ("my shot", "my shot.jpg", "my shot"),
+        ("my shot -1", "my shot.jpg", "my shot"),
+        ("2007_000009  1", "2007_000009.jpg", "2007_000009"),
+        ("site 1/a.b", "site 1/a.b.jpg", "site 1/a.b"),
+        ("JPEGImages/site/a.jpg", "site/a.jpg", "site/a"),
+        ("VOC2012\\JPEGImages\\a.jpg", "a.jpg", "a"),
+        ("./a.jpeg", "a.jpeg", "a"),
+        ("a", "a.png", "a"),
+        ("a.jpg", "a.JPG", "a"),
+        ("a.webp", "a.webp.jpg", "a.webp"),
+        ("u\u0308ber", "\u00fcber.jpg", "\u00fcber"),
+        ("\u00fcber", "u\u0308ber.jpg", "u\u0308ber"),
+    ],
+)
+def test_names_in_a_list(year, data_dir, line, image, name):
+    rename(year, "2007_000001", image)
+    path = year / "ImageSets/Segmentation/train.txt"
+    path.write_text(f"{line}\n2007_000002\n")
+    prepare("voc_segmentation", source=year, data_dir=data_dir)
+    assert names_of(data_dir) == {name: 1, "2007_000002": 2}
+
+
+def test_names_that_begin_alike_are_not_taken_for_one_another(year, data_dir):
+    for number, image in enumerate(("shot.jpg", "shot.v2.jpg", "shot.v2 b.jpg"), 1):
+        rename(year, f"2007_00000{number}", image)
+    path = year / "ImageSets/Segmentation/train.txt"
+    path.write_text("shot.v2\nshot\nshot.v2 b\n")
+    prepare("voc_segmentation", source=year, data_dir=data_dir)
+    assert names_of(data_dir) == {"shot": 1, "shot.v2": 2, "shot.v2 b": 3}
+
+
+@pytest.mark.parametrize("line", ["shot.v3", "shot b", "shot.v3.jpg", "site/shot", "shot/a"])
+def test_a_missing_image_is_named_and_no_other_taken_for_it(year, data_dir, line):
+    rename(year, "2007_000001", "shot.jpg")
+    (year / "ImageSets/Segmentation/train.txt").write_text(f"{line}\n")
+    fails(year, data_dir, f"JPEGImages/{line.removesuffix('.jpg')}.jpg is missing")
+
+
+def test_masks_of_other_names_and_spaces_in_both(year, data_dir):
+    rename(year, "2007_000001", "my shot.jpg", "my mask 1.png")
+    rename(year, "2007_000002", "my.jpg", "other/b.png")
+    path = year / "ImageSets/Segmentation/train.txt"
+    path.write_text(
+        "JPEGImages/my shot.jpg SegmentationClass/my mask 1.png\n"
+        "/JPEGImages/my.jpg\tVOC2012/SegmentationClass/other/b.png\n"
+    )
+    prepare("voc_segmentation", source=year, data_dir=data_dir)
+    assert names_of(data_dir) == {"my shot": 1, "my": 2}
+
+
+def test_a_mask_that_the_list_names_is_not_replaced_by_another(year, data_dir):
+    path = year / "ImageSets/Segmentation/train.txt"
+    path.write_text("JPEGImages/2007_000001.jpg SegmentationClass/2007_000001_b.png\n")
+    fails(year, data_dir, "SegmentationClass/2007_000001_b.png is missing")
+
+
+def test_the_encoding_of_a_list(year, data_dir):
+    rename(year, "2007_000001", "k\u00fche.jpg")
+    path = year / "ImageSets/Segmentation/train.txt"
+    for encoding in ("latin-1", "utf-16", "utf-16-le"):
+        path.write_text("2007_000002\nk\u00fche\n", encoding)
+        fails(year, data_dir, r"train.txt is not text in UTF-8 \(see line [12]\); save it in that")
+    path.write_bytes("k\u00fche\r\n2007_000002\r\n".encode("utf-8-sig"))
+    prepare("voc_segmentation", source=year, data_dir=data_dir)
+    assert names_of(data_dir) == {"k\u00fche": 1, "2007_000002": 2}
+
+
+def test_masks_of_void_where_a_class_is_meant(year, data_dir):
+    """Masks of 0 and 255, as most programs draw two classes."""
+    binary = np.where(mask_of(9) > 10, 255, 0).astype(np.uint8)
+    path = year / "SegmentationClass" / "2008_000009.png"
+    path.write_bytes(encode_mask(binary))
+    fails(
+        year,
+        data_dir,
+        "no mask of the split 'validation' .*: their values are 0 and 255, but 0 is background "
+        "and 255 is left out of training; give the pixels of a class its number, from 1",
+    )
+    binary[0, 0] = 1
+    path.write_bytes(encode_mask(binary))
+    prepare("voc_segmentation", source=year, data_dir=data_dir)
+
+
 def test_sources_that_are_not_in_the_layout(year, data_dir, tmp_path):
     fails(None, data_dir, "voc_segmentation needs --source", ConfigurationError)
     fails(tmp_path / "nowhere", data_dir, "nowhere is not a directory")

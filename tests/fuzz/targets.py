@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tests.data.coco_layout import HEIGHT, WIDTH, annotation, content, write_split
 from tests.fuzz.mutations import damage, damage_json
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -210,6 +211,30 @@ def _json_files(directory: Path) -> tuple[Reader, list[Path]]:
     return read, _written(directory, files)
 
 
+def _annotations(directory: Path) -> tuple[Reader, list[Path]]:
+    from mobilevit_jax.data.builders.coco import Coco
+    from mobilevit_jax.data.builders.coco_segmentation import CocoSegmentation
+
+    builders: dict[str, Any] = {"boxes": Coco, "masks": CocoSegmentation}
+    what = content()
+    code = {"size": [HEIGHT, WIDTH], "counts": [100, 50, 1050]}
+    text = {"size": [HEIGHT, WIDTH], "counts": "T3b1jP1"}  # the same
+    for number, segmentation in enumerate((code, text), 1004):
+        more = annotation(number, 11, 3, [3, 4, 5, 6], segmentation=segmentation)
+        what["annotations"].append(more)
+    what["categories"] = [entry for entry in what["categories"] if entry["id"] in (1, 3, 18, 90)]
+    for name in builders:
+        write_split(directory / name, "train", what)
+
+    def read(path: Path) -> None:
+        source = path.parents[1]
+        builder = builders[source.name](source=source, data_dir=directory / "data")
+        for item in (item for items in builder.items().values() for item in items):
+            builder.example(item)
+
+    return read, [directory / name / "annotations/instances_train.json" for name in builders]
+
+
 def _damage_image(data: bytes, rng: Random, others: Sequence[bytes]) -> bytes:
     """Damages an image; the checksums of most PNGs are made right again, so that more is read."""
     changed = damage(data, rng, others)
@@ -239,4 +264,5 @@ TARGETS = {
     "pickles": Target(_pickles, damage),
     "safetensors": Target(_safetensors_headers, _damage_json),
     "json": Target(_json_files, _damage_json),
+    "annotations": Target(_annotations, _damage_json),
 }

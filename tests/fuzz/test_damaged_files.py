@@ -19,6 +19,7 @@ CASES = {
     "pickles": 600,
     "safetensors": 300,
     "json": 800,
+    "annotations": 600,
 }
 
 

@@ -27,8 +27,9 @@ from PIL import Image
 
 from mobilevit_jax.data.builders.base import Item, StoredBuilder
 from mobilevit_jax.data.decode import decode_image, quiet_decoders
+from mobilevit_jax.data.files import read_text
 from mobilevit_jax.data.imagenet_names import imagenet_classes
-from mobilevit_jax.errors import ConfigurationError, DataError
+from mobilevit_jax.errors import ConfigurationError, DataError, shortened
 
 TRAIN_TAR = "ILSVRC2012_img_train.tar"
 VALIDATION_TAR = "ILSVRC2012_img_val.tar"
@@ -219,7 +220,7 @@ def _validation_wnids(source: Path) -> list[str]:
     """Returns the WordNet id of each validation image, in the order of their numbers."""
     if (source / VALIDATION_WNIDS).is_file():
         origin = source / VALIDATION_WNIDS
-        wnids = origin.read_text("utf-8").split()
+        wnids = read_text(origin).split()
     elif (source / DEVKIT_TAR).is_file():
         origin = source / DEVKIT_TAR
         wnids = _devkit_wnids(origin)
@@ -245,8 +246,10 @@ def _devkit_wnids(devkit: Path) -> list[str]:
         synsets = loadmat(io.BytesIO(table), squeeze_me=True)["synsets"]
         numbers = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets}
         return [numbers[int(line)] for line in truth.split()]
-    except (tarfile.TarError, EOFError, KeyError, ValueError, OSError) as error:
-        raise DataError(f"{devkit} is damaged or not the development kit: {error}") from error
+    except Exception as error:  # SciPy's reader raises whatever its parsing trips over
+        raise DataError(
+            f"{devkit} is damaged or not the development kit: {shortened(error)}"
+        ) from error
 
 
 def _read_member(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:

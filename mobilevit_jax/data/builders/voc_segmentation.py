@@ -9,11 +9,15 @@ A source is `VOCdevkit`, or the folder of a year in it, such as `VOCdevkit/VOC20
   `train_aug.txt` in `ImageSets/Segmentation` or `list`: VOC's masks together with those of the
   Semantic Boundaries Dataset, in the form in which they are usually passed on, 10,582 images.
 
-A line of a list is the name of an image, or the path of an image and that of its mask.
+A line of a list is the name of an image, with or without an ending, or the path of an image and
+that of its mask. An image may be in a folder of JPEGImages, and of any kind that is decoded.
 """
 
 import io
-from collections.abc import Mapping, Sequence
+import posixpath
+import re
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,14 +25,22 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow_datasets as tfds
 
-from mobilevit_jax.data.builders.base import Item, StoredBuilder
-from mobilevit_jax.data.decode import decode_image
-from mobilevit_jax.data.masks import decode_mask, encode_mask
+from mobilevit_jax.data.builders.base import Item
+from mobilevit_jax.data.builders.segmentation import SegmentationBuilder
+from mobilevit_jax.data.decode import IMAGE_ENDINGS, decode_image
+from mobilevit_jax.data.files import (
+    list_images,
+    printable,
+    read_bytes,
+    read_text,
+    without_ending,
+)
+from mobilevit_jax.data.masks import decode_mask
 from mobilevit_jax.data.voc_names import VOC_CLASSES, VOID
 from mobilevit_jax.errors import ConfigurationError, DataError
 
 LAYOUT = "VOC2012/{JPEGImages,SegmentationClass,ImageSets/Segmentation}"
-_LISTS = "ImageSets/Segmentation"
+_IMAGES, _LISTS = "JPEGImages", "ImageSets/Segmentation"
 _MASKS = {
     "train": "SegmentationClass",
     "validation": "SegmentationClass",
@@ -45,12 +57,18 @@ _FILES = {
 }
 
 
+# What may follow the name of an image in a line besides its mask: numbers, as in VOC's lists of
+# a class.
+_NUMBERS = re.compile(r"[-+\d.\s]+")
+
+
 class _Pair(NamedTuple):
+    name: str  # path in JPEGImages, without an ending
     image: Path
     mask: Path
 
 
-class VocSegmentation(StoredBuilder, skip_registration=True):
+class VocSegmentation(SegmentationBuilder, skip_registration=True):
     """Images of PASCAL VOC with masks of its 20 classes, background 0 and void 255."""
 
     name = "voc_segmentation"
@@ -72,7 +90,7 @@ class VocSegmentation(StoredBuilder, skip_registration=True):
     def example(self, item: Item) -> dict[str, Any]:
         """Reads an image, whose bytes pass untouched, and its mask, and compares their sizes."""
         pair: _Pair = item.content
-        image, mask = _read(pair.image), _read(pair.mask)
+        image, mask = read_bytes(pair.image), read_bytes(pair.mask)
         size = decode_image(image, name=str(pair.image)).shape[:2]
         classes = decode_mask(mask, name=str(pair.mask))
         if classes.shape != size:
@@ -81,11 +99,7 @@ class VocSegmentation(StoredBuilder, skip_registration=True):
                 f"{_size(size)}"
             )
         check_classes(classes, str(pair.mask))
-        return {
-            "image": io.BytesIO(image),
-            "mask": io.BytesIO(encode_mask(classes)),
-            "name": pair.image.stem,
-        }
+        return {"image": io.BytesIO(image), "mask": classes, "name": pair.name}
 
     @cached_property
     def _listing(self) -> dict[str, list[Item]]:
@@ -98,28 +112,31 @@ class VocSegmentation(StoredBuilder, skip_registration=True):
             )
         if not lists:
             raise DataError(f"{root / _LISTS} has neither train.txt nor val.txt")
-        names = {split: _read_list(path) for split, path in lists.items()}
-        both = set(names.get("train_aug", ())) & set(names.get("validation", ()))
+        images = _by_name(root / _IMAGES)
+        pairs = {
+            split: _read_list(path, root / _MASKS[split], images) for split, path in lists.items()
+        }
+        names = {split: {pair.name for pair in its_pairs} for split, its_pairs in pairs.items()}
+        both = names.get("train_aug", set()) & names.get("validation", set())
         if both:
             raise DataError(
                 f"{lists['train_aug']} lists {len(both)} images of val.txt, such as "
                 f"{sorted(both)[0]}; take them out"
             )
-        return {split: self._items(root, split, stems) for split, stems in names.items()}
+        return {split: self._items(split, its_pairs) for split, its_pairs in pairs.items()}
 
-    def _items(self, root: Path, split: str, stems: list[str]) -> list[Item]:
+    def _items(self, split: str, pairs: list[_Pair]) -> list[Item]:
         items, missing = [], []
-        for stem in stems:
-            pair = _Pair(root / f"JPEGImages/{stem}.jpg", root / f"{_MASKS[split]}/{stem}.png")
-            lacking = [path for path in pair if not path.is_file()]
+        for pair in pairs:
+            lacking = [path for path in (pair.image, pair.mask) if not path.is_file()]
             missing += lacking[:1]
             # Greyscale masks take some 5 kB.
             size = 0 if lacking else pair.image.stat().st_size + 5000
-            items.append(Item(stem, size, pair))
+            items.append(Item(pair.name, size, pair))
         if missing and not self.skip_bad_images:
             raise DataError(
                 f"{missing[0]} is missing, as are the files of {len(missing) - 1} more of the "
-                f"{len(stems)} images of {split}; complete them, or use --skip-bad-images"
+                f"{len(pairs)} images of {split}; complete them, or use --skip-bad-images"
             )
         return items
 
@@ -183,24 +200,63 @@ def _lists(root: Path) -> dict[str, Path]:
     return found
 
 
-def _read_list(path: Path) -> list[str]:
-    lines = path.read_text("utf-8").splitlines()
-    stems = [Path(line.split()[0]).stem for line in lines if line.strip()]
-    if not stems:
+def _by_name(folder: Path) -> dict[str, Path]:
+    """Returns the images in a folder by their paths in it, with and without their endings."""
+    found: dict[str, Path] = {}
+    whole: dict[str, Path] = {}
+    # VOC's own kind last, so that it is taken where there are several of one name.
+    images = list_images(folder).images
+    for path in sorted(images, key=lambda path: path.suffix.lower() == ".jpg"):
+        name = unicodedata.normalize("NFC", path.relative_to(folder).as_posix())
+        whole[name] = found[without_ending(name)] = path
+    return found | whole
+
+
+def _read_list(path: Path, masks: Path, images: dict[str, Path]) -> list[_Pair]:
+    lines = (line.strip() for line in read_text(path).splitlines())
+    pairs = [_read_line(line, masks, images) for line in lines if line]
+    if not pairs:
         raise DataError(f"{path} lists no images")
     seen: set[str] = set()
-    for stem in stems:
-        if stem in seen:
-            raise DataError(f"{path} lists {stem} twice")
-        seen.add(stem)
-    return stems
+    for pair in pairs:
+        if pair.name in seen:
+            raise DataError(f"{path} lists {pair.name} twice")
+        seen.add(pair.name)
+    return pairs
 
 
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from error
+def _read_line(line: str, masks: Path, images: dict[str, Path]) -> _Pair:
+    """Returns the files of a line, which may be missing."""
+    pairs = [_pair(image, mask, masks, images) for image, mask in _readings(line)]
+    return next((pair for pair in pairs if pair.image.is_file()), pairs[-1])
+
+
+def _pair(text: str, mask: str, masks: Path, images: dict[str, Path]) -> _Pair:
+    folder = masks.parent / _IMAGES
+    name = unicodedata.normalize("NFC", _inside(text, _IMAGES))
+    stem = without_ending(name)
+    image = images.get(name) or images.get(stem) or folder / f"{stem}.jpg"
+    stem = without_ending(image.relative_to(folder).as_posix())
+    its_mask = _inside(mask, masks.name) if mask else f"{stem}.png"
+    return _Pair(printable(stem), image, masks / its_mask)
+
+
+def _readings(line: str) -> Iterator[tuple[str, str]]:
+    """Yields how a line may be read, as (image, mask or ""): names may have spaces in them."""
+    yield line, ""
+    for space in reversed(list(re.finditer(r"\s+", line))):
+        image, rest = line[: space.start()], line[space.end() :]
+        files = [word for word in rest.split() if word.lower().endswith(IMAGE_ENDINGS)]
+        if len(files) == 1 and rest.endswith(files[0]):
+            yield image, rest
+        elif _NUMBERS.fullmatch(rest):
+            yield image, ""
+
+
+def _inside(path: str, folder: str) -> str:
+    """Returns what follows a folder in a path, all of it where the folder is not in it."""
+    inside = f"/{path}".replace("\\", "/").rpartition(f"/{folder}/")[2]
+    return posixpath.normpath(inside).lstrip("/")
 
 
 def _size(shape: tuple[int, ...]) -> str:
