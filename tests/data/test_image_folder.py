@@ -190,11 +190,14 @@ def test_a_name_is_the_same_class_in_every_split(tmp_path, data_dir):
     assert info.class_names == ("caf\u00e9", "hot dog")
 
 
-def test_names_that_differ_by_capitals_are_kept_and_told(tmp_path, data_dir):
-    source = write_folder(tmp_path / "source", ("train",), ("A", "a", "b"))
+@pytest.mark.parametrize("other", ["a", "\u200bA", "\uff21"])
+def test_names_that_look_alike_are_kept_and_told(tmp_path, data_dir, other):
+    source = write_folder(tmp_path / "source", ("train",), ("A", other, "b"))
     info = prepare("image_folder", source=source, data_dir=data_dir)
-    assert info.class_names == ("A", "a", "b")
-    assert info.notes == {"train": {"classes differ from one another by capitals alone: A, a": 2}}
+    names = sorted(("A", other, "b"))
+    assert list(info.class_names) == names
+    shown = ", ".join(ascii(name) for name in names if name != "b")
+    assert info.notes == {"train": {f"classes have names that look alike: {shown}": 2}}
 
 
 @pytest.mark.parametrize("name", [" ", "a\nb", "a\u2028b"])

@@ -27,3 +27,9 @@ def class_name(name: str, where: str) -> str:
 def fits_a_line(text: str) -> bool:
     """Whether a text has neither line breaks nor other characters that cannot be printed."""
     return not any(unicodedata.category(letter) in _UNFIT for letter in text)
+
+
+def appearance(name: str) -> str:
+    """Returns what people may take two names for the same by: no capitals, no invisible letters."""
+    letters = unicodedata.normalize("NFKC", name).casefold()
+    return " ".join("".join(c for c in letters if unicodedata.category(c) != "Cf").split())

@@ -185,7 +185,7 @@ def _whole(entry: dict[str, Any], key: str, where: str) -> int:
         value = int(value)
     if not isinstance(value, int) or isinstance(value, bool) or not -(2**63) <= value < 2**63:
         raise DataError(
-            f"{where} has {_shown(entry, key)}; it must be a whole number of at most 64 bits"
+            f"{where} has {_shown(entry, key)}; it must be a whole number (of 64 bits at most)"
         )
     return value
 
@@ -311,7 +311,9 @@ def _images(entries: Iterable[tuple[str, dict[str, Any]]], path: Path) -> dict[i
         if number in images:
             raise DataError(f"{path}: the image id {number} is given to two images")
         if min(width, height) < 1:
-            raise DataError(f"{where} has the size {width}x{height}")
+            raise DataError(
+                f"{where} has the size {width}x{height}; it must be the image's own, in pixels"
+            )
         images[number] = ImageEntry(number, file_name, width, height, [])
     counts = collections.Counter(image.file_name for image in images.values())
     name, count = counts.most_common(1)[0] if counts else ("", 0)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import tensorflow_datasets as tfds
 
 from mobilevit_jax.data.builders.base import Item, StoredBuilder
-from mobilevit_jax.data.builders.class_names import class_name
+from mobilevit_jax.data.builders.class_names import appearance, class_name
 from mobilevit_jax.data.decode import IMAGE_ENDINGS, decode_image
 from mobilevit_jax.data.files import (
     is_hidden,
@@ -72,7 +72,7 @@ class ImageFolder(StoredBuilder, skip_registration=True):
     def extra_metadata(self) -> dict[str, Any]:
         """Returns what was left out of each split, and classes that are easily mixed up."""
         assert self.source is not None
-        alike = _differing_by_capitals(self._class_names)
+        alike = _mixed_up(self._class_names)
         notes = {
             name: alike | _left_out(split.left_out, self.source)
             for name, split in self._splits.items()
@@ -198,9 +198,9 @@ def _left_out(paths: list[Path], source: Path) -> dict[str, int]:
     }
 
 
-def _differing_by_capitals(names: list[str]) -> dict[str, int]:
-    """Returns a note about classes such as "Dog" and "dog"."""
-    groups = collections.Counter(name.casefold() for name in names)
-    alike = [name for name in names if groups[name.casefold()] > 1]
-    what = "classes differ from one another by capitals alone"
-    return {f"{what}: {', '.join(alike)}": len(alike)} if alike else {}
+def _mixed_up(names: list[str]) -> dict[str, int]:
+    """Returns a note about classes whose names look alike."""
+    groups = collections.Counter(map(appearance, names))
+    alike = [name for name in names if groups[appearance(name)] > 1]
+    which = ", ".join(map(ascii, alike))
+    return {f"classes have names that look alike: {which}": len(alike)} if alike else {}
