@@ -194,6 +194,7 @@ def names_of(data_dir, split: str = "train") -> dict[str, int]:
         ("my shot", "my shot.jpg", "my shot"),
         ("my shot -1", "my shot.jpg", "my shot"),
         ("2007_000009  1", "2007_000009.jpg", "2007_000009"),
+        ("2007_000009\t0", "2007_000009.jpg", "2007_000009"),
         ("site 1/a.b", "site 1/a.b.jpg", "site 1/a.b"),
         ("JPEGImages/site/a.jpg", "site/a.jpg", "site/a"),
         ("VOC2012\\JPEGImages\\a.jpg", "a.jpg", "a"),
@@ -222,7 +223,9 @@ def test_names_that_begin_alike_are_not_taken_for_one_another(year, data_dir):
     assert names_of(data_dir) == {"shot": 1, "shot.v2": 2, "shot.v2 b": 3}
 
 
-@pytest.mark.parametrize("line", ["shot.v3", "shot b", "shot.v3.jpg", "site/shot", "shot/a"])
+@pytest.mark.parametrize(
+    "line", ["shot.v3", "shot b", "shot 1", "shot.v3.jpg", "site/shot", "shot/a"]
+)
 def test_a_missing_image_is_named_and_no_other_taken_for_it(year, data_dir, line):
     rename(year, "2007_000001", "shot.jpg")
     (year / "ImageSets/Segmentation/train.txt").write_text(f"{line}\n")
@@ -239,6 +242,12 @@ def test_masks_of_other_names_and_spaces_in_both(year, data_dir):
     )
     prepare("voc_segmentation", source=year, data_dir=data_dir)
     assert names_of(data_dir) == {"my shot": 1, "my": 2}
+
+
+def test_a_mask_with_its_ending_in_capitals(year, data_dir):
+    rename(year, "2007_000001", "2007_000001.jpg", "2007_000001.PNG")
+    prepare("voc_segmentation", source=year, data_dir=data_dir)
+    assert names_of(data_dir) == {f"2007_00000{seed}": seed for seed in (1, 2, 3)}
 
 
 def test_a_mask_that_the_list_names_is_not_replaced_by_another(year, data_dir):

@@ -57,9 +57,9 @@ _FILES = {
 }
 
 
-# What may follow the name of an image in a line besides its mask: numbers, as in VOC's lists of
-# a class.
-_NUMBERS = re.compile(r"[-+\d.\s]+")
+# How VOC's lists of one class write whether an image shows it: " -1", "  0" or "  1". After a
+# single space a number belongs to the name, as in "photo 1".
+_LABEL = re.compile(r"(.*\S)(?: -1|(?:\t|\s\s+)-?[01])")
 
 
 class _Pair(NamedTuple):
@@ -237,8 +237,9 @@ def _pair(text: str, mask: str, masks: Path, images: dict[str, Path]) -> _Pair:
     stem = without_ending(name)
     image = images.get(name) or images.get(stem) or folder / f"{stem}.jpg"
     stem = without_ending(image.relative_to(folder).as_posix())
-    its_mask = _inside(mask, masks.name) if mask else f"{stem}.png"
-    return _Pair(printable(stem), image, masks / its_mask)
+    names = [_inside(mask, masks.name)] if mask else [f"{stem}.png", f"{stem}.PNG"]
+    found = [masks / name for name in names if (masks / name).is_file()]
+    return _Pair(printable(stem), image, found[0] if found else masks / names[0])
 
 
 def _readings(line: str) -> Iterator[tuple[str, str]]:
@@ -249,8 +250,8 @@ def _readings(line: str) -> Iterator[tuple[str, str]]:
         files = [word for word in rest.split() if word.lower().endswith(IMAGE_ENDINGS)]
         if len(files) == 1 and rest.endswith(files[0]):
             yield image, rest
-        elif _NUMBERS.fullmatch(rest):
-            yield image, ""
+    if label := _LABEL.fullmatch(line):
+        yield label[1], ""
 
 
 def _inside(path: str, folder: str) -> str:
