@@ -55,7 +55,8 @@ def learning_curves(rows: Sequence[Row], path: str | Path, *, title: str = "") -
         tidy(axes)
         show_epochs(axes, max(row["epoch"] for row in rows))
     if title:
-        figure.suptitle(title, x=0.012, ha="left", fontsize=12, fontweight="bold")
+        style: dict[str, Any] = {"fontsize": 12, "fontweight": "bold", "parse_math": False}
+        figure.suptitle(title, x=0.012, ha="left", **style)
     write_figure(figure, path)
 
 
@@ -65,6 +66,7 @@ def predictions(
     path: str | Path,
     *,
     titles: Sequence[str] | None = None,
+    shares: bool = True,
 ) -> None:
     """Draws images, each with the probabilities of its most likely classes beside it.
 
@@ -73,6 +75,7 @@ def predictions(
         answers: For each image (class name, probability), the most likely first.
         path: The PNG file to write.
         titles: A line above each image, such as its file name.
+        shares: Whether the numbers are probabilities; if not, they may be any.
 
     Raises:
         ValueError: If there is no image, or not one list of answers and one title an image.
@@ -91,7 +94,7 @@ def predictions(
     for index, (image, answer, title) in enumerate(zip(images, answers, titles, strict=True)):
         row, column = divmod(index, columns)
         _draw_image(figure.add_subplot(grid[row, 2 * column]), image, title)
-        _draw_answer(figure.add_subplot(grid[row, 2 * column + 1]), answer)
+        _draw_answer(figure.add_subplot(grid[row, 2 * column + 1]), answer, shares)
     write_figure(figure, path)
 
 
@@ -178,20 +181,23 @@ def _draw_image(axes: Axes, image: np.ndarray, title: str) -> None:
     axes.set_title(text, fontsize=9, loc="left", color=_TEXT_COLOUR, parse_math=False)
 
 
-def _draw_answer(axes: Axes, answer: Sequence[tuple[str, float]]) -> None:
-    probabilities = [probability for _, probability in answer]
+def _draw_answer(axes: Axes, answer: Sequence[tuple[str, float]], shares: bool) -> None:
+    numbers = [number for _, number in answer]
     places = range(len(answer))
+    low, high = (0.0, 1.0) if shares else (min(0.0, *numbers), max(0.0, *numbers))
+    high = high if high > low else low + 1.0
     colours = [_BEST_BAR_COLOUR, *[_BAR_COLOUR] * (len(answer) - 1)]
-    axes.barh(places, probabilities, height=0.36, color=colours)
-    for place, (name, probability) in enumerate(answer):
+    axes.barh(places, numbers, height=0.36, color=colours)
+    for place, (name, number) in enumerate(answer):
         weight = "bold" if place == 0 else "normal"
         text: dict[str, Any] = {"va": "bottom", "fontsize": 9, "fontweight": weight}
         # Names are data: a "$" in one starts no formula.
         axes.text(
-            0.0, place - 0.24, shorten(name, _NAME_LENGTH), parse_math=False, ha="left", **text
+            low, place - 0.24, shorten(name, _NAME_LENGTH), parse_math=False, ha="left", **text
         )
-        axes.text(1.0, place - 0.24, f"{probability:.1%}", ha="right", **text)
-    axes.set_xlim(0.0, 1.0)
+        shown = f"{number:.1%}" if shares else f"{number:.4g}"
+        axes.text(high, place - 0.24, shown, ha="right", **text)
+    axes.set_xlim(low, high)
     axes.set_ylim(max(len(answer), 5) - 0.6, -0.8)
     axes.set_axis_off()
 

@@ -136,7 +136,8 @@ def _drawn_box(box: tuple[float, ...], scale: float, size: tuple[int, int]) -> B
 
 
 def fitting(text: str, font: ImageFont.FreeTypeFont, width: int, end: str = "") -> str:
-    """Shortens a text in front of its end until both are no wider than that, in pixels."""
+    """Shortens a text in front of its end until both are no wider than that; all in one line."""
+    text = " ".join(text.split())
     shown = text + end
     while text and font.getlength(shown) > width:
         text = text[:-1].rstrip()

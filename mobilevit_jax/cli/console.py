@@ -15,19 +15,24 @@ from rich.table import Table
 
 from mobilevit_jax.errors import count as count
 
-# Without a terminal there is no width to fit: rich would fold tables at 80 columns.
-_PLAIN_WIDTH = 240
+# Without a terminal there is no width to fit: rich would fold tables at 80 columns, and cut names.
+_PLAIN_WIDTH = 2**16
 
 # Steps of a multi-scale run differ in length, so the time left is estimated over many of them.
 _SPEED_WINDOW_SECONDS = 120.0
 
 
 def make_console(stream: TextIO) -> Console:
-    """Returns a console on a stream: coloured on a terminal, plain text elsewhere."""
+    """Returns a console on a stream: coloured on a terminal, plain text elsewhere.
+
+    What is printed is printed as it is: names may have brackets, which rich would take for markup.
+    Only `TextColumn` of a progress bar has to be told so itself.
+    """
     terminal = stream.isatty()
     return Console(
         file=stream,
         highlight=False,
+        markup=False,
         width=None if terminal else _PLAIN_WIDTH,
         emoji=False,
         # A notebook is no terminal, though it sets $FORCE_COLOR, and rich would show each line
@@ -38,8 +43,8 @@ def make_console(stream: TextIO) -> Console:
 
 
 def say(message: str) -> None:
-    """Prints one line for the reader, on stderr, as it is (no markup)."""
-    make_console(sys.stderr).print(message, markup=False, soft_wrap=True)
+    """Prints one line for the reader, on stderr."""
+    make_console(sys.stderr).print(message, soft_wrap=True)
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str = "") -> None:
@@ -52,12 +57,14 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title:
     """
     table = Table(box=box.SIMPLE_HEAD)
     for index, heading in enumerate(columns):
-        table.add_column(heading, justify="right" if index else "left", no_wrap=True)
+        # Names may be longer than a terminal is wide; numbers are not broken.
+        justify = "right" if index else "left"
+        table.add_column(heading, justify=justify, no_wrap=index > 0, overflow="fold")
     for row in rows:
         table.add_row(*[_cell(value) for value in row])
     console = make_console(sys.stdout)
     if title:  # a table would fold its title at its own width
-        console.print(title, markup=False, soft_wrap=True)
+        console.print(title, soft_wrap=True)
     console.print(table)
 
 
@@ -125,13 +132,13 @@ class TrainProgress:
 
     def say(self, message: str) -> None:
         """Prints one line, above the bar where there is one."""
-        self._console.print(message, markup=False, soft_wrap=True)
+        self._console.print(message, soft_wrap=True)
 
     def log(self, row: Mapping[str, object]) -> None:
         """Prints one line for a row of metrics, above the bar where there is one."""
         # On a terminal a long row is folded between words, elsewhere it stays one line.
         soft_wrap = not self._live
-        self._console.print(format_row(row, self._epochs), markup=False, soft_wrap=soft_wrap)
+        self._console.print(format_row(row, self._epochs), soft_wrap=soft_wrap)
 
 
 def format_row(row: Mapping[str, object], epochs: int) -> str:

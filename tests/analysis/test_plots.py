@@ -55,7 +55,7 @@ def test_learning_curves_of_a_whole_run(tmp_path):
     ids=["one row", "all splits", "no training", "nan loss", "zeros", "loss alone"],
 )
 def test_learning_curves_of_odd_runs(tmp_path, rows, width):
-    learning_curves(rows, tmp_path / "curves.png", title="École $x 日本")
+    learning_curves(rows, tmp_path / "curves.png", title=r"École $\frac$ 日本")
     assert picture(tmp_path / "curves.png").size == (width, 444)
 
 

@@ -2,7 +2,10 @@ import io
 import re
 import sys
 
+import pytest
+
 from mobilevit_jax.cli import console
+from mobilevit_jax.cli.commands.prepare import _Bars
 
 ROW = {
     "step": 120,
@@ -82,7 +85,41 @@ def test_table_is_not_folded_in_a_pipe(capsys):
     assert "0.1235" in shown and "12,345,678" in shown
 
 
-def test_markup_in_messages_is_shown_as_it_is(capsys):
-    console.say("class [bold] of image [0]")
-    console.make_console(sys.stdout)
-    assert capsys.readouterr().err == "class [bold] of image [0]\n"
+# Of what users name: classes, files, experiments, data sets.
+NAMES = ("[bold]cat", "cat[/x]", "[/]", "a\\[b]", "[link=x]y", ":cat:", "[red", "x" * 300)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_are_shown_as_they_are(name, capsys):
+    console.say(f"class {name}")
+    console.print_table([name, "b"], [[name, f"{name} "]], title=name)
+    shown = capsys.readouterr()
+    assert shown.err == f"class {name}\n"
+    assert shown.out.count(name) == 4
+    stream = io.StringIO()
+    with console.TrainProgress(2, epochs=1, stream=stream) as progress:
+        progress.say(name)
+        progress.log({"step": 1, "epoch": 1, "split": name})
+    assert stream.getvalue().count(name) == 2
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_are_shown_as_they_are_on_a_terminal(name, monkeypatch):
+    """Folded where they are longer than it is wide, and nothing of them cut off."""
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setenv("COLUMNS", "40")
+    stream = Terminal()
+    monkeypatch.setattr(sys, "stdout", stream)
+    console.print_table(["class", "probability"], [[name, "82.2%"]])
+    shown = re.sub(r"\x1b\[[\d;]*m", "", stream.getvalue())
+    assert max(map(len, shown.splitlines())) <= 40 and "82.2%" in shown
+    assert name in "".join(shown.replace("82.2%", "").split())
+
+
+def test_splits_of_any_name_have_a_bar(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setattr(sys, "stderr", stream := Terminal())
+    with _Bars() as bars:
+        bars.update("[bold]train[/x]", 1, 2)
+    assert "[bold]train[/x]" in stream.getvalue()

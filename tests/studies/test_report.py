@@ -379,7 +379,19 @@ def test_names_from_files_are_text(tmp_path):
 @pytest.mark.parametrize(
     "name",
     [
-        *("# a", "- a", "1. a", "> a", "---", "===", "| a |", "~~a~~", "&lt;i> &amp;", "a\\|b\\"),
+        *(
+            "# a",
+            "- a",
+            "1. a",
+            "> a",
+            "---",
+            "===",
+            "| a |",
+            "~~a~~",
+            "$a$",
+            "&lt;i> &amp;",
+            "a\\|b\\",
+        ),
         *("__a__ _b_ *c* **d** `e`", "a_b _c d_", "![a](b.png) [c](d)", "[a]: b", "<http://a.b>"),
     ],
 )
@@ -388,6 +400,22 @@ def test_any_name_is_shown_as_it_is(name):
     texts = parsed(to_html(Page(name, (), (escaped(name), notice(name), table)), {})).texts
     # Of the window and the page; paragraph, notice, title, note; heading, first cell, second cell.
     assert texts.count(name) == 2 + 4 + 3
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("- a", r"\- a"),
+        ("1. a", r"1\. a"),
+        ("--- a", r"\--- a"),
+        ("~~a~~", r"\~~a\~~"),
+        ("$a$", r"\$a\$"),
+    ],
+)
+def test_what_more_than_the_page_understands_is_escaped_in_tables(name, shown):
+    """GitHub, where people put them, knows lists, lines through words and formulas."""
+    assert escaped(name) == shown
+    assert escaped("-1.2") == "-1.2" and escaped("0.5 of ~/x") == "0.5 of ~/x"
 
 
 def test_a_report_is_written_whole_or_not_at_all(tmp_path, monkeypatch):

@@ -80,7 +80,7 @@ def _bars() -> Iterator[Callable[[str, int, int], None]]:
     """Yields what moves the bar of a split, one below the other, where there is a terminal."""
     console = make_console(sys.stderr)
     bars = Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),

@@ -8,14 +8,15 @@ from typing import Literal
 
 Kind = Literal["plain", "paper", "ours", "missing"]
 
-# An underscore within a word, as in mobilevit_xxs, means nothing.
-_SPECIAL = re.compile(r"[\\`*\[\]|]|^#|(?<![^\W_])_|_(?![^\W_])")
+# An underscore within a word, as in mobilevit_xxs, means nothing; a "$" begins GitHub's formulas.
+_SPECIAL = re.compile(r"[\\`*\[\]|$]|~(?=~)|^#|^[+-](?=[ -]|$)|(?<![^\W_])_|_(?![^\W_])")
+_NUMBERED = re.compile(r"^(\d+)([.)])(?= |$)")
 
 
 def escaped(text: str) -> str:
     """Returns Markdown that shows a text as it is, in one line."""
     line = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return _SPECIAL.sub(r"\\\g<0>", line)
+    return _NUMBERED.sub(r"\1\\\2", _SPECIAL.sub(r"\\\g<0>", line))
 
 
 def heading(title: str) -> str:
