@@ -7,10 +7,13 @@ import signal
 import subprocess
 import sys
 
+import cv2
+import numpy as np
 import pytest
 
 from mobilevit_jax.cli.console import TrainProgress
 from mobilevit_jax.data.decode import decode_image
+from mobilevit_jax.data.prepare import prepare
 
 CLOCK = ("_seconds", "_per_second", "_bytes")
 EPOCHS = ("--epochs", 3, "--log-every", 1, "--sampler.batch-size", 32, "--sampler.base-size", 32)
@@ -116,6 +119,23 @@ def test_overrides_reach_the_run(train_tiny, tmp_path):
     rows = rows_of(tmp_path / "run")
     assert [row["split"] for row in rows] == ["train", "validation"]
     assert rows[0]["learning_rate"] == 0.5
+
+
+def test_tiny_on_a_data_set_without_the_splits_of_the_drawn_one(data_dir, train_tiny, tmp_path):
+    for index, name in enumerate(("[bold]cat", "dog[0]")):
+        (folder := tmp_path / "mine" / "train" / name).mkdir(parents=True)
+        for number in range(8):
+            pixels = np.full((40, 40, 3), 100 * index + number, np.uint8)
+            cv2.imwrite(str(folder / f"{number}.png"), pixels)
+    prepare("image_folder", data_dir=data_dir, source=tmp_path / "mine", name="unsplit")
+    options = ["--data.dataset", "unsplit", "--sampler.batch-size", 4]
+    ran = train_tiny(tmp_path / "run", options)
+    assert ran.status == 0, ran.err
+    for split in ("validation", "test"):
+        assert f"unsplit has no split {split}, and the run goes without" in ran.err
+    assert {row["split"] for row in rows_of(tmp_path / "run")} == {"train"}
+    ran = train_tiny(tmp_path / "named", [*options, "--data.test=test"])
+    assert ran.status == 2 and "unknown split of unsplit 'test'" in ran.err
 
 
 def stop_at(step, monkeypatch):

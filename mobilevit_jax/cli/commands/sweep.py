@@ -14,7 +14,7 @@ from typing import Annotated
 import tyro
 
 from mobilevit_jax.analysis.metrics import label_of, number
-from mobilevit_jax.cli.commands.train import python_files
+from mobilevit_jax.cli.commands.train import on_its_splits, python_files
 from mobilevit_jax.cli.console import count, print_table, say
 from mobilevit_jax.cli.options import called, read_over, refusing
 from mobilevit_jax.cli.study_row import Order
@@ -95,8 +95,11 @@ def parse(argv: list[str]) -> tuple[Arguments, Study]:
         raise no_experiment_file(arguments.file)
     if arguments.seeds < 1:
         raise ConfigurationError(f"--seeds must be at least 1; got {arguments.seeds}")
-    rows = zip(study.rows, parsed, strict=True)
-    study = replace(study, rows=tuple(replace(row, experiment=one.config) for row, one in rows))
+    configs = [one.config for one in parsed]
+    if arguments.tiny:
+        configs = [on_its_splits(config, argv) for config in configs]
+    rows = zip(study.rows, configs, strict=True)
+    study = replace(study, rows=tuple(replace(row, experiment=config) for row, config in rows))
     check_different(study.rows)
     return arguments, study
 

@@ -18,6 +18,7 @@ from mobilevit_jax.cli.runtime import HostsOptions, start_jax
 from mobilevit_jax.config import Experiment, no_experiment_file, shrink, to_dict
 from mobilevit_jax.data.prepare import prepare
 from mobilevit_jax.data.sampler import plan_epoch
+from mobilevit_jax.data.sources import dataset_info
 from mobilevit_jax.errors import ConfigurationError, ExitStatus
 from mobilevit_jax.study import load_run
 from mobilevit_jax.tasks import task_of
@@ -101,7 +102,29 @@ def parse(arguments_class: type[T], command: str, argv: list[str]) -> T:
     arguments: Any = read_over(arguments_class, command, argv, experiment)
     if [arguments.file] != files[:1]:
         raise no_experiment_file(arguments.file)
+    if arguments.tiny:
+        return dataclasses.replace(arguments, config=on_its_splits(arguments.config, argv))
     return arguments
+
+
+def on_its_splits(tiny: Experiment, argv: list[str]) -> Experiment:
+    """Returns a tiny experiment whose evaluation splits are there.
+
+    Those of `--tiny` are those of `shapes/tiny`; a data set that the arguments name in its place
+    need not have them. Splits that the arguments name stay as they are.
+    """
+    if _is_drawn(tiny):
+        return tiny
+    data, options = tiny.data, [word.partition("=")[0] for word in argv]
+    there = dataset_info(data.dataset, data.data_dir).splits
+    lacking = [
+        role
+        for role in ("validation", "test")
+        if getattr(data, role) == role and role not in there and f"--data.{role}" not in options
+    ]
+    for role in lacking:
+        say(f"{data.dataset} has no split {role}, and the run goes without")
+    return dataclasses.replace(tiny, data=dataclasses.replace(data, **dict.fromkeys(lacking)))
 
 
 def python_files(argv: list[str]) -> list[str]:
