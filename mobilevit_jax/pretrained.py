@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 Choice = Literal["latest", "best", "average"] | int
 
 CONFIG = "config.json"
-WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 def from_pretrained(
@@ -189,10 +188,10 @@ def _load_directory(
 
 
 def _weight_file(directory: Path) -> Path:
-    for name in WEIGHT_FILES:
+    for name in files.WEIGHT_FILES:
         if (directory / name).is_file():
             return directory / name
-    raise DataError(f"{directory} holds no weights; looked for {' and '.join(WEIGHT_FILES)}")
+    raise DataError(f"{directory} holds no weights; looked for {', '.join(files.WEIGHT_FILES)}")
 
 
 def _load_file(

@@ -5,8 +5,8 @@ in their place (a Git LFS pointer, a web page, half a download) is named in the 
 """
 
 import codecs
-import itertools
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -15,17 +15,18 @@ import numpy as np
 
 from mobilevit_jax.base.atomic import replacing
 from mobilevit_jax.convert import torch_file
+from mobilevit_jax.convert.checkpoints import find_state_dict, is_tensor
+from mobilevit_jax.convert.shards import SUFFIX as INDEX_SUFFIX
+from mobilevit_jax.convert.shards import read_index
+from mobilevit_jax.convert.tensors import listed
 from mobilevit_jax.errors import ConfigurationError, DataError, shortened
 
 SUFFIXES: Final = (".safetensors", ".pt", ".pth", ".bin")
-
-# Where checkpoints keep their state dict: CVNets; timm and Lightning; torchvision's scripts.
-_AVERAGED: Final = ("ema_state_dict", "state_dict_ema", "model_ema")
-_RAW: Final = ("model_state_dict", "state_dict", "model")
-# What torch.nn.DataParallel, torch.compile and Lightning put before every name.
-_PREFIXES: Final = ("module.", "_orig_mod.", "model.")
-# torch.optim.swa_utils.AveragedModel counts its updates in a tensor beside the "module." ones.
-_AVERAGE_COUNTER: Final = "n_averaged"
+WEIGHT_FILES: Final = (
+    *("model.safetensors", f"model.safetensors{INDEX_SUFFIX}"),
+    *("pytorch_model.bin", f"pytorch_model.bin{INDEX_SUFFIX}"),
+)
+"""What the weights of a directory are called; the first that is there is taken."""
 
 _AGAIN: Final = "download or copy it again"
 _HEAD_BYTES: Final = 512
@@ -39,11 +40,12 @@ _SIGNATURES: Final = (
 def read_state_dict(path: str | Path, *, averaged: bool = True) -> dict[str, np.ndarray]:
     """Reads the named tensors of a weight file, without running anything that is in it.
 
-    A checkpoint of a training is searched for its state dict, and what wrappers put before every
-    name ("module.", "_orig_mod.", "model.") is taken away.
+    A checkpoint of a training is searched for its state dict, and what wrappers put before the
+    names ("module.", "_orig_mod.", "net.") is taken away; see `checkpoints`.
 
     Args:
-        path: A safetensors file or a file that `torch.save` wrote, whatever its name ends in.
+        path: A safetensors file or a file that `torch.save` wrote, whatever its name ends in; or
+            the index of several, "....index.json".
         averaged: Whether the averaged weights (EMA) of a checkpoint that has both are taken; where
             it has raw weights alone, those are.
 
@@ -57,20 +59,52 @@ def read_state_dict(path: str | Path, *, averaged: bool = True) -> dict[str, np.
         OSError: If it cannot be read.
     """
     path = Path(path)
+    if path.name.endswith(INDEX_SUFFIX):
+        return find_state_dict(_read_shards(path), averaged, path)
+    return _read(path, lambda contents: find_state_dict(contents, averaged, path))
+
+
+def _read(path: Path, find: Callable[[Any], dict[str, Any]]) -> dict[str, np.ndarray]:
+    """Reads what `find` returns of the contents of a file."""
     kind = _kind(path)
-    if kind == "safetensors":
-        tensors = _read_safetensors(path)
-    elif kind == "legacy":
-        tensors = _state_dict(torch_file.read_legacy(path), averaged, path)
-    else:
+    if kind == "zip":
         with torch_file.opened(path) as contents:
-            tensors = {
-                name: _array(tensor, name, path)
-                for name, tensor in _state_dict(contents, averaged, path).items()
-            }
-    if not tensors:
+            return {name: _array(tensor, name, path) for name, tensor in find(contents).items()}
+    if kind == "legacy":
+        return find(torch_file.read_legacy(path))
+    if not (tensors := _read_safetensors(path)):
         raise DataError(f"{path} holds no tensor; name a file of weights")
-    return _without_prefixes(tensors)
+    return find(tensors)
+
+
+def _read_shards(index: Path) -> dict[str, np.ndarray]:
+    """Reads all files of an index, which must hold what it says."""
+    if not index.is_file():
+        raise DataError(f"there is no file {index}")
+    tensors: dict[str, np.ndarray] = {}
+    shards = read_index(index)
+    for file, names in shards.items():
+        path = index.with_name(file)
+        if not path.is_file():
+            raise DataError(
+                f"{path} is missing, which holds {listed(names, 3)} as {index.name} says; {_AGAIN}"
+            )
+        there = _read(path, functools.partial(_plain, path=path))
+        if lacking := [name for name in names if name not in there]:
+            raise DataError(
+                f"{path} does not hold {listed(lacking, 3)}, which {index.name} says it does; "
+                f"{_AGAIN}"
+            )
+        elsewhere = {name for other in shards if other != file for name in shards[other]}
+        tensors |= {name: there[name] for name in there if name not in elsewhere}
+    return tensors
+
+
+def _plain(contents: Any, path: Path) -> dict[str, Any]:
+    """Returns the tensors of a part of a state dict, in which nothing is searched for."""
+    if not isinstance(contents, Mapping) or not all(isinstance(name, str) for name in contents):
+        raise DataError(f"{path} holds no part of a state dict, {{name: tensor}}")
+    return {name: value for name, value in contents.items() if is_tensor(value)}
 
 
 def write_state_dict(path: str | Path, state_dict: Mapping[str, Any]) -> None:
@@ -177,70 +211,6 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
         ) from error
 
 
-def _is_tensor(value: Any) -> bool:
-    return isinstance(value, torch_file.Tensor | np.ndarray)
-
-
-def _holds_tensors(value: Any, known: dict[tuple[int, int], bool], depth: int = 4) -> bool:
-    """Whether a value is a tensor or a dictionary with one; a pickle may nest without end.
-
-    `known` has the answers so far, by identity and depth: a few bytes of a pickle can put the same
-    dictionary in thousands of places, and it is walked once.
-    """
-    if not isinstance(value, Mapping) or not depth:
-        return _is_tensor(value)
-    key = id(value), depth
-    if key not in known:
-        known[key] = any(_holds_tensors(inner, known, depth - 1) for inner in value.values())
-    return known[key]
-
-
-def _state_dict(contents: Any, averaged: bool, path: Path, depth: int = 4) -> dict[str, Any]:
-    """Finds the state dict in what a file holds."""
-    if not isinstance(contents, Mapping) or not depth:
-        raise DataError(f"{path} holds {_describe(contents)}, no state dict")
-    known: dict[tuple[int, int], bool] = {}
-    for key in (*(_AVERAGED if averaged else ()), *_RAW):
-        inner = contents.get(key)
-        if isinstance(inner, Mapping) and _holds_tensors(inner, known):
-            return _state_dict(inner, averaged, path, depth - 1)
-    tensors = {name: value for name, value in contents.items() if _is_tensor(value)}
-    nested = [
-        name
-        for name, value in contents.items()
-        if isinstance(value, Mapping) and _holds_tensors(value, known)
-    ]
-    if not averaged and any(key in nested for key in _AVERAGED):
-        raise DataError(f"{path} holds averaged weights alone; ask for those, not for raw ones")
-    if nested or not tensors or not all(isinstance(name, str) for name in tensors):
-        raise DataError(
-            f"{path} holds {_describe(contents)}, no state dict; save the one of the model alone, "
-            "{name: tensor}"
-        )
-    return tensors
-
-
-def _describe(value: Any) -> str:
-    if not isinstance(value, Mapping):
-        return f"one {'tensor' if _is_tensor(value) else type(value).__name__.lower()}"
-    if not value:
-        return "an empty dictionary"
-    known: dict[tuple[int, int], bool] = {}
-    kinds = [
-        f"{str(key)[:40]!r} ({_kind_of_entry(inner, known)})"
-        for key, inner in itertools.islice(value.items(), 6)
-    ]
-    return f"a dictionary of {', '.join(kinds)}{', ...' if len(value) > 6 else ''}"
-
-
-def _kind_of_entry(value: Any, known: dict[tuple[int, int], bool]) -> str:
-    if _is_tensor(value):
-        return "tensor"
-    if isinstance(value, Mapping):
-        return f"dictionary {'with' if _holds_tensors(value, known) else 'without'} tensors"
-    return type(value).__name__
-
-
 def _array(tensor: Any, name: str, path: Path) -> np.ndarray:
     try:
         return tensor.numpy()
@@ -248,16 +218,6 @@ def _array(tensor: Any, name: str, path: Path) -> np.ndarray:
         raise DataError(
             f"{path} is damaged: tensor {shortened(name)!r}: {error}; {_AGAIN}"
         ) from error
-
-
-def _without_prefixes(tensors: dict[str, Any]) -> dict[str, Any]:
-    """Takes away what stands before every name."""
-    for prefix in _PREFIXES:
-        kept = [name for name in tensors if name != _AVERAGE_COUNTER]
-        if kept and all(name.startswith(prefix) for name in kept):
-            stripped = {name.removeprefix(prefix): tensors[name] for name in kept}
-            return _without_prefixes(stripped)
-    return tensors
 
 
 def _import_torch(path: Path) -> Any:

@@ -9,14 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from mobilevit_jax.convert.files import SUFFIXES
+from mobilevit_jax.convert.files import SUFFIXES, WEIGHT_FILES
+from mobilevit_jax.convert.shards import SUFFIX as INDEX_SUFFIX
+from mobilevit_jax.convert.shards import read_index
 from mobilevit_jax.errors import ConfigurationError, DataError, MobileViTError
 
 CONFIG: Final = "config.json"
 PROCESSOR: Final = "preprocessor_config.json"
-# The first that is there is taken.
-WEIGHTS: Final = ("model.safetensors", "pytorch_model.bin")
-
 # Seconds that the hub has for the list of files.
 _TIMEOUT: Final = 10.0
 # As the hub allows them: letters, digits and - _ . within, 96 characters in all.
@@ -44,8 +43,8 @@ def fetch(repo_id: str, revision: str | None = None) -> Path:
 
     Returns:
         A directory with config.json, preprocessor_config.json where the model has one (or, where
-        the hub cannot be asked, the cache), and model.safetensors or, where it has none,
-        pytorch_model.bin. All are of one commit.
+        the hub cannot be asked, the cache), and the first of `WEIGHT_FILES` that it has; with an
+        index the files that it names, too. All are of one commit.
 
     Raises:
         ConfigurationError: If it is not the form of an id.
@@ -57,10 +56,11 @@ def fetch(repo_id: str, revision: str | None = None) -> Path:
         present = _list_files(repo_id, revision)
         if isinstance(present, Path):
             return present
-        weights = next((name for name in WEIGHTS if name in present), None)
+        weights = next((name for name in WEIGHT_FILES if name in present), None)
         if CONFIG not in present or weights is None:
+            whole = [name for name in WEIGHT_FILES if not name.endswith(INDEX_SUFFIX)]
             raise DataError(
-                f"{repo_id} has no {CONFIG if weights else ' or '.join(WEIGHTS)} on the hub; name "
+                f"{repo_id} has no {CONFIG if weights else ' or '.join(whole)} on the hub; name "
                 "a model that has it"
             )
         return _download(repo_id, revision, weights, processor=PROCESSOR in present)
@@ -93,8 +93,14 @@ def _find_cached(repo_id: str, revision: str | None) -> Path | None:
         path = try_to_load_from_cache(repo_id, name, revision=revision)
         return Path(path) if isinstance(path, str) else None
 
+    def whole(name: str) -> bool:
+        path = cached(name)
+        if path is None or not name.endswith(INDEX_SUFFIX):
+            return path is not None
+        return all(map(cached, read_index(path)))
+
     config = cached(CONFIG)
-    return config.parent if config and any(map(cached, WEIGHTS)) else None
+    return config.parent if config and any(map(whole, WEIGHT_FILES)) else None
 
 
 def _download(repo_id: str, revision: str | None, weights: str, *, processor: bool) -> Path:
@@ -106,7 +112,9 @@ def _download(repo_id: str, revision: str | None, weights: str, *, processor: bo
     commit = directory.name
     # The weights come last: a snapshot with weights is whole.
     for name in (PROCESSOR, weights) if processor else (weights,):
-        hf_hub_download(repo_id, name, revision=commit)
+        path = hf_hub_download(repo_id, name, revision=commit)
+    for shard in read_index(path) if weights.endswith(INDEX_SUFFIX) else ():
+        hf_hub_download(repo_id, shard, revision=commit)
     return directory
 
 

@@ -107,6 +107,22 @@ def detect(names: Iterable[str]) -> tuple[Layout, str]:
     return best
 
 
+def prefixes(names: Iterable[str]) -> list[str]:
+    """Returns what stands before the names of each network that a state dict holds.
+
+    Each has one that ends as its first convolution is called; the longest such end counts, as some
+    layouts have prefixes of their own.
+    """
+    ends = sorted({end for table in tables() for end in table.first_names}, key=len, reverse=True)
+    found = {}
+    for name in names:
+        end = next((end for end in ends if f".{name}".endswith(f".{end}")), None)
+        # The second version calls it as the first one does.
+        if end is not None and not re.search(r"(?<![^.])mobilevitv2\.$", name.removesuffix(end)):
+            found[name.removesuffix(end)] = None
+    return list(found)
+
+
 def is_counter(name: str) -> bool:
     """Whether a name is PyTorch's count of batches, which plays no part in the model."""
     return name.endswith("num_batches_tracked")

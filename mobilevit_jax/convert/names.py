@@ -74,6 +74,17 @@ class Layout:
         """What may stand before every name of the backbone; the first is written."""
         return self.above.prefixes
 
+    @property
+    def first_names(self) -> tuple[str, ...]:
+        """What the first convolution's kernel may be called, which every network has."""
+        return tuple(_pairs(self, prefix)[0].theirs[0] for prefix in self.prefixes)
+
+    def is_of_head(self, name: str, prefix: str) -> bool:
+        """Whether a name is one of the head's."""
+        found = self.find_path(name, prefix)
+        modules = {row.ours.partition("/")[0] for row in self.above.rows}
+        return found is not None and found[0][0] in modules
+
     def cannot_express(self, model: Model) -> list[str]:
         """Returns the options of a model that these names have no place for."""
         return self.below.refused(model.backbone) + self.cannot_name(model)

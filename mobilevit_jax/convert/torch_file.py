@@ -3,9 +3,8 @@
 `torch.save` writes a zip archive (since PyTorch 1.6): `data.pkl`, a pickle that describes tensors,
 and one record of plain bytes for every storage that they lie in. A pickle may name any function and
 have it called while it is read. The reader here looks names up in a table of its own, which holds
-stand-ins for what rebuilds a tensor and nothing else, so that no function of any other module can
-be reached, whatever the pickle asks for (`torch_pickle`). This is what
-`torch.load(weights_only=True)` does, too.
+stand-ins for what rebuilds a tensor; whatever else a checkpoint names gets one that does nothing,
+so that no function of any other module can be reached (`torch_pickle`, `stand_ins`).
 """
 
 import contextlib
@@ -21,7 +20,8 @@ from typing import Any, Final
 import ml_dtypes
 import numpy as np
 
-from mobilevit_jax.convert.torch_pickle import RefusedError, Sealed, Tensor, Unpickler
+from mobilevit_jax.convert.stand_ins import RefusedError, Sealed, Thing
+from mobilevit_jax.convert.torch_pickle import Tensor, Unpickler
 from mobilevit_jax.errors import DataError, shortened
 
 __all__ = ["LEGACY_MAGIC", "Tensor", "opened", "read_legacy"]
@@ -82,8 +82,8 @@ def opened(path: Path) -> Iterator[Any]:
         file is open.
 
     Raises:
-        DataError: If the file is cut short, damaged, no file of PyTorch's, or holds anything but
-            tensors in dictionaries, lists and tuples with numbers and strings.
+        DataError: If the file is cut short, damaged, no file of PyTorch's, is an object of another
+            class, or asks for something that no checkpoint needs.
     """
     try:
         archive = zipfile.ZipFile(path)
@@ -129,7 +129,10 @@ def _unpickle(archive: zipfile.ZipFile, path: Path) -> Any:
         return _Record(archive, f"{folder}/data/{key}", order != sys.byteorder)
 
     try:
-        return Unpickler(data, record).load()
+        contents = Unpickler(data, record).load()
+        if isinstance(contents, Thing) and not contents:
+            raise RefusedError(f"it is an object of {contents.name[:80]!r}")
+        return contents
     except RefusedError as error:
         raise DataError(
             f"{path} holds more than tensors: {error}, and none of it was run; save the state dict "

@@ -1,8 +1,9 @@
 """The pickle inside a PyTorch file, read without reaching any function that it names.
 
 A pickle may name any function and have it called while it is read. Names are looked up here in a
-table that holds stand-ins for what rebuilds a tensor and nothing else. What a pickle can get hold
-of cannot be changed by it, and neither time nor memory can be spent without bound.
+table that holds stand-ins for what rebuilds a tensor; for whatever else there are those of
+`stand_ins`, which do nothing. What a pickle can get hold of cannot be changed by it, and neither
+time nor memory can be spent without bound.
 """
 
 import functools
@@ -14,6 +15,7 @@ from typing import Any, Final, NoReturn, Protocol
 import ml_dtypes
 import numpy as np
 
+from mobilevit_jax.convert.stand_ins import Named, RefusedError, Sealed, Thing, attribute, named
 from mobilevit_jax.errors import DataError, shortened
 
 _KEY_TYPES: Final = (str, bytes, int, float, bool)
@@ -50,19 +52,8 @@ _STORAGES: Final = {
 
 # A tensor that was expanded (strides of 0) may have more elements than its storage, up to these.
 _EXPANDED_ELEMENTS: Final = 2**24
-
-
-class RefusedError(pickle.UnpicklingError):
-    """The pickle asks for something that weights do not need; the message says for what."""
-
-
-class Sealed:
-    """Base of what a pickle can get hold of: it may not change the state of any of it."""
-
-    __slots__ = ()
-
-    def __setstate__(self, state: object) -> NoReturn:
-        raise RefusedError(f"it sets the state of a {type(self).__name__.strip('_').lower()}")
+# What calls are given in all: each may copy it, and a few bytes give the same again and again.
+_GIVEN_ELEMENTS: Final = 2**20
 
 
 class Record(Protocol):
@@ -106,11 +97,15 @@ class _Allowed(Sealed):
 def _check_keys(keys: Iterable[Any]) -> None:
     """Makes sure that keys of a dictionary, or what is in a set, are simple.
 
-    Tuples of tuples of the same tuples, some dozens deep, would take years to hash.
+    Tuples of tuples of the same tuples, some dozens deep, would take years to hash. Stand-ins are
+    told apart by what they are, not by what they hold.
     """
     for key in keys:
         parts = key if type(key) is tuple and len(key) <= 64 else (key,)
-        if not all(part is None or type(part) in _KEY_TYPES for part in parts):
+        if not all(
+            part is None or type(part) in _KEY_TYPES or isinstance(part, Sealed | Thing)
+            for part in parts
+        ):
             raise RefusedError(f"a {type(key).__name__} is the key of a dictionary or in a set")
 
 
@@ -201,6 +196,11 @@ def _rebuild_parameter(data: Any, *unused: Any) -> Any:
     return data
 
 
+def _rebuild_of_type(rebuild: Any, kind: Any, args: Any, state: Any = None) -> Any:
+    """Returns a tensor of a class of its own as a plain one."""
+    return rebuild(*args)
+
+
 def _set(items: Any = ()) -> frozenset[Any]:
     items = list(items)
     _check_keys(items)
@@ -213,6 +213,7 @@ def _table() -> Mapping[tuple[str, str], object]:
         ("collections", "OrderedDict"): _Allowed(_Dict),
         # Of the state of a learning rate schedule, in the checkpoints of a training.
         ("collections", "Counter"): _Allowed(_Dict),
+        ("collections", "defaultdict"): _Allowed(lambda *_: _Dict()),
         ("torch", "Size"): _Allowed(tuple),
         ("torch", "device"): _Allowed(lambda *_: None),
         ("torch._utils", "_rebuild_tensor"): _Allowed(_rebuild_tensor),
@@ -220,6 +221,7 @@ def _table() -> Mapping[tuple[str, str], object]:
         ("torch._utils", "_rebuild_tensor_v3"): _Allowed(_rebuild_tensor_of_type),
         ("torch._utils", "_rebuild_parameter"): _Allowed(_rebuild_parameter),
         ("torch._utils", "_rebuild_parameter_with_state"): _Allowed(_rebuild_parameter),
+        ("torch._tensor", "_rebuild_from_type_v2"): _Allowed(_rebuild_of_type),
         ("torch", "UntypedStorage"): _DType(None),
         ("torch.storage", "UntypedStorage"): _DType(None),
     }
@@ -231,12 +233,15 @@ def _table() -> Mapping[tuple[str, str], object]:
     for module in ("builtins", "__builtin__"):
         table[module, "set"] = _Allowed(_set)
         table[module, "complex"] = _Allowed(complex)
+        table[module, "getattr"] = _Allowed(attribute)
     return table
 
 
 _TABLE: Final = _table()
 
 
+_COPIED: Final = (tuple, list, dict, set, frozenset)
+_CALLING: Final = (pickle.REDUCE, pickle.NEWOBJ, pickle.NEWOBJ_EX)
 _HASHING: Final = (
     *(pickle.SETITEM, pickle.SETITEMS, pickle.DICT),
     *(pickle.ADDITEMS, pickle.FROZENSET),
@@ -255,6 +260,21 @@ def _look_first(unpickler: Any, opcode: int) -> None:
     pickle._Unpickler.dispatch[opcode](unpickler)
 
 
+def _call(unpickler: Any, opcode: int) -> None:
+    """Runs an opcode that calls what is on the stack; making an object of a class is a call too."""
+    stack = unpickler.stack
+    options = stack.pop() if opcode == pickle.NEWOBJ_EX[0] else None
+    args = stack.pop()
+    if options and not isinstance(stack[-1], Named):
+        raise RefusedError("it makes an object with arguments by name")
+    if type(args) is not tuple:
+        raise RefusedError("it calls something with what are no arguments")
+    unpickler.given += sum(len(part) for part in (args, *args) if isinstance(part, _COPIED))
+    if unpickler.given > _GIVEN_ELEMENTS:
+        raise RefusedError("it copies what it holds over and over")
+    stack[-1] = stack[-1](*args)
+
+
 class Unpickler(pickle._Unpickler):
     """Reads `data.pkl`, with the table above in the place of Python's modules.
 
@@ -265,18 +285,19 @@ class Unpickler(pickle._Unpickler):
     dispatch = {
         **pickle._Unpickler.dispatch,
         **{opcode[0]: functools.partial(_look_first, opcode=opcode[0]) for opcode in _HASHING},
+        **{opcode[0]: functools.partial(_call, opcode=opcode[0]) for opcode in _CALLING},
     }
 
     def __init__(self, data: bytes, record: Callable[[str], Record]):
         super().__init__(io.BytesIO(data))
         self._record = record
         self._records: dict[str, Record] = {}
+        self.given = 0
 
     def find_class(self, module: str, name: str, /) -> Any:
         """Returns the stand-in for a name; there is no other way to get hold of anything."""
-        if (module, name) not in _TABLE:
-            raise RefusedError(f"it asks for {f'{module}.{name}'[:80]!r}")
-        return _TABLE[module, name]
+        found = _TABLE.get((module, name))
+        return named(module, name) if found is None else found
 
     def persistent_load(self, pid: Any, /) -> _Storage:
         """Returns a storage, which pickles of PyTorch refer to as ("storage", type, key, ...)."""

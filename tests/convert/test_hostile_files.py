@@ -87,6 +87,27 @@ class TestPickles:
         write_zip(path, contents, {"0": FLOATS.tobytes()})
         np.testing.assert_array_equal(read_state_dict(path)["w"], FLOATS)
 
+    @pytest.mark.parametrize(
+        "name",
+        [
+            *(("collections", "OrderedDict"), ("builtins", "set"), ("torch", "Size")),
+            *(("lib", "Class"), ("_codecs", "encode")),
+        ],
+    )
+    def test_the_same_given_again_and_again(self, tmp_path, refused, name):
+        """Each call has six bytes, and would copy what has a megabyte."""
+        path = tmp_path / "weights.pt"
+        large = b"(" + b"K\x01K\x02\x86" * 10**5 + b"l\x85q\x01"
+        function = glob(*name).opcodes + b"q\x02"
+        write_pickle(path, b"]" + large + function + b"(" + b"h\x02h\x01R" * 10**5 + b"l0000.")
+        refused(read_state_dict, path, "holds more than tensors: it copies what it holds over and")
+
+    def test_a_name_of_a_megabyte(self, tmp_path, refused):
+        path = tmp_path / "weights.pt"
+        name = b"X" + struct.pack("<I", 10**6) + b"A" * 10**6 + b"q\x01"
+        write_pickle(path, name + b"(" + b"h\x01h\x01\x93" * 10**4 + b"l")
+        refused(read_state_dict, path, "holds more than tensors: it asks for 'AAA")
+
     def test_objects_by_the_million(self, tmp_path, refused):
         path = tmp_path / "weights.pt"
         write_pickle(path, b"}" * 2**23)

@@ -1,0 +1,153 @@
+"""Stand-ins for what a pickle holds besides tensors: they know their name, keep and do nothing.
+
+Checkpoints of a training hold whatever their program had at hand: NumPy's scalars, `argparse`'s
+namespaces, paths, dates, members of enumerations, configurations of other packages. None of it is
+needed to read weights, and none of it is made.
+"""
+
+import pickle
+import sys
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
+from typing import Any, Final, NoReturn
+
+# What a pickle may name of the standard library. Nothing that is named is ever reached, so this is
+# no matter of safety: a file that asks for anything else is no checkpoint but an attempt.
+_STANDARD: Final = {
+    "argparse": "Namespace",
+    "array": "array _array_reconstructor",
+    "builtins": "bool bytearray bytes dict float frozenset int list object range slice str tuple"
+    " type",
+    "collections": "ChainMap UserDict UserList UserString deque",
+    "_codecs": "encode",
+    "copyreg": "_reconstructor __newobj__ __newobj_ex__",
+    "datetime": "date datetime time timedelta timezone",
+    "decimal": "Decimal",
+    "enum": "Enum EnumMeta EnumType Flag IntEnum IntFlag StrEnum",
+    "fractions": "Fraction",
+    "functools": "partial",
+    "ipaddress": "IPv4Address IPv6Address",
+    "logging": "Logger getLogger",
+    "pathlib": "Path PosixPath PurePath PurePosixPath PureWindowsPath WindowsPath",
+    "random": "Random",
+    "re": "_compile",
+    "time": "struct_time",
+    "types": "MappingProxyType NoneType SimpleNamespace",
+    "uuid": "SafeUUID UUID",
+    "zoneinfo": "ZoneInfo ZoneInfo._unpickle",
+}
+# Characters of a name: a few bytes of a pickle may name the same one thousands of times.
+_LONGEST: Final = 500
+# Functions of NumPy that rebuild its scalars and types; those of others begin with "_".
+_REBUILDING: Final = ("dtype", "ndarray", "scalar")
+
+
+class RefusedError(pickle.UnpicklingError):
+    """The pickle asks for something that weights do not need; the message says for what."""
+
+
+class Sealed:
+    """Base of what a pickle can get hold of: it may not change the state of any of it."""
+
+    __slots__ = ()
+
+    def __setstate__(self, state: object) -> NoReturn:
+        raise RefusedError(f"it sets the state of a {type(self).__name__.strip('_').lower()}")
+
+
+class Thing(dict):
+    """An object of any class: what it is given is left out, but for entries of a dictionary.
+
+    Those are kept since a state dict may be of a class of its own.
+
+    Attributes:
+        name: Of its class.
+    """
+
+    __slots__ = ("name",)
+    # As a key, each is itself; looking at what it holds could take long.
+    __hash__ = object.__hash__  # pyright: ignore[reportAssignmentType]
+
+    def __init__(self, name: str):
+        super().__init__()
+        self.name = name
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+    def append(self, item: object) -> None:
+        """Leaves an item of a list out."""
+
+    def extend(self, items: object) -> None:
+        """Leaves the items of a list out."""
+
+    def add(self, item: object) -> None:
+        """Leaves a member of a set out."""
+
+
+class Named(Sealed):
+    """A class or a function, by its name.
+
+    Attributes:
+        name: With its module.
+    """
+
+    __slots__ = ("_callable", "name")
+
+    def __init__(self, name: str, callable: bool):
+        self.name, self._callable = name, callable
+
+    def __call__(self, *args: Any) -> Thing:
+        """Makes an object, whatever the arguments."""
+        if not self._callable:
+            raise RefusedError(f"it asks for {self.name[:80]!r}")
+        return Thing(self.name)
+
+
+def named(module: str, name: str) -> Named:
+    """Returns the stand-in for a name of any module.
+
+    Classes of other packages can be called, which gives a `Thing`. Their functions may stand as
+    values, since calling one would run a program.
+
+    Raises:
+        RefusedError: If it is of the standard library and not of the kind that is kept for later,
+            or a storage of PyTorch's, whose elements are unknown.
+    """
+    if len(module) + len(name) > _LONGEST:
+        raise RefusedError(f"it asks for {name[:80]!r}")
+    # The names of Python 2, which are those of the protocol that PyTorch writes.
+    module, name = NAME_MAPPING.get((module, name), (module, name))
+    module = IMPORT_MAPPING.get(module, module)
+    full, package = f"{module}.{name}", module.partition(".")[0]
+    if package in ("typing", "pathlib"):  # paths have moved to pathlib._local and back
+        module = package
+    if package in sys.stdlib_module_names:
+        if module != "typing" and name not in _STANDARD.get(module, "").split():
+            raise RefusedError(f"it asks for {full[:80]!r}")
+        return Named(full, callable=module != "typing")
+    if package == "torch" and name.endswith("Storage"):
+        raise RefusedError(f"it asks for {full[:80]!r}")
+    return Named(full, _is_rebuilt(package, name.rpartition(".")[2]))
+
+
+def _is_rebuilt(package: str, name: str) -> bool:
+    """Whether calling a name stands for making an object, as far as names tell."""
+    is_class = name.lstrip("_")[:1].isupper()
+    if package == "torch":  # a tensor of a kind that is not read must not be left out
+        return is_class and not name.endswith(("Tensor", "Parameter"))
+    return is_class or name.startswith("_") or (package == "numpy" and name in _REBUILDING)
+
+
+def attribute(owner: Any, name: Any) -> Named:
+    """Stands for `getattr`, by which members of enumerations and nested classes are pickled.
+
+    Raises:
+        RefusedError: If it is not one of a stand-in.
+    """
+    known = isinstance(owner, Named | Thing) and isinstance(name, str)
+    if not known or len(owner.name) + len(name) > _LONGEST:
+        raise RefusedError("it asks for 'builtins.getattr'")
+    return Named(f"{owner.name}.{name}", _is_rebuilt("", name))
