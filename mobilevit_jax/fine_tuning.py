@@ -11,10 +11,12 @@ import numpy as np
 
 from mobilevit_jax.convert.tensors import listed
 from mobilevit_jax.errors import ConfigurationError
-from mobilevit_jax.models.model import Model
-from mobilevit_jax.models.registry import head_of, model_name, options_of
+from mobilevit_jax.models.model import Head, Model
+from mobilevit_jax.models.problem_types import SINGLE_LABEL, problem_type_of
+from mobilevit_jax.models.registry import head_named, head_of, model_name, options_of
 from mobilevit_jax.models.variables import Shape, variable_shapes
 from mobilevit_jax.pretrained import Pretrained, load_weights
+from mobilevit_jax.tasks.class_names import is_by_class, order_of, with_classes_in_order
 from mobilevit_jax.tasks.settings import TaskSettings
 from mobilevit_jax.training.initial_weights import InitialWeights
 from mobilevit_jax.training.optimizer import BACKBONE
@@ -42,14 +44,15 @@ def load_initial(
         experiment: The resolved experiment.
         model: Its model.
         directory: The work directory; if it holds a checkpoint, nothing is loaded.
-        class_names: Of the data set, to tell whether a classifier that fits is of the same ones.
+        class_names: Of the data set; a head that fits is put into their order.
 
     Returns:
         The weights, or None where the run needs none.
 
     Raises:
-        ConfigurationError: If the weights are of another model but for the head, or were trained
-            on other channels; or as `pretrained.load_weights` does.
+        ConfigurationError: If the weights are of another model but for the head, were trained on
+            other channels, or share only a part of the classes with the data set and have as many;
+            or as `pretrained.load_weights` does.
         DataError: As `pretrained.load_weights` does.
     """
     if saved_steps(directory):
@@ -62,7 +65,7 @@ def load_initial(
     values = {path: np.asarray(value) for path, value in leaves(loaded.variables).items()}
     found = {path: value.shape for path, value in values.items()}
     expected = variable_shapes(model)
-    heads = _compare_heads(found, expected)
+    heads = _compare_heads(found, expected, anew=problem_type_of(loaded.model) != SINGLE_LABEL)
     fresh = set(heads.missing) & set(BACKBONE)
     if experiment.model.freeze_backbone and fresh:
         raise ConfigurationError(
@@ -72,14 +75,19 @@ def load_initial(
     kept = {path: shape for path, shape in found.items() if not heads.differs(path)}
     wanted = {path: shape for path, shape in expected.items() if not heads.differs(path)}
     _check_fit(kept, wanted, experiment, loaded.model, model)
+    head = head_named(experiment.model.name)
+    matched, names_note = _matched(
+        {path: values[path] for path in kept}, head, loaded, class_names
+    )
     notes = (
         f"starting from {experiment.init_from}: {loaded.description}",
         *_notes_on_heads(heads, loaded.model, model),
         *_notes_on_options(loaded.model, model),
-        *_notes_on_names(heads, loaded.class_names, class_names),
+        *names_note,
     )
     # Variables are float32, whatever type the model computes in.
-    return InitialWeights({p: values[p].astype(np.float32, copy=False) for p in kept}, notes)
+    taken = {path: value.astype(np.float32, copy=False) for path, value in matched.items()}
+    return InitialWeights(taken, notes)
 
 
 @dataclass(frozen=True)
@@ -101,13 +109,22 @@ class _Heads:
         return path[1] in self.left_out + self.missing or path[1:-1] in self.changed
 
 
-def _compare_heads(found: Mapping[LeafPath, Shape], expected: Mapping[LeafPath, Shape]) -> _Heads:
-    """Compares heads module by module, so that other classes replace the last layer alone."""
+def _compare_heads(
+    found: Mapping[LeafPath, Shape], expected: Mapping[LeafPath, Shape], *, anew: bool = False
+) -> _Heads:
+    """Compares heads module by module, so that other classes replace the last layer alone.
+
+    Args:
+        found: The weights.
+        expected: The run's model.
+        anew: Whether a head is another one, though it has the same shapes.
+    """
     theirs, ours = ({path[1] for path in shapes} for shapes in (found, expected))
     # Without a backbone they are no weights of such a model at all.
     left_out, missing = (names - {"backbone"} for names in (theirs - ours, ours - theirs))
     both = (theirs & ours) - set(BACKBONE)
-    changed = {path[1:-1] for path, _ in found.items() ^ expected.items() if path[1] in both}
+    unlike = found.items() | expected.items() if anew else found.items() ^ expected.items()
+    changed = {path[1:-1] for path, _ in unlike if path[1] in both}
     return _Heads(tuple(sorted(left_out)), tuple(sorted(missing)), tuple(sorted(changed)))
 
 
@@ -185,6 +202,8 @@ def _notes_on_heads(heads: _Heads, theirs: Any, ours: Any) -> list[str]:
     if heads.changed:
         before, now = theirs.num_classes, ours.num_classes
         why = f"{before} -> {now} classes" if before != now else "of another shape"
+        if (meaning := problem_type_of(theirs)) != SINGLE_LABEL:
+            why = f"of problem_type={meaning!r}"
         notes.append(f"{', '.join(map('/'.join, heads.changed))}: {why}, initialised anew")
     return notes
 
@@ -199,14 +218,30 @@ def _notes_on_options(theirs: Any, ours: Any) -> list[str]:
     ]
 
 
-def _notes_on_names(heads: _Heads, theirs: tuple[str, ...], ours: tuple[str, ...]) -> list[str]:
-    """Tells of a head that fits by its number of classes, though they are named otherwise."""
-    if heads.changed or heads.missing or heads.left_out or len(theirs) != len(ours):
-        return []
-    first = next(((old, new) for old, new in zip(theirs, ours, strict=True) if old != new), None)
-    if first is None:
-        return []
-    return [
-        f"the head is kept, though its {len(ours)} classes have other names there, such as "
-        f"{first[0]!r} for {first[1]!r}"
+def _matched(
+    kept: dict[LeafPath, np.ndarray], head: Head, loaded: Pretrained, ours: tuple[str, ...]
+) -> tuple[dict[LeafPath, np.ndarray], list[str]]:
+    """Puts a head that has as many classes into the order of the run's names; tells of it."""
+    theirs = loaded.class_names
+    places = [path for path in kept if is_by_class(head, path)]
+    if not places or len(theirs) != len(ours) or theirs == ours:
+        return kept, []
+    count = loaded.model.num_classes
+    new_head = (
+        "start from weights with a new head, as from_pretrained(..., "
+        f"num_classes={count}, replace_classifier=True) returns them"
+    )
+    order = order_of(loaded, ours, "the data set", new_head)
+    if order is None:
+        first = next(pair for pair in zip(theirs, ours, strict=True) if pair[0] != pair[1])
+        note = (
+            f"the head is kept, though its {len(ours)} classes have other names there, such as "
+            f"{first[0]!r} for {first[1]!r}"
+        )
+        return kept, [note]
+    if order == tuple(range(len(order))):
+        return kept, []
+    turned = {path: with_classes_in_order(head, kept[path], order, count) for path in places}
+    return kept | turned, [
+        f"the head's {len(ours)} classes have another order there, and are matched by their names"
     ]

@@ -50,8 +50,8 @@ def from_pretrained(
     Args:
         source: See `load_weights`.
         checkpoint, raw, revision, allow_half: See `load_weights`.
-        replace_classifier: Whether a `num_classes` that differs from the weights' is meant: the
-            classifier is then initialised anew.
+        replace_classifier: Whether the classifier is initialised anew, with `num_classes` that
+            may differ from the weights'.
         backbone: The module on which the model stands, if it was saved with one that this package
             does not have (`create_model(..., backbone=module)`).
         **options: Options of `create_model` that differ from what the source says, such as `dtype`,
@@ -183,8 +183,15 @@ def _load_directory(
         processor = ImageProcessor.load(directory)
     else:
         processor = configured.processor or _usual_processor(model)
-    names = configured.class_names or _names_of_classes(model)
-    return Pretrained(model, variables, processor, names, _name_of(model), f"weights of {name}")
+    return Pretrained(
+        model,
+        variables,
+        processor,
+        configured.class_names or _names_of_classes(model),
+        _name_of(model),
+        f"weights of {name}",
+        names_assumed=not configured.class_names,
+    )
 
 
 def _weight_file(directory: Path) -> Path:
@@ -207,9 +214,15 @@ def _load_file(
         raise DataError(f"{path}: {error}") from error
     processor = timm_processor() if found.layout == "timm" else _usual_processor(model)
     order = channel_order or found.channel_order
-    processor = replace(processor, do_flip_channel_order=order == "bgr")
-    names = _names_of_classes(model)
-    return Pretrained(model, variables, processor, names, _name_of(model), f"weights of {path}")
+    return Pretrained(
+        model,
+        variables,
+        replace(processor, do_flip_channel_order=order == "bgr"),
+        _names_of_classes(model),
+        _name_of(model),
+        f"weights of {path}",
+        names_assumed=True,
+    )
 
 
 def _usual_processor(model: "Model") -> ImageProcessor:
@@ -262,7 +275,8 @@ def _with_options(
             "features of a classifier by num_classes=0, or say replace_classifier=True to have "
             "what tells the classes initialised anew"
         )
-    variables = _with_classes(loaded, model) if now != before else loaded.variables
+    anew = now != before or replace_classifier
+    variables = _with_classes(loaded, model) if anew else loaded.variables
     if not options.get("aux_head", True):
         # Only training has a use for an auxiliary head.
         unused = head_of(model).training_only
@@ -276,7 +290,10 @@ def _with_options(
 def _with_classes(loaded: Pretrained, model: "Model") -> dict[str, Any]:
     """Returns the variables with what depends on the number of classes left out or drawn anew."""
     old = variable_shapes(loaded.model)
-    new = variable_shapes(with_options(loaded.model, num_classes=model.num_classes))
+    another = model.num_classes
+    if another == loaded.model.num_classes:  # any other number tells what depends on it
+        another += 1
+    new = variable_shapes(with_options(loaded.model, num_classes=another))
     layers = {path[:-1] for path, _ in old.items() ^ new.items()}
     flat: dict[Any, Any] = traverse_util.flatten_dict(loaded.variables)
     kept = {path: leaf for path, leaf in flat.items() if path[:-1] not in layers}

@@ -36,6 +36,11 @@ _ABSENT = {
     "resample": 3,
 }
 _FLAGS = ("do_resize", "do_center_crop", "do_rescale", "do_flip_channel_order")
+# What transformers has called the class whose file this is.
+_PROCESSORS = (
+    *("MobileViTImageProcessor", "MobileViTImageProcessorFast", "MobileViTImageProcessorPil"),
+    "MobileViTFeatureExtractor",
+)
 # A resized image with more pixels than this many crops is not made as a whole.
 _CROPS_TO_RESIZE = 16
 # The most that is made of such an image for the sake of exactness.
@@ -207,14 +212,13 @@ class ImageProcessor:
             ConfigurationError: A field is invalid, or asks for what this processor does not do.
         """
         config = {key: value for key, value in config.items() if value is not None}
-        if config.get("do_normalize"):
-            raise ConfigurationError(
-                "do_normalize is not supported: MobileViT takes pixels between 0 and 1 as they are"
-            )
+        _check_followed(config)
         # The name of the flag in files from before 2022's end.
         if "flip_channel_order" in config:
             config.setdefault("do_flip_channel_order", config["flip_channel_order"])
         config = {**_ABSENT, **config}
+        if isinstance(config["size"], int) and config.get("default_to_square"):
+            config["size"] = (config["size"], config["size"])
         known = (*_FLAGS, "size", "crop_size", "rescale_factor")
         fields = {key: config[key] for key in known if key in config}
         return cls(**fields, resample=_parse_resample(config))
@@ -337,6 +341,27 @@ def _parse_size(field: str, value: Any) -> int | tuple[int, int]:
         f"{field} must be a whole number of pixels, (height, width) or a dictionary of these, "
         f"not {value!r}"
     )
+
+
+def _check_followed(config: Mapping[str, Any]) -> None:
+    """Refuses a file of another library class, or that asks for what this processor does not do."""
+    for field in ("image_processor_type", "feature_extractor_type"):
+        kind = str(config.get(field, _PROCESSORS[0]))
+        if kind not in _PROCESSORS:
+            raise ConfigurationError(
+                f"{field}={kind!r:.80} has other rules than {_PROCESSORS[0]}; write what it does "
+                f"in the fields of {_PROCESSORS[0]}, and that name"
+            )
+    if config.get("do_normalize"):
+        raise ConfigurationError(
+            "do_normalize is not supported: MobileViT takes pixels between 0 and 1 as they are"
+        )
+    # Images are always made RGB, which is what do_convert_rgb asks for.
+    followed = (*_FLAGS, "do_convert_rgb")
+    for field, value in config.items():
+        asked = field.startswith("do_") and field not in followed
+        if value and (asked or field == "reduce_labels"):
+            raise ConfigurationError(f"{field}={value!r:.80} is not supported; set it to false")
 
 
 def _parse_resample(config: Mapping[str, Any]) -> Resample:

@@ -21,6 +21,7 @@ from mobilevit_jax.convert.huggingface_config import check_huggingface
 from mobilevit_jax.convert.timm_config import check_timm
 from mobilevit_jax.errors import ConfigurationError, naming, unknown_name
 from mobilevit_jax.models.model import Model
+from mobilevit_jax.models.problem_types import unsaid
 from mobilevit_jax.processing import CONFIG_NAME as PROCESSOR_NAME
 from mobilevit_jax.processing import ImageProcessor
 
@@ -118,7 +119,8 @@ def save_weights(
     no trace in them has to be said to whoever reads the file: the number of heads, patch sizes,
     output stride, dropout, the rates of a pyramid, `align_corners`, the anchors' scales. Models
     that transformers or timm cannot have, whatever their configuration says, are refused; CVNets
-    has all of those options in its own configuration.
+    has all of those options in its own configuration. What no program asks for is refused, too: a
+    classifier whose logits stand for anything but one class (`problem_type`).
 
     Args:
         path: Ends in .safetensors, or in .pt, .pth or .bin (needs PyTorch).
@@ -133,6 +135,11 @@ def save_weights(
         DataError: If the variables are not the model's, or not finite.
         OSError: If the file cannot be written; what was there stays.
     """
+    if options := unsaid(model):
+        raise ConfigurationError(
+            f"a file of tensors does not say {', '.join(options)}; save a directory, in the layout "
+            "huggingface or native"
+        )
     if layout == "huggingface":
         check_huggingface(model)
     elif layout == "timm":

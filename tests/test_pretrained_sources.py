@@ -62,6 +62,20 @@ def test_a_directory_brings_model_weights_processor_and_names(xxs, saved):
     assert loaded.experiment is None
 
 
+@pytest.mark.parametrize("layout", ["native", "huggingface"])
+@pytest.mark.parametrize("problem", ["multi_label_classification", "regression"])
+def test_directories_keep_what_logits_stand_for(xxs, tmp_path, layout, problem):
+    model = with_options(xxs[0], problem_type=problem)
+    mvj.save_pretrained(tmp_path / "a", model, xxs[1], PROCESSOR, layout=layout)
+    first = mvj.from_pretrained(tmp_path / "a")
+    assert first[0] == model
+    mvj.save_pretrained(tmp_path / "b", *first, layout=layout)
+    assert load_weights(tmp_path / "b").model == model
+    with pytest.raises(ConfigurationError, match=f"does not say problem_type='{problem}'; save a"):
+        save_weights(tmp_path / "w.safetensors", *first, layout="cvnets")
+    assert not (tmp_path / "w.safetensors").exists()
+
+
 def test_the_native_directory_keeps_what_the_others_cannot(tmp_path):
     model = tiny_model(3, patch_sizes=(4, 2, 1), fusion=False, kernel_size=1)
     variables = random_variables(model)
@@ -139,6 +153,11 @@ def test_features_and_a_new_classifier(saved, xxs):
     assert jax.eval_shape(model.apply, variables, images).shape == (1, 9)
     kernel = variables["params"]["classifier"]["kernel"]
     assert 0.015 < kernel.std() < 0.025
+    assert_equal(variables["params"]["backbone"], xxs[1]["params"]["backbone"])
+
+    model, variables, _ = mvj.from_pretrained(saved, num_classes=6, replace_classifier=True)
+    assert model == xxs[0]
+    assert not variables["params"]["classifier"]["bias"].any()
     assert_equal(variables["params"]["backbone"], xxs[1]["params"]["backbone"])
 
 

@@ -213,6 +213,22 @@ def test_fields_that_a_file_lacks():
     assert processor == ImageProcessor(size=224, resample="pillow_bicubic")
 
 
+def test_fields_that_change_nothing():
+    more = {
+        "image_processor_type": "MobileViTImageProcessorFast",
+        "feature_extractor_type": "MobileViTFeatureExtractor",
+        **{"do_normalize": False, "image_mean": [0.5] * 3, "image_std": [0.5] * 3},
+        **{"do_pad": None, "do_reduce_labels": False, "do_convert_rgb": True},
+    }
+    assert ImageProcessor.from_dict(PUBLISHED | more) == ImageProcessor.from_dict(PUBLISHED)
+
+
+def test_a_number_that_is_meant_as_a_square():
+    found = ImageProcessor.from_dict({"size": 288, "default_to_square": True})
+    assert found.size == (288, 288)
+    assert ImageProcessor.from_dict({"size": 288, "default_to_square": False}).size == 288
+
+
 def test_old_names_and_forms():
     old = {"size": 288, "crop_size": 256, "resample": 2, "flip_channel_order": False}
     expected = ImageProcessor(resample="pillow_bilinear", do_flip_channel_order=False)
@@ -278,6 +294,16 @@ def test_files_that_cannot_be_read(tmp_path):
     ("config", "message"),
     [
         ({"do_normalize": True}, "do_normalize is not supported"),
+        ({"do_reduce_labels": True}, "do_reduce_labels=True is not supported; set it to false"),
+        ({"reduce_labels": True}, "reduce_labels=True is not supported"),
+        ({"do_pad": True, "pad_size": {"height": 9, "width": 9}}, "do_pad=True is not supported"),
+        ({"do_thumbnail": 1}, "do_thumbnail=1 is not supported"),
+        ({"image_processor_type": "ViTImageProcessor"}, "image_processor_type='ViTImageProcessor'"),
+        (
+            {"feature_extractor_type": "ConvNextFeatureExtractor"},
+            "has other rules than MobileViTIm",
+        ),
+        ({"image_processor_type": 5}, "image_processor_type='5' has other rules"),
         ({"resample": 1}, "resample 1 of pillow is not supported"),
         ({"resample": 3, "resample_library": "opencv"}, "resample 3 of opencv"),
         ({"resample_library": "opencb"}, "did you mean 'opencv'"),

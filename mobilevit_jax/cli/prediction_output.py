@@ -5,7 +5,7 @@ Images come as uint8 [h, w, 3] in RGB, answers as the task's predictor gives the
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -54,23 +54,32 @@ class Form:
 def _classes_to_json(
     class_names: Sequence[str], name: str, image: np.ndarray, raw: Any, _: Settings
 ) -> Answer:
-    classes = [{"class": c.name, "index": c.index, "probability": c.probability} for c in raw]
-    return {"image": name, "predictions": classes}
+    # With "probability", or of a regression "value".
+    found = [{"class": fields.pop("name"), **fields} for fields in map(asdict, raw)]
+    return {"image": name, "predictions": found}
 
 
 def _show_classes(answer: Answer) -> None:
-    rows = [[item["class"], f"{item['probability']:.1%}"] for item in answer["predictions"]]
+    found = answer["predictions"]
+    if "value" in found[0]:
+        rows = [[item["class"], f"{item['value']:.4g}"] for item in found]
+        print_table(["output", "value"], rows, title=answer["image"])
+        return
+    rows = [[item["class"], f"{item['probability']:.1%}"] for item in found]
     print_table(["class", "probability"], rows, title=answer["image"])
 
 
 def _draw_classes(pictures: Sequence[Picture], class_names: Sequence[str], path: Path) -> None:
     from mobilevit_jax.analysis.plots import predictions
 
+    found = [answer["predictions"] for _, answer, _ in pictures]
+    number = "value" if "value" in found[0][0] else "probability"
     predictions(
         [image for image, _, _ in pictures],
-        [[(c.name, c.probability) for c in raw] for _, _, raw in pictures],
+        [[(item["class"], item[number]) for item in items] for items in found],
         path,
         titles=[Path(answer["image"]).name for _, answer, _ in pictures],
+        shares=number == "probability",
     )
 
 

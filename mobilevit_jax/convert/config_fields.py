@@ -91,6 +91,11 @@ def class_count(class_names: Sequence[str] | None, num_classes: int) -> tuple[st
     return names
 
 
+def placeholders(num_classes: int) -> tuple[str, ...]:
+    """Returns what transformers calls classes that nobody named."""
+    return tuple(f"LABEL_{index}" for index in range(num_classes))
+
+
 def named_classes(labels: Any, num_classes: int) -> tuple[str, ...]:
     """Reads `id2label`; transformers' placeholders, LABEL_0 and so on, are no names.
 
@@ -100,7 +105,7 @@ def named_classes(labels: Any, num_classes: int) -> tuple[str, ...]:
     if labels is None or not num_classes:
         return ()
     names = ordered_labels("id2label", labels, num_classes)
-    return () if names == tuple(f"LABEL_{i}" for i in range(num_classes)) else names
+    return () if names == placeholders(num_classes) else names
 
 
 def check_widths(variant: Any) -> None:

@@ -10,12 +10,15 @@ from mobilevit_jax.convert.config_fields import (
     checked,
     class_count,
     created,
+    mapping,
     named_classes,
+    placeholders,
 )
 from mobilevit_jax.errors import ConfigurationError, DataError
 from mobilevit_jax.models.backbones.mobilevit import FAMILY, Variant
 from mobilevit_jax.models.heads import classifier, deeplabv3
 from mobilevit_jax.models.model import Model
+from mobilevit_jax.models.problem_types import SINGLE_LABEL, assumed_problem_type, unsaid
 from mobilevit_jax.models.registry import family_of, head_of, kind_of
 
 # The format has no field for the depths: transformers' code has these numbers in it.
@@ -71,7 +74,7 @@ def to_huggingface(
     """
     check_huggingface(model)
     names = class_count(class_names, model.num_classes)
-    names = names or tuple(f"LABEL_{index}" for index in range(model.num_classes))
+    names = names or placeholders(model.num_classes)
     backbone = model.backbone
     variant = backbone.variant
     segmentation = head_of(model) is deeplabv3.HEAD
@@ -109,7 +112,8 @@ def _head(model: Any) -> dict[str, Any]:
             "aspp_dropout_prob": model.aspp_dropout,
             "semantic_loss_ignore_index": 255,
         }
-    return {"classifier_dropout_prob": model.classifier_dropout}
+    said = {"problem_type": model.problem_type} if unsaid(model) else {}
+    return {"classifier_dropout_prob": model.classifier_dropout, **said}
 
 
 def _beyond_huggingface(model: Any) -> list[str]:
@@ -128,6 +132,8 @@ def _beyond_huggingface(model: Any) -> list[str]:
     hidden = [width * variant.expansion for width in variant.channels[:5]]
     if any(width % 8 for width in hidden):
         reasons.append(f"hidden widths of {hidden} in inverted residuals (only multiples of 8)")
+    if head is classifier.HEAD and unsaid(model) and model.problem_type == SINGLE_LABEL:
+        reasons.append("a softmax of one class (it takes the sigmoid)")
     if head is deeplabv3.HEAD:
         if model.aux_head:
             reasons.append("aux_head=True (from_pretrained(..., aux_head=False) leaves it out)")
@@ -161,6 +167,7 @@ def from_huggingface(config: Mapping[str, Any]) -> tuple[Any, tuple[str, ...]]:
         DataError: If it is another kind of model, or one that ours does not do, which is named.
     """
     segmentation = _is_segmentation(config)
+    _check_absent(config)
     defaults = _DEFAULTS | (_SEGMENTATION_DEFAULTS if segmentation else {})
     fields = {
         name: checked(name, config.get(name, default), default)
@@ -189,11 +196,51 @@ def from_huggingface(config: Mapping[str, Any]) -> tuple[Any, tuple[str, ...]]:
         model = created(deeplabv3.HEAD, FAMILY, options)
     else:
         options["classifier_dropout"] = fields["classifier_dropout_prob"]
+        options["problem_type"] = _problem_type(config, num_classes)
         model = created(classifier.HEAD, FAMILY, options)
     reasons = _beyond_huggingface(model)
     if reasons:
         raise DataError(f"transformers rounds these up, our model does not: {'; '.join(reasons)}")
-    return model, named_classes(labels, num_classes)
+    names = named_classes(labels, num_classes)
+    if num_classes:
+        _check_label2id(mapping("label2id", config.get("label2id")), names)
+    return model, names
+
+
+def _problem_type(config: Mapping[str, Any], num_classes: int) -> str:
+    """Returns what the logits stand for, as transformers' pipeline takes them."""
+    assumed = assumed_problem_type(num_classes)
+    if (stated := config.get("problem_type")) is None:
+        return assumed
+    # Its sigmoid of one logit comes before what the file says of it.
+    return assumed if stated == SINGLE_LABEL else checked("problem_type", stated, "")
+
+
+def _check_absent(config: Mapping[str, Any]) -> None:
+    """Refuses fields that change what the model computes and that ours does not follow."""
+    fields = ["quantization_config", "pruned_heads"]
+    if _is_segmentation(config):
+        fields.append("problem_type")
+    for name in fields:
+        if config.get(name):
+            raise DataError(f"{name}={config[name]!r:.80} is not supported; leave it out")
+
+
+def _check_label2id(indices: Mapping[str, Any], names: Sequence[str]) -> None:
+    """Makes sure that no class has two places.
+
+    Other names are left over where only `id2label` was set, which is what transformers shows.
+    """
+    places: dict[str, list[str]] = {}
+    for place, name in enumerate(names):
+        places.setdefault(name, []).append(str(place))
+    for name, index in indices.items():
+        # Some programs write the indices as texts.
+        if str(index) not in places.get(name, [str(index)]):
+            raise DataError(
+                f"label2id says that {name!r:.80} is class {index!r:.20}, and id2label that it is "
+                f"class {places[name][0]}; correct one of them"
+            )
 
 
 def _is_segmentation(config: Mapping[str, Any]) -> bool:

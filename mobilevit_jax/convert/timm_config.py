@@ -19,6 +19,7 @@ from mobilevit_jax.convert.config_fields import (
 from mobilevit_jax.errors import ConfigurationError, DataError
 from mobilevit_jax.models.backbones.mobilevit import FAMILY
 from mobilevit_jax.models.heads.classifier import HEAD, Classifier
+from mobilevit_jax.models.problem_types import assumed_problem_type, unsaid
 from mobilevit_jax.models.registry import (
     create_model,
     family_of,
@@ -41,6 +42,8 @@ _DEFAULTS: dict[str, Any] = {
 }
 # Arguments of timm's constructor that change nothing here, with the value that they must have.
 _ARGUMENTS: dict[str, Any] = {"in_chans": 3, "global_pool": "avg", "output_stride": 32}
+# Fields of a file for which the same holds.
+_FIXED: dict[str, Any] = {"global_pool": "avg", "in_chans": 3, "label_offset": 0}
 # Sides of images in pixels are less.
 _LONGEST = 2**31
 
@@ -120,8 +123,12 @@ def from_timm(config: Mapping[str, Any]) -> tuple[Classifier, tuple[str, ...], I
     for key, value in arguments.items():
         if key not in _ARGUMENTS or value != _ARGUMENTS[key]:
             raise DataError(f"model_args {key}={value!r} is not supported")
+    for key, value in _FIXED.items():
+        if stored.get(key) not in (None, value):
+            raise DataError(f"{key}={stored[key]!r:.80} is not supported, only {value!r}")
     labels = stored.get("label_names")
     names = ordered_labels("label_names", labels, options["num_classes"]) if labels else ()
+    options["problem_type"] = assumed_problem_type(options["num_classes"])
     options["variant"] = FAMILY.variants[name]
     return created(HEAD, FAMILY, options), names, _processor(stored, config)
 
@@ -149,6 +156,7 @@ def _beyond_timm(model: Any) -> list[str]:
     published, found = options_of(create_model(name or "mobilevit_s")), options_of(model)
     fields = ("patch_sizes", "fusion", "kernel_size", "output_stride")
     reasons = [f"{field}={found[field]}" for field in fields if found[field] != published[field]]
+    reasons += unsaid(model)
     return reasons if name else ["widths or depths of no published size", *reasons]
 
 
@@ -191,6 +199,13 @@ def _processor(stored: Mapping[str, Any], config: Mapping[str, Any]) -> ImagePro
     for name in ("mean", "std", "crop_mode"):
         if fields[name] != _DEFAULTS[name]:
             raise DataError(f"{name}={fields[name]!r} is not supported, only {_DEFAULTS[name]!r}")
+    for name in ("input_size", "crop_pct"):
+        other = stored.get(f"test_{name}")
+        if other is not None and checked(f"test_{name}", other, fields[name]) != fields[name]:
+            raise DataError(
+                f"test_{name}={other!r} beside {name}={fields[name]!r}: timm takes the one or the "
+                "other, depending on the program; leave out the one that is not meant"
+            )
     if fields["interpolation"] not in _INTERPOLATIONS:
         raise DataError(f"interpolation={fields['interpolation']!r} is not supported")
     if fields["crop_pct"] <= 0:

@@ -107,6 +107,9 @@ class Head:
         check: Raises ConfigurationError for options that it cannot be built with.
         saved_as: What `config.json` calls it, by the name that it had first.
         recognise: Returns of tensors the options that follow from them; raises DataError.
+        class_modules: Names of its modules whose outputs are one for each class, or several such
+            rows.
+        beside_classes: Outputs in front of the classes of each row.
         backbone_defaults: Options of backbones that it has in place of their own.
         names: {layout: names}, its tensors in other implementations; of two of one layout, the
             first is written.
@@ -124,6 +127,8 @@ class Head:
     check: Callable[[Any], None]
     saved_as: str
     recognise: Callable[[Tensors], dict[str, Any]]
+    class_modules: tuple[str, ...]
+    beside_classes: int = 0
     backbone_defaults: Mapping[str, Any] = field(default_factory=dict)
     names: Mapping[str, tuple[HeadNames, ...]] = field(default_factory=dict)
     spelled: Spelled | None = None

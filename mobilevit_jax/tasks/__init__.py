@@ -81,10 +81,18 @@ def create_evaluator(
             the default ones, such as `convention` or `protocol`.
 
     Raises:
-        ConfigurationError: If the data set's classes are not those of the weights, or a setting is
-            not one of the task.
+        ConfigurationError: If the data set's classes are not those of the weights or in another
+            order (`class_names.in_order_of` has them in this one), or a setting is not one of the
+            task.
     """
+    from mobilevit_jax.tasks.class_names import in_order_of
+
     settings = _checked(loaded, settings)
+    if in_order_of(loaded, class_names_of(loaded.model_name, info), info.name)[0] is not loaded:
+        raise ConfigurationError(
+            f"{info.name} has the classes of the weights in another order; evaluate what "
+            "tasks.class_names.in_order_of returns"
+        )
     if results is not None:
         settings["results"] = results
     return _class_of(loaded.model_name).create_evaluator(loaded, info, processor, **settings)

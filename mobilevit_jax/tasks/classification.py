@@ -13,6 +13,7 @@ from mobilevit_jax.data.record_parser import record_name
 from mobilevit_jax.data.sampler import PlannedBatch, Scale
 from mobilevit_jax.data.sources import DatasetInfo, Split
 from mobilevit_jax.errors import ConfigurationError
+from mobilevit_jax.models.problem_types import SINGLE_LABEL, problem_type_of
 from mobilevit_jax.processing import ImageProcessor
 from mobilevit_jax.tasks.base import Arrays, DataTask, LoadExample
 from mobilevit_jax.tasks.classification_objective import ClassificationObjective
@@ -53,7 +54,16 @@ class ClassificationTask(DataTask):
     def create_evaluator(
         loaded: Pretrained, info: DatasetInfo, processor: ImageProcessor
     ) -> "Evaluator":
-        """Builds the evaluation of weights on a data set of as many classes."""
+        """Builds the evaluation of weights on a data set of as many classes.
+
+        Raises:
+            ConfigurationError: If the weights do not choose one class for each image.
+        """
+        if (meaning := problem_type_of(loaded.model)) != SINGLE_LABEL:
+            raise ConfigurationError(
+                f"the weights have problem_type={meaning!r}, and evaluation measures only "
+                "classifiers that choose one class for each image; use predict"
+            )
         return Evaluator(loaded.model, ClassificationObjective(), processor)
 
     @staticmethod

@@ -1,12 +1,18 @@
 """Classification of single images, as `predict` and notebooks use it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 
+from mobilevit_jax.models.problem_types import (
+    MULTI_LABEL,
+    REGRESSION,
+    SINGLE_LABEL,
+    problem_type_of,
+)
 from mobilevit_jax.processing import ImageProcessor
 
 if TYPE_CHECKING:
@@ -28,6 +34,28 @@ class Class:
     probability: float
 
 
+@dataclass(frozen=True)
+class Value:
+    """One number of an answer, of weights that are a regression.
+
+    Attributes:
+        name: What it is of.
+        index: Its place among the outputs.
+        value: The number, as the model computes it.
+    """
+
+    name: str
+    index: int
+    value: float
+
+
+_MEANINGS: Mapping[str, tuple[Callable[[jax.Array], jax.Array], Any]] = {
+    SINGLE_LABEL: (jax.nn.softmax, Class),
+    MULTI_LABEL: (jax.nn.sigmoid, Class),
+    REGRESSION: (lambda logits: logits, Value),
+}
+
+
 class Classifier:
     """Names what images show.
 
@@ -47,7 +75,8 @@ class Classifier:
         self.processor = processor
         self.class_names = tuple(class_names)
         self._variables = jax.device_put(variables)
-        self._probabilities = jax.jit(lambda v, x: jax.nn.softmax(model.apply(v, x)))
+        meaning, self._answer_type = _MEANINGS[problem_type_of(model)]
+        self._scores = jax.jit(lambda v, x: meaning(model.apply(v, x)))
 
     def __call__(
         self,
@@ -64,8 +93,9 @@ class Classifier:
             batch: Rows that the images are padded to, so that calls share a compilation.
 
         Returns:
-            Its most probable classes, a list of `Class`, most probable first; for a list of images
-            a list of such lists.
+            Its most probable classes, a list of `Class`, most probable first; of a regression its
+            numbers, a list of `Value`, the highest first. For a list of images a list of such
+            lists.
 
         Raises:
             DataError: If an image cannot be read; it is named.
@@ -75,12 +105,12 @@ class Classifier:
         pixels = self.processor(images)
         count = len(pixels)
         padded = np.resize(pixels, (max(batch or count, count), *pixels.shape[1:]))
-        scores = np.asarray(self._probabilities(self._variables, padded))[:count]
+        scores = np.asarray(self._scores(self._variables, padded))[:count]
         return [self._answer(row, top) for row in scores]
 
-    def _answer(self, scores: np.ndarray, top: int) -> list[Class]:
-        order = np.argsort(-scores, kind="stable")[:top]
-        names = self.class_names
+    def _answer(self, scores: np.ndarray, top: int) -> list[Any]:
+        order, names = np.argsort(-scores, kind="stable")[:top], self.class_names
         return [
-            Class(names[i] if i < len(names) else str(i), int(i), float(scores[i])) for i in order
+            self._answer_type(names[i] if i < len(names) else str(i), int(i), float(scores[i]))
+            for i in order
         ]

@@ -20,6 +20,8 @@ class Pretrained:
             as "ssdlite_mobilevit".
         description: Which weights these are, for reports.
         experiment: Settings of the run that made the weights, if it was a run of this package.
+        names_assumed: Whether nobody named the classes, and those of the usual data set of as many
+            stand there.
     """
 
     model: Any
@@ -29,3 +31,4 @@ class Pretrained:
     model_name: str
     description: str
     experiment: TaskSettings | None = None
+    names_assumed: bool = False

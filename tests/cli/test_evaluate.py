@@ -5,6 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from mobilevit_jax.data.sources import dataset_info
+from mobilevit_jax.models.registry import with_options
+from mobilevit_jax.processing import ImageProcessor
+from mobilevit_jax.saving import save_pretrained
+from tests.small import random_variables, tiny_model
+
 
 def table_row(out: str) -> list[str]:
     """Returns the cells of a table with one row."""
@@ -148,3 +154,63 @@ def test_a_bad_record_is_named_or_skipped_and_counted(broken, mobilevit, train_t
     assert "skipped 1 image that could not be decoded" in ran.err
     result = json.loads(Path("r.json").read_text())
     assert (result["count"], result["skipped"]) == (7, 1)
+
+
+@pytest.fixture(scope="module")
+def named(tmp_path_factory):
+    """Saves a small classifier with class names in an order: `named(names, order)`."""
+    model = tiny_model(8)
+    variables = random_variables(model)
+
+    def save(names, order=range(8), **options):
+        turned = with_classes(variables, list(order))
+        directory = tmp_path_factory.mktemp("named")
+        processor = ImageProcessor(size=32, crop_size=(32, 32))
+        chosen = with_options(model, **options)
+        save_pretrained(
+            directory, chosen, turned, processor, class_names=tuple(names), layout="native"
+        )
+        return directory
+
+    return save
+
+
+def with_classes(variables, order):
+    params = dict(variables["params"])
+    params["classifier"] = {n: v[..., order] for n, v in params["classifier"].items()}
+    return {**variables, "params": params}
+
+
+def evaluate(mobilevit, weights, *options):
+    ran = mobilevit(
+        *("evaluate", "--weights", weights, "--dataset", "shapes/tiny", "--output", "r.json"),
+        *options,
+    )
+    return ran, json.loads(Path("r.json").read_text()) if ran.status == 0 else None
+
+
+def test_classes_in_another_order_are_matched_by_name(named, mobilevit, test_images, data_dir):
+    names = dataset_info("shapes/tiny", data_dir).class_names
+    ran, expected = evaluate(mobilevit, named(names))
+    assert ran.err == "written to r.json\n"
+    order = [3, 0, 7, 1, 2, 6, 5, 4]
+    turned = named([names[place] for place in order], order)
+    ran, found = evaluate(mobilevit, turned, "--plots", "drawn.png")
+    assert "both have the same classes, which are matched by their names" in ran.err
+    for metric in ("loss", "top1", "top5"):
+        assert found[metric] == pytest.approx(expected[metric], rel=1e-5)
+
+
+def test_classes_that_are_the_same_in_part_are_refused(named, mobilevit, test_images, data_dir):
+    names = list(dataset_info("shapes/tiny", data_dir).class_names)
+    ran, _ = evaluate(mobilevit, named(["[bold]x", *names[1:]]))
+    assert ran.status == 2 and "only the weights '[bold]x', and they share other" in ran.err
+    ran, _ = evaluate(mobilevit, named([f"class {i}" for i in range(8)]))
+    assert ran.status == 0 and "going on, as both have 8 classes" in ran.err
+
+
+@pytest.mark.parametrize("problem", ["multi_label_classification", "regression"])
+def test_weights_that_choose_no_class(named, mobilevit, test_images, data_dir, problem):
+    names = dataset_info("shapes/tiny", data_dir).class_names
+    ran, _ = evaluate(mobilevit, named(names, problem_type=problem))
+    assert ran.status == 2 and f"the weights have problem_type='{problem}', and eval" in ran.err

@@ -8,6 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mobilevit_jax.predictors import load_predictor
+from mobilevit_jax.processing import ImageProcessor
+from mobilevit_jax.saving import save_pretrained
+from tests.small import random_variables, tiny_model
+
 ORIENTATION = 0x0112
 
 
@@ -168,6 +173,52 @@ def test_arguments_that_do_not_fit(trained, mobilevit, test_images, tmp_path, ar
 def test_weights_are_asked_for(mobilevit):
     ran = mobilevit("predict", "image.png")
     assert ran.status == 2 and "--weights" in ran.err
+
+
+SCORES = np.array([1.5, -0.25, 0.0, 3.0], np.float32)
+NAMES = ("$x$", "[bold]b", "c[/d]", "e|f")
+MEANINGS = {
+    "single_label_classification": np.exp(SCORES) / np.exp(SCORES).sum(),
+    "multi_label_classification": 1 / (1 + np.exp(-SCORES)),
+    "regression": SCORES,
+}
+
+
+@pytest.mark.parametrize("problem", MEANINGS)
+def test_numbers_mean_what_the_weights_say(mobilevit, test_images, tmp_path, problem):
+    """From the file through every kind of answer; class names of any characters."""
+    variables = random_variables(model := tiny_model(4, problem_type=problem))
+    classifier = variables["params"]["classifier"]
+    classifier["kernel"], classifier["bias"] = classifier["kernel"] * 0, SCORES
+    save_pretrained(
+        *(tmp_path / "w", model, variables, ImageProcessor(size=32, crop_size=(32, 32))),
+        **{"class_names": NAMES, "layout": "native"},
+    )
+    options = ("--weights", tmp_path / "w")
+    order = np.argsort(-SCORES)
+    expected = MEANINGS[problem]
+
+    ran = mobilevit("predict", test_images[0], *options, "--json", "--plot", tmp_path / "p.png")
+    assert ran.status == 0, ran.err
+    kind = "value" if problem == "regression" else "probability"
+    found = json.loads(ran.out)[0]["predictions"]
+    assert [item["class"] for item in found] == [NAMES[place] for place in order]
+    np.testing.assert_allclose([item[kind] for item in found], expected[order], rtol=1e-5)
+    assert np.std(np.asarray(Image.open(tmp_path / "p.png").convert("L"))) > 10
+
+    lines = mobilevit("predict", test_images[0], *options).out.splitlines()
+    for place in range(4):
+        number = float(expected[place])
+        shown = f"{number:.4g}" if problem == "regression" else f"{number:.1%}"
+        (line,) = [line for line in lines if NAMES[place] in line]
+        assert line.split()[-1] == shown
+
+    answers = load_predictor(tmp_path / "w")(test_images[0])
+    np.testing.assert_allclose([getattr(a, kind) for a in answers], expected[order], rtol=1e-5)
+    if problem != "single_label_classification":
+        for destination in ("w.safetensors", "timm"):
+            ran = mobilevit("convert", tmp_path / "w", tmp_path / destination, "--layout", "timm")
+            assert ran.status == 2 and f"problem_type='{problem}'" in ran.err
 
 
 class TestOddImages:

@@ -147,7 +147,10 @@ class TestNative:
             (native(rotary=True), "rotary: not known to mobilevit_jax .* update the package"),
             (native(type="YOLO"), "type 'YOLO', none of MobileViT, DeepLabV3, SSDLite"),
             (native(backbone="vit"), "a backbone 'vit', none of mobilevit"),
-            (native(type="SSDLite"), "classifier_dropout: not known to mobilevit_jax"),
+            (
+                native(type="SSDLite"),
+                "classifier_dropout, problem_type: not known to mobilevit_jax",
+            ),
             (native(aux_head=True), "aux_head: not known to mobilevit_jax"),
             (native_detector(min_scale="0"), "min_scale must be a number, not '0'"),
             (native_detector(min_scale=2), "anchors need 0 < min_scale < max_scale"),
@@ -254,6 +257,21 @@ class TestTimm:
         with pytest.raises(ConfigurationError, match=f"timm.*{named}.*layout='native'"):
             to_timm(create_model("mobilevit_xs", **options), None, timm_processor())
 
+    def test_what_is_said_twice_may_be_the_same(self):
+        same = {"test_input_size": [3, 256, 256], "test_crop_pct": None, "label_offset": 0}
+        assert from_timm(timm_input(**same))[0] == create_model("mobilevit_xs", num_classes=7)
+
+    @pytest.mark.parametrize("problem", ["multi_label_classification", "regression"])
+    def test_what_logits_stand_for_has_no_place(self, problem):
+        model = create_model("mobilevit_xs", num_classes=7, problem_type=problem)
+        with pytest.raises(ConfigurationError, match=f"timm.*problem_type='{problem}'"):
+            to_timm(model, None, timm_processor())
+        with pytest.raises(ConfigurationError, match="timm.*problem_type='single_label_class"):
+            to_timm(create_model("mobilevit_xs", num_classes=1), None, timm_processor())
+        assert from_timm(timm(num_classes=1, label_names=None))[0].problem_type == (
+            "multi_label_classification"
+        )
+
     @pytest.mark.parametrize("name", ["ssdlite_mobilevit_s", "deeplabv3_mobilevit_s"])
     def test_other_kinds_are_named(self, name):
         with pytest.raises(ConfigurationError, match="timm.*a model of the type (ssd|deep)l"):
@@ -290,6 +308,12 @@ class TestTimm:
             (timm_input(crop_mode="squash"), "crop_mode='squash' is not supported"),
             (timm_input(interpolation="random"), "interpolation='random' is not supported"),
             (timm_input(input_size=[1, 256, 256]), "input_size=.* is not supported"),
+            (timm_input(global_pool="max"), "global_pool='max' is not supported, only 'avg'"),
+            (timm_input(in_chans=1), "in_chans=1 is not supported, only 3"),
+            (timm_input(label_offset=1), "label_offset=1 is not supported, only 0"),
+            (timm_input(test_input_size=[3, 288, 288]), "test_input_size=.* beside input_size=.*"),
+            (timm_input(test_crop_pct=1.0), "test_crop_pct=1.0 beside crop_pct=0.9.*leave out"),
+            (timm_input(test_crop_pct="x"), "test_crop_pct must be a"),
             (timm_input(crop_pct=0), "crop_pct must be positive"),
             (timm_input(crop_pct=math.nan), "crop_pct must be a finite number, not nan"),
             (timm_input(crop_pct=1e-320), "crop_pct=1e-320 is not supported.* would be inf long"),

@@ -140,6 +140,45 @@ def test_names_for_other_classes():
         to_huggingface(create_model("mobilevit_s", num_classes=8), NAMES)
 
 
+SINGLE, MULTI = "single_label_classification", "multi_label_classification"
+
+
+@pytest.mark.parametrize(
+    ("stated", "classes", "meant"),
+    [
+        (None, 7, SINGLE),
+        (SINGLE, 7, SINGLE),
+        (MULTI, 7, MULTI),
+        ("regression", 7, "regression"),
+        (None, 1, MULTI),
+        (SINGLE, 1, MULTI),
+        (MULTI, 1, MULTI),
+        ("regression", 1, "regression"),
+    ],
+)
+def test_what_logits_stand_for(stated, classes, meant):
+    """As transformers' pipeline takes them; a single logit has a sigmoid."""
+    names = NAMES[:classes]
+    labels = {str(index): name for index, name in enumerate(names)}
+    config = hf(problem_type=stated, id2label=labels, label2id=None)
+    model, found = from_huggingface(config)
+    assert (model.problem_type, model.num_classes, found) == (meant, classes, names)
+    again, found = from_huggingface(to_huggingface(model, names))
+    assert (again, found) == (model, names)
+
+
+def test_a_softmax_of_one_class_has_no_form_there():
+    with pytest.raises(ConfigurationError, match=r"a softmax of one class \(it takes the sigmoid"):
+        to_huggingface(create_model("mobilevit_xs", num_classes=1))
+
+
+@pytest.mark.parametrize("index", [2, "2"])
+def test_names_of_other_classes_may_be_left_over(index):
+    """transformers shows `id2label`; programs that set only that leave the other as it was."""
+    labels = {"tench": 0, "crane": index, "other": 5, "LABEL_6": 6}
+    assert from_huggingface(hf(label2id=labels))[1] == NAMES
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [
@@ -163,6 +202,18 @@ def test_names_for_other_classes():
         (hf(neck_hidden_sizes=[12, 16, 24, 48, 64, 80, 320], expand_ratio=1), "rounds"),
         (hf(num_labels=9), "num_labels=9, but id2label names 7 classes"),
         (hf(id2label={"0": "a", "2": "b"}), "id2label must have one name for each index"),
+        (
+            hf(label2id={"tench": 1}),
+            "label2id says that 'tench' is class 1, and id2label that it i",
+        ),
+        (hf(label2id={"tench": "x"}), "label2id says that 'tench' is class 'x', and id2label th"),
+        (hf(label2id={"ü": 10**90}), "label2id says that 'ü' is class 1000"),
+        (hf(label2id=[1]), "label2id must be a mapping"),
+        (hf(problem_type="multi-label"), "unknown problem_type 'multi-label'.*did you mean 'mul"),
+        (hf(problem_type=5), "problem_type must be a text, not 5"),
+        (hf_segmentation(problem_type=MULTI), "problem_type='multi_label.*is not supported"),
+        (hf(quantization_config={"bits": 4}), "quantization_config={'bits': 4} is not supported"),
+        (hf(pruned_heads={"0": [1]}), "pruned_heads=.* is not supported; leave it out"),
         (hf(id2label=5), "id2label must be a mapping from index to name, not 5"),
         (hf(id2label={"0": 1}), "id2label must be a text, not 1"),
         (hf(expand_ratio=math.nan), "expand_ratio must be a finite number, not nan"),

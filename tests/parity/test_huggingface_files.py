@@ -1,5 +1,9 @@
 """Directories that one side saves and the other loads."""
 
+from types import SimpleNamespace
+from typing import Any
+
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
@@ -13,6 +17,7 @@ from mobilevit_jax.pretrained import from_pretrained, load_weights
 from mobilevit_jax.processing import ImageProcessor
 from mobilevit_jax.saving import save_pretrained
 from mobilevit_jax.tasks.classification import ClassificationTask
+from mobilevit_jax.tasks.classifier import Classifier
 from mobilevit_jax.training import loop, workdir
 from tests.parity.support import (
     SilentReporter,
@@ -44,6 +49,38 @@ def test_transformers_loads_what_we_save(size, tmp_path, capfd):
         theirs = twin(nchw(pixels)).logits.numpy()
     ours = compiled(model.apply)(variables, pixels)
     assert difference(ours, theirs) < 1e-5
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+@pytest.mark.parametrize(
+    "problem", [None, "single_label_classification", "multi_label_classification", "regression"]
+)
+def test_numbers_mean_what_the_pipeline_says(problem, classes, tmp_path):
+    if classes == 1 and problem == "single_label_classification":
+        return  # transformers refuses to make it
+    config = transformers.MobileViTConfig(num_labels=classes, problem_type=problem)
+    config.architectures = ["MobileViTForImageClassification"]
+    (tmp_path / "config.json").write_text(config.to_json_string(use_diff=False))
+    model = read_config(tmp_path).model
+    logits = np.array([[-0.117, 2.25, 0.5]], np.float32)[:, :classes]
+
+    pipeline: Any = object.__new__(transformers.ImageClassificationPipeline)
+    pipeline.model = SimpleNamespace(config=config)
+    theirs = pipeline.postprocess({"logits": torch.from_numpy(logits)})
+
+    class Constant(nn.Module):
+        problem_type: str = model.problem_type
+
+        def __call__(self, images):
+            return logits
+
+    names = [config.id2label[place] for place in range(classes)]
+    predictor = Classifier(Constant(), {}, ImageProcessor(), names)
+    ours = predictor(np.zeros((8, 8, 3), np.uint8))
+    number = "value" if problem == "regression" else "probability"
+    assert [answer.name for answer in ours] == [answer["label"] for answer in theirs]
+    scores = [answer["score"] for answer in theirs]
+    np.testing.assert_allclose([getattr(answer, number) for answer in ours], scores, rtol=1e-5)
 
 
 def test_features_alone(tmp_path):

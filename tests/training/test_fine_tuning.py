@@ -41,7 +41,7 @@ def of_widths(**changes):
 def source(monkeypatch):
     """Makes `load_weights` give a model's weights, whatever it is asked for: `source(model)`."""
 
-    def place(model, variables=None, processor=None, class_names=NAMES):
+    def place(model, variables=None, processor=None, class_names=NAMES, **options):
         loaded = Pretrained(
             model,
             variables or random_variables(model, 1),
@@ -49,6 +49,7 @@ def source(monkeypatch):
             class_names,
             "mobilevit_xxs",
             "weights of a test",
+            **options,
         )
         monkeypatch.setattr(fine_tuning, "load_weights", lambda source, **options: loaded)
         return loaded
@@ -129,12 +130,72 @@ class TestMerging:
             "output_stride: 32 where the weights are from, 16 in this run",
         )
 
-    def test_a_classifier_that_fits_but_is_of_other_names_is_told(self, source, tmp_path):
-        source(tiny_model())
-        notes = load(tmp_path, tiny_model(), ("a", "b", "x", "d", "e", "f")).notes
-        assert notes[1:] == (
-            "the head is kept, though its 6 classes have other names there, such as 'c' for 'x'",
+    @pytest.mark.parametrize(
+        ("names", "options"),
+        [("uvwxyz", {}), ("abxdef", {"names_assumed": True})],
+        ids=["none shared", "nobody named them"],
+    )
+    def test_a_classifier_that_fits_but_is_of_other_names_is_told(
+        self, source, tmp_path, names, options
+    ):
+        loaded = source(tiny_model(), **options)
+        initial = load(tmp_path, tiny_model(), tuple(names))
+        first = next(pair for pair in zip(NAMES, names, strict=True) if pair[0] != pair[1])
+        assert initial.notes[1:] == (
+            "the head is kept, though its 6 classes have other names there, such as "
+            f"{first[0]!r} for {first[1]!r}",
         )
+        for path, value in initial.values.items():
+            np.testing.assert_array_equal(value, flat(loaded.variables)[path])
+
+    def test_classes_of_which_a_part_is_shared_are_refused(self, source, tmp_path):
+        source(tiny_model())
+        message = r"only the data have 'x', only the weights 'c', .* replace_classifier=True\) ret"
+        with pytest.raises(ConfigurationError, match=message):
+            load(tmp_path, tiny_model(), tuple("abxdef"))
+
+    @pytest.mark.parametrize("problem", ["multi_label_classification", "regression"])
+    def test_a_head_that_chooses_no_class_is_not_taken_over(self, source, tmp_path, problem):
+        source(tiny_model(problem_type=problem))
+        initial = load(tmp_path, tiny_model())
+        why = f"classifier: of problem_type={problem!r}, initialised anew"
+        assert initial.notes[1:] == (why,)
+        assert "classifier" not in scopes(initial.values)
+
+
+@pytest.mark.parametrize("name", ["classifier", "ssdlite", "deeplabv3"])
+def test_heads_of_the_same_classes_in_another_order(source, tmp_path, name):
+    """The class of each name gets the outputs that it had, for all heads and parts of them."""
+    if name == "classifier":
+        model, names, run = tiny_model(), NAMES, "mobilevit_xxs"
+    elif name == "ssdlite":
+        model, names, run = kind(name), NAMES[1:], "ssdlite_mobilevit_xxs"
+    else:
+        model, names = kind(name, aux_head=True), ("background", *NAMES[1:])
+        run = "deeplabv3_mobilevit_xxs"
+    loaded = source(model, class_names=names)
+    turned = names[:1] + names[:0:-1]
+    experiment = tiny_experiment(tmp_path, init_from="W", model=ModelConfig(run))
+    initial = load_initial(experiment, model, tmp_path, turned)
+    assert initial is not None
+    said = f"the head's {len(names)} classes have another order there, and are matched by their"
+    assert initial.notes[1].startswith(said)
+    given = flat(loaded.variables)
+    changed = {path for path in given if not np.array_equal(given[path], initial.values[path])}
+    assert {path[-2] for path in changed} == {
+        "classifier": {"classifier"},
+        "ssdlite": {"predict"},
+        "deeplabv3": {"classifier", "aux_classifier"},
+    }[name]
+    for path in changed:
+        before, now = given[path], initial.values[path]
+        if name != "ssdlite":
+            expected = np.concatenate([before[..., :1], before[..., :0:-1]], -1)
+        else:  # rows of 4 offsets, the background and the classes
+            rows = before.reshape(*before.shape[:-1], -1, 10)
+            rows = np.concatenate([rows[..., :6], rows[..., :5:-1]], -1)
+            expected = rows.reshape(before.shape)
+        np.testing.assert_array_equal(now, expected)
 
 
 def scopes(paths):

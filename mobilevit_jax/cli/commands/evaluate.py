@@ -21,6 +21,7 @@ from mobilevit_jax.errors import ConfigurationError, ExitStatus
 from mobilevit_jax.pretrained import Pretrained
 from mobilevit_jax.processing import ImageProcessor
 from mobilevit_jax.tasks import class_names_of, create_evaluator, create_predictor, task_of
+from mobilevit_jax.tasks.class_names import in_order_of
 from mobilevit_jax.training.workdir import write_json
 
 
@@ -76,9 +77,15 @@ def main(argv: list[str]) -> int:
 
 
 def report(arguments: Arguments, loaded: Pretrained) -> None:
-    """Evaluates, prints the table and writes what was asked for."""
+    """Evaluates, prints the table and writes what was asked for.
+
+    Raises:
+        ConfigurationError: If the data set's classes are not those of the weights.
+        DataError: If an image cannot be decoded and none may be skipped.
+    """
     if arguments.size is not None:
         loaded = replace(loaded, processor=loaded.processor.for_size(arguments.size))
+    loaded = _matched(arguments, loaded)
     result = evaluate(arguments, loaded)
     cells = shown(result)
     data = f"{result['dataset']} {result['split']}"
@@ -111,6 +118,16 @@ def _draw(arguments: Arguments, loaded: Pretrained) -> None:
     say(f"examples drawn into {arguments.plots}")
 
 
+def _matched(arguments: Arguments, loaded: Pretrained) -> Pretrained:
+    """Returns the weights with their classes in the order of the data set's."""
+    name, _, data_dir = _data(arguments, loaded)
+    names = class_names_of(loaded.model_name, dataset_info(name, data_dir))
+    loaded, note = in_order_of(loaded, names, name)
+    if note:
+        say(note)
+    return loaded
+
+
 def _default_output(choice: WeightsOptions, result: dict[str, Any]) -> Path:
     """Names the file after the data and, unless they are the usual ones, the weights."""
     selection = choice.selection
@@ -130,11 +147,8 @@ def _default_output(choice: WeightsOptions, result: dict[str, Any]) -> Path:
 def evaluate(arguments: Arguments, loaded: Pretrained) -> dict[str, Any]:
     """Evaluates and returns what the JSON file holds: metrics as fractions, and what they are of.
 
-    Images are of the size that `loaded.processor` has.
-
-    Raises:
-        ConfigurationError: If the data set's classes are not those of the weights.
-        DataError: If an image cannot be decoded and none may be skipped.
+    The weights' classes are in the order of the data set's, and images are of the size that
+    `loaded.processor` has; see `report`.
     """
     from mobilevit_jax.training import parallel
 
@@ -143,7 +157,6 @@ def evaluate(arguments: Arguments, loaded: Pretrained) -> dict[str, Any]:
         raise ConfigurationError(f"--results is for detections; these weights are for {task}")
     name, split_name, data_dir = _data(arguments, loaded)
     info = dataset_info(name, data_dir)
-    _check_classes(loaded, class_names_of(loaded.model_name, info), name)
     split = open_split(name, split_name, data_dir)
     processor = loaded.processor
     _check_processor(processor)
@@ -206,22 +219,3 @@ def _data(arguments: Arguments, loaded: Pretrained) -> tuple[str, str, str | Non
         splits = dataset_info(name, data_dir).splits
         split = next((s for s in ("test", "validation") if s in splits), "test")
     return name, split, data_dir
-
-
-def _check_classes(loaded: Pretrained, theirs: tuple[str, ...], dataset: str) -> None:
-    """Refuses a data set of other classes; weights from elsewhere may spell them otherwise."""
-    ours = loaded.class_names
-    if ours == theirs:
-        return
-    if len(ours) != len(theirs):
-        raise ConfigurationError(
-            f"{dataset} has {len(theirs)} classes, the weights {len(ours)}; "
-            "name the data set that they were trained on"
-        )
-    index = next(i for i, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b)
-    differs = (
-        f"class {index} of {dataset} is {theirs[index]!r}, that of the weights {ours[index]!r}"
-    )
-    if loaded.experiment is not None:
-        raise ConfigurationError(f"{differs}; name the data set that they were trained on")
-    say(f"{differs}; going on, as both have {len(ours)} classes")

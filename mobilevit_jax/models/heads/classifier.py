@@ -1,14 +1,17 @@
 """The classifier: global pooling and a linear layer, on any backbone."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from mobilevit_jax.errors import ConfigurationError
+from mobilevit_jax.errors import ConfigurationError, unknown_name
 from mobilevit_jax.models.layers import ConvBlock, Dense, Dropout
 from mobilevit_jax.models.model import Head, Model, check_rates, deepest
 from mobilevit_jax.models.names import HeadNames, Row, Tensors
+from mobilevit_jax.models.problem_types import PROBLEM_TYPES, SINGLE_LABEL, assumed_problem_type
 
 
 class Classifier(Model):
@@ -20,10 +23,13 @@ class Classifier(Model):
     Attributes:
         num_classes: Classes, or 0 for pooled features.
         classifier_dropout: Rate before the classifier.
+        problem_type: What the logits stand for, one of `problem_types.PROBLEM_TYPES`; predictors
+            follow it, and the model returns logits in any case.
     """
 
     num_classes: int = 1000
     classifier_dropout: float = 0.1
+    problem_type: str = SINGLE_LABEL
 
     @nn.compact
     def __call__(
@@ -64,12 +70,15 @@ def _check(model: Classifier) -> None:
         raise ConfigurationError(
             f"num_classes must be 0 (pooled features) or more; got {model.num_classes!r}"
         )
+    if model.problem_type not in PROBLEM_TYPES:
+        raise unknown_name("problem_type", str(model.problem_type), PROBLEM_TYPES)
     check_rates(model)
 
 
-def _recognise(tensors: Tensors) -> dict[str, int]:
+def _recognise(tensors: Tensors) -> dict[str, Any]:
     bare = "classifier/kernel" not in tensors
-    return {"num_classes": 0 if bare else tensors.outputs("classifier/kernel")}
+    count = 0 if bare else tensors.outputs("classifier/kernel")
+    return {"num_classes": count, "problem_type": assumed_problem_type(count)}
 
 
 HEAD = Head(
@@ -82,6 +91,8 @@ HEAD = Head(
     check=_check,
     saved_as="MobileViT",
     recognise=_recognise,
+    class_modules=("classifier",),
+    unstated=frozenset({"problem_type"}),
     names={
         "cvnets": (HeadNames((Row("classifier", "classifier.fc", "dense"),)),),
         "huggingface": (

@@ -205,6 +205,7 @@ HEAD = Head(
     check=_check,
     saved_as="DeepLabV3",
     recognise=_recognise,
+    class_modules=("classifier", "aux_classifier"),
     backbone_defaults={"output_stride": 16},
     training_only=frozenset({"aux_conv", "aux_classifier"}),
     unstated=frozenset({"upsample"}),

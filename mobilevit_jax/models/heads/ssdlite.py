@@ -281,6 +281,8 @@ HEAD = Head(
     check=_check,
     saved_as="SSDLite",
     recognise=_recognise,
+    class_modules=("predict",),
+    beside_classes=4,
     spelled=Spelled("anchor_config", AnchorOptions, AnchorOptions.config),
     names={"cvnets": (HeadNames(_CVNETS_ROWS, prefixes=("encoder.",)),)},
 )
