@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 import mobilevit_jax as mvj
-from mobilevit_jax.data.sources import dataset_info, open_split
+from mobilevit_jax.data.sources import open_split
 from mobilevit_jax.pretrained import load_weights
 from tests.small import random_variables
 
-NAMES = ("circle", "square", "triangle", "star", "cross", "crescent", "heart", "hexagon")
+# None of them those of the drawn data.
+NAMES = ("disc", "box", "wedge", "spark", "plus", "moon", "love", "comb")
 
 
 @pytest.fixture(scope="module")
@@ -75,9 +76,7 @@ def test_evaluation_of_weights_from_elsewhere(mobilevit, native, tmp_path, test_
     result = json.loads(path.read_text())
     split = open_split("shapes/tiny", "test", data_dir)
     assert (result["split"], result["count"]) == ("test", len(split))
-    theirs = dataset_info("shapes/tiny", data_dir).class_names
-    if theirs != NAMES:
-        assert "going on, as both have 8 classes" in ran.err
+    assert "going on, as both have 8 classes" in ran.err
 
 
 @pytest.mark.parametrize(

@@ -186,7 +186,7 @@ def evaluate(mobilevit, weights, *options):
         *("evaluate", "--weights", weights, "--dataset", "shapes/tiny", "--output", "r.json"),
         *options,
     )
-    return ran, json.loads(Path("r.json").read_text()) if ran.status == 0 else None
+    return ran, json.loads(Path("r.json").read_text()) if ran.status == 0 else {}
 
 
 def test_classes_in_another_order_are_matched_by_name(named, mobilevit, test_images, data_dir):

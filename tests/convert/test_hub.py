@@ -17,6 +17,8 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 OTHER_COMMIT = "89abcdef0123456789abcdef0123456789abcdef"
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
 SAFETENSORS, PICKLED = "model.safetensors", "pytorch_model.bin"
+INDEX = f"{SAFETENSORS}.index.json"
+SHARDS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
 
 # huggingface_hub reads its settings when it is imported: each environment is a process.
 SCRIPT = """
@@ -115,6 +117,9 @@ class Hub(BaseHTTPRequestHandler):
         "a/configless": [SAFETENSORS],
         "a/gated": [CONFIG, SAFETENSORS],
         "a/broken": [CONFIG, SAFETENSORS],
+        "a/sharded": [CONFIG, INDEX, *SHARDS],
+        "a/half": [CONFIG, INDEX, SHARDS[0]],
+        "a/elsewhere": [CONFIG, INDEX],
     }
 
     def do_HEAD(self) -> None:
@@ -138,6 +143,12 @@ class Hub(BaseHTTPRequestHandler):
             self.answer(403, error="GatedRepo")
         elif repo_id == "a/broken":
             self.answer(400, error="Broken")
+        elif parts[4] not in self.models[repo_id]:
+            self.answer(404, error="EntryNotFound")
+        elif parts[4] == INDEX:
+            files = ["../x.bin"] if repo_id == "a/elsewhere" else SHARDS
+            where = {file: file for file in files}
+            self.answer(200, json.dumps({"weight_map": where}).encode())
         else:
             self.answer(200, f"{repo_id} {parts[4]}".encode())
 
@@ -193,6 +204,20 @@ def test_downloads_and_their_faults(tmp_path, endpoint):
     # What was fetched is there without a network, under the name of the branch.
     again = fetch(tmp_path, ("a/both", None), ("a/pickled", None), HF_HUB_OFFLINE="1")
     assert again == [both, found["a/pickled", None]]
+
+
+def test_weights_in_several_files(tmp_path, endpoint):
+    calls = [("a/sharded", None), ("a/half", None), ("a/elsewhere", None)]
+    sharded, half, elsewhere = fetch(tmp_path, *calls, HF_ENDPOINT=endpoint)
+    assert sharded.what == [CONFIG, *SHARDS, INDEX]
+    assert half.where == "DataError" and SHARDS[1] in half.what
+    assert elsewhere.where == "DataError" and "'../x.bin'" in elsewhere.what
+    # Without a network a copy counts that has all of them.
+    for shard in SHARDS[::-1]:
+        again, half, _ = fetch(tmp_path, *calls, HF_HUB_OFFLINE="1")
+        assert (again == sharded) == (shard == SHARDS[1])
+        assert "no whole copy of a/half" in half.what
+        (Path(sharded.where) / shard).unlink()
 
 
 @pytest.mark.parametrize(

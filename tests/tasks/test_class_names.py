@@ -1,6 +1,7 @@
 """Classes of weights and of data, by their names."""
 
 import dataclasses
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -128,7 +129,7 @@ def test_other_classes(tmp_path):
 
 def test_an_evaluation_takes_no_other_order():
     loaded = loaded_with(tiny_model(4), "mobilevit_xxs", NAMES)
-    info = DatasetInfo("mine", None, {}, NAMES[::-1])
+    info = DatasetInfo("mine", Path(), {}, NAMES[::-1])
     with pytest.raises(ConfigurationError, match="in another order; evaluate what .*in_order_of"):
         create_evaluator(loaded, info, loaded.processor)
     create_evaluator(in_order_of(loaded, NAMES[::-1], "mine")[0], info, loaded.processor)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -180,7 +181,7 @@ def test_heads_of_the_same_classes_in_another_order(source, tmp_path, name):
     assert initial is not None
     said = f"the head's {len(names)} classes have another order there, and are matched by their"
     assert initial.notes[1].startswith(said)
-    given = flat(loaded.variables)
+    given: dict[Any, Any] = flat(loaded.variables)
     changed = {path for path in given if not np.array_equal(given[path], initial.values[path])}
     assert {path[-2] for path in changed} == {
         "classifier": {"classifier"},
