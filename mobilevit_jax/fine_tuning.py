@@ -76,9 +76,7 @@ def load_initial(
     wanted = {path: shape for path, shape in expected.items() if not heads.differs(path)}
     _check_fit(kept, wanted, experiment, loaded.model, model)
     head = head_named(experiment.model.name)
-    matched, names_note = _matched(
-        {path: values[path] for path in kept}, head, loaded, class_names
-    )
+    matched, names_note = _matched({path: values[path] for path in kept}, head, loaded, class_names)
     notes = (
         f"starting from {experiment.init_from}: {loaded.description}",
         *_notes_on_heads(heads, loaded.model, model),
