@@ -1,4 +1,4 @@
-"""Pictures of masks: classes laid over an image in VOC's colours, with a legend."""
+"""Pictures of masks: classes laid over an image in `mask_palette`'s colours, with a legend."""
 
 import math
 from collections.abc import Sequence
@@ -8,7 +8,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from mobilevit_jax.analysis.plots_detection import fitting, font_of, grid, resized, save_png
-from mobilevit_jax.data.voc_names import VOID, voc_palette
+from mobilevit_jax.data.masks import has_background, mask_palette
+from mobilevit_jax.data.voc_names import VOID
 
 __all__ = ["compare", "grid", "legend", "overlay", "save_png"]
 
@@ -27,12 +28,12 @@ def overlay(
 ) -> np.ndarray:
     """Lays a mask over its image; a legend below names the classes that it has.
 
-    The background stays as it is. Text and outlines grow with the image.
+    A background (`has_background`) stays as it is. Text and outlines grow with the image.
 
     Args:
         image: uint8 [h, w, 3] in RGB; not changed.
         mask: uint8 [h, w], a class index a pixel, 255 for void.
-        class_names: The background's, then the others', by class index.
+        class_names: By class index.
         side: Length of the long side of the image in the result, in pixels. None keeps the image's,
             but an image below 480 pixels is enlarged by a whole factor.
 
@@ -42,7 +43,7 @@ def overlay(
     Raises:
         ValueError: If image and mask differ in size.
     """
-    painted = _painted(image, mask, side)
+    painted = _painted(image, mask, class_names, side)
     return _with_legend(painted, [mask], class_names)
 
 
@@ -70,7 +71,7 @@ def compare(
         ValueError: If image and masks differ in size.
     """
     masks = [mask] if truth is None else [mask, truth]
-    panels = [_enlarged(image, side), *(_painted(image, m, side) for m in masks)]
+    panels = [_enlarged(image, side), *(_painted(image, m, class_names, side) for m in masks)]
     titles = ("image", "prediction", "ground truth")
     gap = max(4, panels[0].shape[1] // 60)
     font = font_of(_text_size(panels[0].shape))
@@ -103,7 +104,7 @@ def legend(
     Returns:
         uint8 [h, width, 3] in RGB.
     """
-    entries = _entries(masks, class_names)
+    entries, palette = _entries(masks, class_names), mask_palette(class_names)
     line, pad, box = round(1.7 * font.size), round(0.5 * font.size), round(font.size)
     places, left, top = [], pad, round(0.4 * font.size)
     fitted = [fitting(name, font, width - 3 * pad - box) for _, name in entries]
@@ -116,7 +117,8 @@ def legend(
     strip = Image.new("RGB", (width, top + line), "white")
     draw = ImageDraw.Draw(strip)
     for (index, _), text, (left, top) in zip(entries, fitted, places, strict=True):
-        colour = tuple(voc_palette()[index].tolist()) if index else (255, 255, 255)
+        clear = index == 0 and has_background(class_names)
+        colour = (255, 255, 255) if clear else tuple(palette[index].tolist())
         draw.rectangle((left, top, left + box, top + box), colour, _SWATCH_EDGE)
         draw.text((left + box + pad, top + box / 2), text, _TEXT, font, anchor="lm")
     return np.asarray(strip)
@@ -126,7 +128,8 @@ def _entries(masks: Sequence[np.ndarray], class_names: Sequence[str]) -> list[tu
     """Returns class indices and names, the largest class first; the background if it is alone."""
     counts = np.sum([np.bincount(mask.ravel(), minlength=VOID + 1) for mask in masks], axis=0)
     order = [int(index) for index in np.argsort(-counts, kind="stable") if counts[index]]
-    there = [index for index in order if index not in (0, VOID)] + [VOID] * (VOID in order)
+    last = (0, VOID) if has_background(class_names) else (VOID,)
+    there = [index for index in order if index not in last] + [VOID] * (VOID in order)
     return [(index, _name(index, class_names)) for index in there or [0]]
 
 
@@ -136,7 +139,9 @@ def _name(index: int, class_names: Sequence[str]) -> str:
     return "void" if index == VOID else str(index)
 
 
-def _painted(image: np.ndarray, mask: np.ndarray, side: int | None) -> np.ndarray:
+def _painted(
+    image: np.ndarray, mask: np.ndarray, class_names: Sequence[str], side: int | None
+) -> np.ndarray:
     """Returns the enlarged image with the mask's colours over it and around its regions."""
     if image.shape[:2] != mask.shape:
         raise ValueError(
@@ -148,13 +153,14 @@ def _painted(image: np.ndarray, mask: np.ndarray, side: int | None) -> np.ndarra
     classes = np.asarray(
         cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST_EXACT), np.uint8
     )
-    colours = voc_palette()[classes]
+    colours = mask_palette(class_names)[classes]
     blended = cv2.addWeighted(large, 1 - _TINT, colours, _TINT, 0)
-    blended[classes == 0] = large[classes == 0]
+    clear = (classes == 0) & has_background(class_names)
+    blended[clear] = large[clear]
     reach = max(1, round(max(height, width) / 400))
     kernel = np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)
     edge = (cv2.erode(classes, kernel) != classes) | (cv2.dilate(classes, kernel) != classes)
-    edge &= classes != 0
+    edge &= ~clear
     blended[edge] = colours[edge]
     return blended
 

@@ -124,7 +124,7 @@ def _mask_to_json(
     answer = {"image": name, "height": image.shape[0], "width": image.shape[1], "classes": classes}
     if settings.masks is not None:
         path = _free_path(settings.masks, Path(name).stem)
-        save_palette_png(raw, path)
+        save_palette_png(raw, path, class_names)
         answer["mask"] = str(path)
     return answer
 

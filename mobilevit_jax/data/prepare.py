@@ -30,6 +30,7 @@ def prepare(
     source: str | Path | None = None,
     name: str | None = None,
     skip_bad_images: bool = False,
+    validation_share: float | None = None,
     progress: "Progress | None" = None,
 ) -> DatasetInfo:
     """Stores a data set under the data directory, unless it is there already.
@@ -46,6 +47,8 @@ def prepare(
         name: Stores it under this name, which also opens it.
         skip_bad_images: Leaves out and counts images that cannot be decoded, instead of failing at
             the first.
+        validation_share: Draws about this share of the training images, by a hash of their names,
+            as the validation split that the source lacks.
         progress: Called with (split, images done, images in the split).
 
     Raises:
@@ -55,18 +58,18 @@ def prepare(
     """
     builder_name, _, config = dataset.partition("/")
     builder_class = load_builder(builder_name)
-    _check_arguments(builder_class, config, source, name, skip_bad_images)
+    _check_arguments(builder_class, config, source, name, skip_bad_images, validation_share)
     root = resolve_data_dir(data_dir)
     origin = Path(source).expanduser().absolute() if source else None
     stored = f"{name or builder_name}/{config}".rstrip("/")
     directory = root / stored / str(builder_class.VERSION)
     prepared = f"{stored}:{builder_class.VERSION}"
     if directory.exists():  # it is renamed when it is whole; where it lies may be read-only
-        _check_same(builder_class, directory, origin)
+        _check_same(builder_class, directory, origin, validation_share)
         return dataset_info(prepared, root)
     with _writing_to(root), _locked(root, stored):
         if directory.exists():  # another process has made it meanwhile
-            _check_same(builder_class, directory, origin)
+            _check_same(builder_class, directory, origin, validation_share)
         else:
             _remove_leftovers(directory.parent)
             builder = builder_class(
@@ -75,6 +78,7 @@ def prepare(
                 source=origin,
                 name=name,
                 skip_bad_images=skip_bad_images,
+                validation_share=validation_share,
                 progress=progress,
             )
             _check_space(builder, root)
@@ -88,6 +92,7 @@ def _check_arguments(
     source: str | Path | None,
     name: str | None,
     skip_bad_images: bool,
+    validation_share: float | None,
 ) -> None:
     builder = builder_class.name
     configs = list(builder_class.builder_configs)
@@ -99,16 +104,31 @@ def _check_arguments(
         raise ConfigurationError(
             f"{builder}: choose {', '.join(f'{builder}/{c}' for c in configs)}"
         )
-    if not builder_class.takes_source and (source or name or skip_bad_images):
-        option = "source" if source else "name" if name else "skip-bad-images"
-        raise ConfigurationError(f"{builder} is drawn, not read: it takes no --{option}")
+    options = {
+        "source": source,
+        "name": name,
+        "skip-bad-images": skip_bad_images,
+        "validation-share": validation_share is not None,
+    }
+    given = [option for option, value in options.items() if value]
+    if given and not builder_class.takes_source:
+        raise ConfigurationError(f"{builder} is drawn, not read: it takes no --{given[0]}")
+    if validation_share is not None and not 0 < validation_share < 1:
+        raise ConfigurationError(
+            f"--validation-share must be above 0 and below 1, such as 0.1; got {validation_share:g}"
+        )
     if name is not None and not _NAME.fullmatch(name):
         raise ConfigurationError(f"the name {name!r} must be a letter, then letters, digits or _")
     if name in BUILDERS and name != builder:
         raise ConfigurationError(f"the name {name!r} belongs to another builder: choose another")
 
 
-def _check_same(builder_class: "type[StoredBuilder]", directory: Path, source: Path | None) -> None:
+def _check_same(
+    builder_class: "type[StoredBuilder]",
+    directory: Path,
+    source: Path | None,
+    validation_share: float | None,
+) -> None:
     """Raises if what is stored is not what was asked for."""
     try:
         metadata = json.loads((directory / "metadata.json").read_text("utf-8"))
@@ -117,6 +137,15 @@ def _check_same(builder_class: "type[StoredBuilder]", directory: Path, source: P
     if metadata.get("builder") != builder_class.name:
         raise DataError(
             f"{directory} was not prepared by {builder_class.name}; choose another --name"
+        )
+    if source is None and validation_share is None:
+        return
+    stored = metadata.get("validation_share")
+    if validation_share != stored:
+        how = f"with --validation-share {stored:g}" if stored else "without --validation-share"
+        raise DataError(
+            f"{directory} is already prepared {how}; choose another --name, or remove that "
+            "directory"
         )
     if source is None:
         return
@@ -134,7 +163,7 @@ def _check_same(builder_class: "type[StoredBuilder]", directory: Path, source: P
 
 
 def _check_space(builder: "StoredBuilder", root: Path) -> None:
-    needed = sum(item.size for items in builder.items().values() for item in items)
+    needed = sum(item.size for items in builder.split_items.values() for item in items)
     free = shutil.disk_usage(root).free
     if needed > free:
         raise DataError(

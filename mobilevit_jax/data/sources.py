@@ -130,6 +130,7 @@ def _describe_joined(name: str, data_dir: str | Path | None = None) -> DatasetIn
         splits={split: sum(info.splits[split] for info in infos) for split in shared},
         class_names=first.class_names,
         category_ids=first.category_ids,
+        mask_names=first.mask_names,
     )
 
 

@@ -44,6 +44,7 @@ class DatasetInfo:
         category_ids: The number that each class has in the files that the data set was made from
             and in results; empty if it has none but its index.
         notes: What else was changed when a split was prepared, and how often.
+        mask_names: Of each value of the masks; empty if they have no names of their own.
     """
 
     name: str
@@ -53,6 +54,7 @@ class DatasetInfo:
     skipped: dict[str, int] = field(default_factory=dict)
     category_ids: tuple[int, ...] = ()
     notes: dict[str, dict[str, int]] = field(default_factory=dict)
+    mask_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -270,21 +272,28 @@ def _describe(name: str, directory: Path, builder: Any) -> DatasetInfo:
         skipped={split: len(names) for split, names in metadata.get("skipped", {}).items()},
         category_ids=tuple(category_ids),
         notes=metadata.get("notes", {}),
+        mask_names=_names_of(builder.info.features, "mask"),
     )
 
 
 def _class_names(features: Any) -> tuple[str, ...]:
-    label = features["label"] if "label" in features else None
-    if label is None and "objects" in features:
-        objects: Any = getattr(features["objects"], "feature", {})
-        label = objects["label"] if "label" in objects else None
-    if label is None and "mask" in features:
-        label = features["mask"]  # a `LabeledImage` has names too
-    names: tuple[str, ...] = tuple(getattr(label, "names", None) or ())
+    objects = getattr(features["objects"], "feature", {}) if "objects" in features else {}
+    if "label" in features:
+        names = _names_of(features, "label")
+    elif "label" in objects:
+        names = _names_of(objects, "label")
+    else:
+        names = _names_of(features, "mask")
     readable = imagenet_classes()
     if names and all(name in readable for name in names):
         return tuple(readable[name] for name in names)
     return names
+
+
+def _names_of(features: Any, name: str) -> tuple[str, ...]:
+    """Returns the names of the values of a label, or of a mask (`LabeledImage`), if any."""
+    feature = features[name] if name in features else None
+    return tuple(getattr(feature, "names", None) or ())
 
 
 def _folders(directory: Path) -> list[Path]:
@@ -308,7 +317,8 @@ def _not_prepared(name: str, places: list[Place], root: Path) -> ConfigurationEr
     else:
         how = (
             "prepare a folder of images under that name: mobilevit prepare image_folder "
-            f"--source PATH --name {name} --data-dir {root}"
+            f"--source PATH --name {name} --data-dir {root} (parquet, coco, yolo and voc_detection "
+            "read other files)"
         )
     known = f"prepared there: {', '.join(prepared[:12])}" if prepared else "nothing is there"
     hint = nearest(name, prepared) or nearest(name, set(BUILDERS) - {name})

@@ -57,7 +57,7 @@ def create_task(settings: "TaskSettings") -> "DataTask":
 def class_names_of(model_name: str, info: "DatasetInfo") -> tuple[str, ...]:
     """Returns the names of a data set's classes as weights of a kind of model keep them.
 
-    Detectors leave the background out, segmentation models have it as class 0.
+    Detectors leave the background out; segmentation models have it as class 0 if the masks do.
     """
     return _class_of(model_name).class_names_of(info)
 

@@ -79,6 +79,18 @@ def test_background_alone_void_and_numbers():
     assert unnamed.shape[1] == 640
 
 
+def test_a_class_0_that_is_no_background_is_painted():
+    image, mask = scene()
+    names = ["sky", *VOC_CLASSES[1:]]
+    picture = overlay(image, mask, names)
+    sky = voc_palette()[1]
+    assert (picture[50, 50] != GREY).any()  # tinted
+    legend = (picture[480:] == sky).all(-1)
+    assert legend.sum() > 100
+    assert count_colour(picture[480:], 9) > 100 and count_colour(picture[480:], 8) == 0
+    np.testing.assert_array_equal(compare(image, mask, names)[-5:], 255)
+
+
 def test_panels_side_by_side():
     image, mask = scene()
     two = compare(image, mask, VOC_CLASSES)

@@ -1,6 +1,7 @@
 """Detection and segmentation from the shell: train, evaluate, predict, with the real networks."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from PIL import Image
 
 from mobilevit_jax.data.decode import read_image
+from tests.data.street_scenes import NAMES, SIZE, write_streets
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("real_model")]
 
@@ -106,6 +108,53 @@ def test_segmentation(mobilevit, tmp_path, test_images):
 
     ran = mobilevit("evaluate", "--weights", run, "--results", "results.json")
     assert ran.status == 2 and "--results is for detections" in ran.err
+
+
+def test_own_classes(mobilevit, tmp_path, data_dir):
+    """The commands that README shows, from a folder of masks to a predicted one."""
+    source = write_streets(tmp_path / "streets", splits=("train",), count=30)
+    ran = mobilevit(
+        *("prepare", "mask_folder", "--source", source, "--name", "my_masks"),
+        *("--validation-share", 0.3),
+    )
+    assert ran.status == 0, ran.err
+    assert ran.out.startswith("my_masks (11 classes) is in ")
+    (drawn,) = re.findall(r"validation: (\d+) of 30 images of train, drawn by", ran.err)
+    run = tmp_path / "run"
+    ran = mobilevit(
+        *("train", EXPERIMENTS / "segmentation" / "mask_folder.py", "--tiny", "--workdir", run),
+        *("--data.dataset", "my_masks", "--data.test", "None", "--epochs", 3),
+    )
+    assert ran.status == 0, ran.err
+    assert "mIoU" in ran.out and "11 classes of my_masks" in ran.err
+
+    plots = tmp_path / "examples.png"
+    ran = mobilevit("evaluate", "--weights", run, "--plots", plots)
+    assert ran.status == 0, ran.err
+    (path,) = run.glob("evaluation-*.json")
+    evaluated = json.loads(path.read_text())
+    assert evaluated["count"] == int(drawn)
+    assert tuple(evaluated["iou"]) == NAMES  # class 0 is one of them, void is not
+    assert evaluated["miou"] == pytest.approx(np.mean(list(evaluated["iou"].values())))
+    assert np.std(read_image(plots, channel_order="rgb")) > 10
+
+    image = next((source / "train" / "images").iterdir())
+    ran = mobilevit("predict", image, "--weights", run, "--masks", tmp_path / "masks", "--json")
+    assert ran.status == 0, ran.err
+    (answer,) = json.loads(ran.out)
+    assert {item["class"] for item in answer["classes"]} <= set(NAMES)
+    assert all(NAMES[item["index"]] == item["class"] for item in answer["classes"])
+    with Image.open(answer["mask"]) as mask:
+        assert mask.size == (SIZE[1], SIZE[0]) and mask.mode == "P"
+
+    ran = mobilevit("convert", run, tmp_path / "model")
+    assert ran.status == 0, ran.err
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert config["id2label"] == {str(index): name for index, name in enumerate(NAMES)}
+    assert config["semantic_loss_ignore_index"] == 255
+    ran = mobilevit("predict", image, "--weights", tmp_path / "model", "--json")
+    assert ran.status == 0, ran.err
+    assert json.loads(ran.out)[0]["classes"] == answer["classes"]
 
 
 def test_settings_of_another_task_are_refused(mobilevit, tmp_path):

@@ -259,12 +259,12 @@ def test_a_class_in_one_split_only(source, data_dir):
 
 def test_both_val_and_validation(tmp_path, data_dir):
     source = write_folder(tmp_path / "source", splits=("train", "val", "validation"))
-    fails(source, data_dir, "both 'val' and 'validation'")
+    fails(source, data_dir, "both val and validation, which are the split")
 
 
 @pytest.mark.parametrize("name", ["fold-1", "all", "2nd"])
 def test_a_folder_that_cannot_be_a_split(tmp_path, data_dir, name):
-    fails(write_folder(tmp_path / "source", splits=(name,)), data_dir, f"{name} cannot be a split")
+    fails(write_folder(tmp_path / "source", splits=(name,)), data_dir, f"{name}' cannot be a split")
 
 
 BAD = {

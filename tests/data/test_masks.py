@@ -8,7 +8,14 @@ import pytest
 from PIL import Image
 
 from mobilevit_jax.data.coco_names import COCO_CATEGORIES, class_names_coco
-from mobilevit_jax.data.masks import decode_mask, encode_mask, to_segmentation
+from mobilevit_jax.data.masks import (
+    decode_colors,
+    decode_mask,
+    encode_mask,
+    has_background,
+    mask_palette,
+    to_segmentation,
+)
 from mobilevit_jax.data.voc_names import VOC_OF_COCO, class_names_voc, voc_palette
 from mobilevit_jax.errors import DataError
 
@@ -51,9 +58,11 @@ def encoded(array: np.ndarray, extension: str = ".png") -> bytes:
     [
         (b"", "the file is empty"),
         (b"no image", "not a PNG"),
-        (encoded(MASK, ".jpg"), "not a PNG; a mask must be a PNG with a class index a pixel"),
+        (encoded(MASK, ".bmp"), "not a PNG; a mask must be a PNG with a class index a pixel"),
+        (encoded(MASK, ".jpg"), "a JPEG, which blurs the edges between classes; a mask must be"),
         (encoded(np.repeat(MASK[..., None], 3, 2)), "colours .* instead of class indices"),
         (encoded(MASK.astype(np.uint16)), "16-bit values instead of class indices"),
+        (encoded(np.repeat(MASK[..., None], 4, 2)), "an alpha channel instead of class indices"),
         (encode_mask(MASK)[:-15], "was cut short"),
         (palette_png()[:-15], "was cut short"),
         (palette_png()[:700] + palette_png()[-12:], "damaged or was cut short"),
@@ -62,6 +71,35 @@ def encoded(array: np.ndarray, extension: str = ".png") -> bytes:
 def test_what_is_no_mask_is_named(data, match):
     with pytest.raises(DataError, match=f"^here/m.png: .*{match}"):
         decode_mask(data, name="here/m.png")
+
+
+def test_colours_of_rgb_and_of_palettes():
+    colors = voc_palette()[MASK]
+    np.testing.assert_array_equal(decode_colors(encoded(colors[..., ::-1]), name="m"), colors)
+    np.testing.assert_array_equal(decode_colors(palette_png(), name="m"), colors)
+    assert decode_colors(encode_mask(MASK), name="m") is None
+    for data, match in (
+        (encoded(np.repeat(MASK[..., None], 4, 2)), "here/m.png: an alpha channel; save it as RGB"),
+        (encoded(MASK.astype(np.uint16)), "here/m.png: 16-bit values; save it as RGB of 8 bits"),
+        (palette_png()[:-15], "here/m.png: the file is damaged or was cut short"),
+    ):
+        with pytest.raises(DataError, match=match):
+            decode_colors(data, name="here/m.png")
+
+
+@pytest.mark.parametrize("first", ["background", "Background", "_background_", "LABEL_0", None])
+def test_a_background_is_black(first):
+    names = (first, "cat") if first else ()
+    assert has_background(names)
+    np.testing.assert_array_equal(mask_palette(names), voc_palette())
+
+
+def test_a_class_in_place_of_the_background_is_not_black():
+    assert not has_background(("sky", "road"))
+    palette = mask_palette(("sky", "road"))
+    assert palette.shape == (256, 3) and palette.dtype == np.uint8
+    np.testing.assert_array_equal(palette[:254], voc_palette()[1:255])
+    np.testing.assert_array_equal(palette[255], voc_palette()[255])
 
 
 def test_only_bytes_and_planes_are_encoded():

@@ -294,4 +294,5 @@ def test_sources_that_are_not_in_the_layout(year, data_dir, tmp_path):
 def test_the_classes_of_masks_without_names(data_dir):
     prepare("shapes/tiny", data_dir=data_dir)
     info = dataset_info("shapes/tiny", data_dir)
+    assert info.mask_names == () and info.class_names[0] == "circle"
     assert mask_class_names(info) == ("background", *info.class_names)

@@ -235,6 +235,60 @@ def _annotations(directory: Path) -> tuple[Reader, list[Path]]:
     return read, [directory / name / "annotations/instances_train.json" for name in builders]
 
 
+def _boxes(directory: Path) -> tuple[Reader, list[Path]]:
+    """The files of YOLO and of VOC."""
+    from mobilevit_jax.data.builders.voc_detection import VocDetection
+    from mobilevit_jax.data.builders.yolo import Yolo
+
+    image = encoded_images()["plain.png"]
+    thing = "<object><name>{}</name><bndbox><xmin>3</xmin><ymin>4</ymin><xmax>9</xmax>"
+    thing += "<ymax>12</ymax></bndbox><difficult>0</difficult></object>"
+    size = "<size><width>28</width><height>20</height></size>"
+    things = thing.format("nut") + thing.format("bolt")
+    texts = {
+        "yolo/data.yaml": "path: .\ntrain: train.txt\nval: images\nnc: 2\nnames: [nut, bolt]\n",
+        "yolo/train.txt": "./images/1.png\nimages/2.png\n",
+        "yolo/labels/1.txt": "0 0.5 0.5 0.2 0.4\n1 0.1 0.1 0.4 0.1 0.3 0.6\n",
+        "voc/Annotations/1.xml": f"<annotation>{size}{things}</annotation>",
+        "voc/ImageSets/Main/train.txt": "1\n2\n",
+        "voc/classes.txt": "bolt\nnut\n",
+    }
+    others = {
+        "yolo/images/1.png": image,
+        "yolo/images/2.png": image,
+        "voc/JPEGImages/1.png": image,
+        "voc/JPEGImages/2.png": image,
+        "voc/Annotations/2.xml": f"<annotation>{size}</annotation>".encode(),
+    }
+    _written(directory, others)
+
+    def read(path: Path) -> None:
+        builder = Yolo if "yolo" in path.parts else VocDetection
+        source = directory / ("yolo" if builder is Yolo else "voc")
+        items = builder(data_dir=directory / "data", source=source).items()
+        for item in items["train"]:
+            boxes = item.content.objects["box"]
+            assert (boxes >= 0).all() and (boxes <= 1).all() and boxes.shape[1] == 4
+
+    return read, _written(directory, {name: text.encode() for name, text in texts.items()})
+
+
+def _parquet(directory: Path) -> tuple[Reader, list[Path]]:
+    from mobilevit_jax.data.builders.parquet import Parquet
+    from tests.data.test_parquet import rows_of, write
+
+    paths = [directory / kind / "train.parquet" for kind in ("named", "numbered")]
+    for path, names in zip(paths, (["a", "b", "c"], None), strict=True):
+        write(path, rows_of(6, size=4), names=names)
+
+    def read(path: Path) -> None:
+        builder = Parquet(data_dir=directory / "data", source=path.parent)
+        for item in builder.fetched(builder.items()["train"]):
+            builder.example(item)
+
+    return read, paths
+
+
 def _damage_image(data: bytes, rng: Random, others: Sequence[bytes]) -> bytes:
     """Damages an image; the checksums of most PNGs are made right again, so that more is read."""
     changed = damage(data, rng, others)
@@ -265,4 +319,6 @@ TARGETS = {
     "safetensors": Target(_safetensors_headers, _damage_json),
     "json": Target(_json_files, _damage_json),
     "annotations": Target(_annotations, _damage_json),
+    "boxes": Target(_boxes, damage),
+    "parquet": Target(_parquet, damage),
 }

@@ -20,6 +20,8 @@ CASES = {
     "safetensors": 300,
     "json": 800,
     "annotations": 600,
+    "boxes": 600,
+    "parquet": 300,
 }
 
 

@@ -35,7 +35,7 @@ class Arguments:
         choice: Which weights; they decide between the three.
         top: Classification: number of classes to show, 5 by default.
         score_threshold: Detection: least probability of an object, 0.3 by default.
-        masks: Segmentation: folder to write masks to, PNG with VOC's palette.
+        masks: Segmentation: folder to write masks to, PNG with a palette, a class index a pixel.
         size: Height and width of the crop in pixels; the margin of the resize before it stays.
         json: Print JSON, for machines.
         plot: Draw the images with their answers into this PNG file (the first 24).

@@ -15,7 +15,7 @@ from mobilevit_jax.cli.options import called, read
 from mobilevit_jax.data.builders import BUILDERS
 from mobilevit_jax.data.prepare import prepare
 from mobilevit_jax.data.sources import dataset_info, list_prepared, resolve_data_dir
-from mobilevit_jax.errors import ConfigurationError, DataError, ExitStatus
+from mobilevit_jax.errors import ConfigurationError, DataError, ExitStatus, shortened
 
 
 @dataclass(frozen=True)
@@ -23,13 +23,16 @@ class Arguments:
     """Stores a data set by TFDS, as array_record, once: a second call finds it and returns.
 
     shapes/tiny, shapes/quickstart, shapes/detection, shapes/segmentation and shapes/default are
-    drawn; image_folder reads <split>/<class>/<image> files; imagenet reads the official tars of
-    ILSVRC2012; coco and coco_segmentation read folders of images beside
-    annotations/instances_<folder>.json; voc_segmentation reads VOCdevkit.
+    drawn; image_folder reads <split>/<class>/<image> files, parquet the files that the Hugging Face
+    hub keeps, imagenet the official tars of ILSVRC2012; coco and coco_segmentation read folders of
+    images beside annotations/instances_<folder>.json, yolo images/ and labels/ with data.yaml,
+    voc_detection Annotations/ and JPEGImages/; voc_segmentation reads VOCdevkit, mask_folder
+    <split>/images, <split>/masks and classes.txt.
     """
 
     dataset: Annotated[str | None, tyro.conf.Positional, called("[DATASET]")] = None
-    """Which one: shapes/..., image_folder, imagenet, coco, coco_segmentation, voc_segmentation."""
+    """Which one: shapes/..., image_folder, parquet, imagenet, coco, yolo, voc_detection,
+    coco_segmentation, voc_segmentation, mask_folder."""
     source: Annotated[Path | None, called("DIR")] = None
     """The directory that has the files of the data set."""
     data_dir: Annotated[Path | None, called("DIR")] = None
@@ -38,6 +41,9 @@ class Arguments:
     """Store it under this name; --dataset of the other commands then takes it."""
     skip_bad_images: bool = False
     """Leave out and count images that cannot be decoded, or whose mask cannot."""
+    validation_share: Annotated[float | None, called("SHARE")] = None
+    """Draw about this share of the training images, by a hash of their names, as the validation
+    split that the source lacks; a source without split folders is taken for training images."""
     list: bool = False
     """Show what is prepared in the data directory, and do nothing else."""
 
@@ -62,11 +68,14 @@ def main(argv: Sequence[str]) -> int:
             source=arguments.source,
             name=arguments.name,
             skip_bad_images=arguments.skip_bad_images,
+            validation_share=arguments.validation_share,
             progress=update,
         )
     rows = [(split, count, info.skipped.get(split, 0)) for split, count in info.splits.items()]
     print(f"{info.name} ({len(info.class_names)} classes) is in {info.directory}")
     print_table(("split", "images", "skipped"), rows)
+    if info.class_names:
+        say(f"classes: {shortened(', '.join(info.class_names))}")
     if info.skipped:
         say(f"the skipped files are listed in {info.directory / 'metadata.json'}")
     for split, notes in info.notes.items():

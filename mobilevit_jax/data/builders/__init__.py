@@ -1,4 +1,4 @@
-"""TFDS builders that need no TensorFlow: drawn shapes, image folders, ImageNet, COCO and VOC.
+"""TFDS builders that need no TensorFlow: drawn shapes, ImageNet, COCO, VOC, and a user's own files.
 
 The table holds module paths, so that listing the names imports nothing heavy.
 """
@@ -16,10 +16,14 @@ __all__ = ["BUILDERS", "load_builder"]
 BUILDERS: dict[str, str] = {
     "shapes": "mobilevit_jax.data.builders.shapes:Shapes",
     "image_folder": "mobilevit_jax.data.builders.image_folder:ImageFolder",
+    "parquet": "mobilevit_jax.data.builders.parquet:Parquet",
     "imagenet": "mobilevit_jax.data.builders.imagenet:ImageNet",
     "coco": "mobilevit_jax.data.builders.coco:Coco",
+    "yolo": "mobilevit_jax.data.builders.yolo:Yolo",
+    "voc_detection": "mobilevit_jax.data.builders.voc_detection:VocDetection",
     "coco_segmentation": "mobilevit_jax.data.builders.coco_segmentation:CocoSegmentation",
     "voc_segmentation": "mobilevit_jax.data.builders.voc_segmentation:VocSegmentation",
+    "mask_folder": "mobilevit_jax.data.builders.mask_folder:MaskFolder",
 }
 
 

@@ -11,16 +11,17 @@ import collections
 import hashlib
 import os
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import tensorflow_datasets as tfds
 
 from mobilevit_jax.base.cores import usable_cores
-from mobilevit_jax.errors import DataError
+from mobilevit_jax.data.builders.splits import draw, find_split_folders
+from mobilevit_jax.errors import ConfigurationError, DataError, count
 
 Progress = Callable[[str, int, int], None]
 """Called with (split, items done, items in the split), now and then and at the end of a split."""
@@ -36,11 +37,13 @@ class Item(NamedTuple):
         key: Unique within its split; its hash is the place in the stored order.
         size: Bytes that it will take, roughly; decides the number of shards.
         content: What the builder's `example` needs to make it.
+        group: Items of one group are stored one after another, as one read brings them all.
     """
 
     key: str
     size: int
     content: Any
+    group: str = ""
 
 
 class StoredBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
@@ -50,6 +53,7 @@ class StoredBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
 
     Attributes:
         takes_source: Whether the data come from files that the user names.
+        notes: {split: {what: how often}}, what `mobilevit prepare` says besides the counts.
     """
 
     name = "stored"
@@ -64,6 +68,7 @@ class StoredBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         source: Path | None = None,
         name: str | None = None,
         skip_bad_images: bool = False,
+        validation_share: float | None = None,
         progress: Progress | None = None,
     ) -> None:
         """Prepares a builder; nothing is read or written yet.
@@ -75,11 +80,16 @@ class StoredBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
             name: Stores the data set under this name instead of the builder's.
             skip_bad_images: Leaves out and counts images that cannot be decoded, instead of
                 stopping at the first.
+            validation_share: Draws about this share of the training images as the validation split,
+                by a hash of their keys.
             progress: Called as the examples are stored.
         """
         self.source = source
         self.skip_bad_images = skip_bad_images
         self.skipped: dict[str, list[str]] = {}
+        self.validation_share = validation_share
+        self.notes: dict[str, dict[str, int]] = collections.defaultdict(dict)
+        self._folders: dict[str, Path] = {}
         self._progress = progress
         self._metadata = tfds.core.MetadataDict()
         if name is not None:
@@ -99,6 +109,32 @@ class StoredBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     def example(self, item: Item) -> dict[str, Any]:
         """Makes the example of an item, in any thread; a `DataError` marks a bad image."""
 
+    def classes_of(self, item: Item) -> Collection[str]:
+        """Returns the classes that an item shows, as far as its annotations tell in advance.
+
+        A validation split is not drawn where a class would be left without an image.
+        """
+        del item
+        return ()
+
+    def check_stored(self, split: str, items: Sequence[Item]) -> None:
+        """Called with the items of a split when their examples are written; may add notes.
+
+        Raises:
+            DataError: If the split as a whole is not as it should be.
+        """
+
+    def fetched(self, items: Sequence[Item]) -> Iterable[Item]:
+        """Reads on in a source, item after item, where `example` cannot by itself.
+
+        Args:
+            items: Some items of a split, in the order in which they are stored.
+
+        Returns:
+            The same items, with the content that `example` takes.
+        """
+        return items
+
     def extra_metadata(self) -> dict[str, Any]:
         """Returns what `metadata.json` says besides what it says of every data set.
 
@@ -113,6 +149,61 @@ class StoredBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         del source
         return set()
 
+    def split_folders(self, parent: Path) -> dict[str, Path]:
+        """Returns the folder of each split in a directory of the source.
+
+        A folder called val, valid or dev is the validation split, which is noted. If a validation
+        split is to be drawn and there are no folders of usual names, the directory itself is the
+        training split.
+
+        Raises:
+            DataError: If a folder has a name that no split can have, or two are one split.
+        """
+        self._folders = find_split_folders(parent, undivided=self.validation_share is not None)
+        return self._folders
+
+    @cached_property
+    def split_items(self) -> Mapping[str, Sequence[Item]]:
+        """What `items` returns, and the validation split where it is to be drawn."""
+        items = dict(self.items())
+        for split, folder in self._folders.items():
+            if split == "validation" != folder.name:
+                self.notes[split][f"images, from the folder {folder.name!r}"] = len(items[split])
+        return items if self.validation_share is None else self._with_validation(items)
+
+    def _with_validation(self, items: dict[str, Sequence[Item]]) -> dict[str, Sequence[Item]]:
+        """Moves the drawn ones of the training images into a split of their own."""
+        option = f"--validation-share {self.validation_share:g}"
+        if "validation" in items or "train" not in items:
+            has = "has a validation split" if "validation" in items else "has no split 'train'"
+            raise ConfigurationError(
+                f"{self.source} {has} (there are {', '.join(items)}), so none is drawn from train; "
+                f"leave {option} out"
+            )
+        train = items["train"]
+        drawn = draw((item.key for item in train), self.validation_share or 0)
+        parts = {
+            "train": [item for item in train if item.key not in drawn],
+            "validation": [item for item in train if item.key in drawn],
+        }
+        classes = {name for item in train for name in self.classes_of(item)}
+        for split, part in parts.items():
+            lacking = classes.difference(*(self.classes_of(item) for item in part))
+            if lacking or not part:
+                which = f" of the class {min(lacking)!r}" if lacking and part else ""
+                raise DataError(
+                    f"{option} of {count(len(train), 'image')} leaves none{which} in the split "
+                    f"{split!r}; choose another share, or put images into a folder 'validation'"
+                )
+        others = {item.key for split in items if split != "train" for item in items[split]}
+        if others & drawn:
+            raise ConfigurationError(
+                f"{option} would draw {min(others & drawn)}, which another split of {self.source} "
+                "has as well; leave it out"
+            )
+        self.notes["validation"][f"of {len(train)} images of train, drawn by {option}"] = len(drawn)
+        return {**items, **parts}
+
     def _info(self) -> tfds.core.DatasetInfo:
         return _LocalInfo(
             builder=self,
@@ -126,8 +217,8 @@ class StoredBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     ) -> dict[str, list[Callable[[], Iterator[tuple[str, dict[str, Any]]]]]]:
         del dl_manager
         shards = {}
-        for split, items in self.items().items():
-            ordered = sorted(items, key=lambda item: _hash(item.key))
+        for split, items in self.split_items.items():
+            ordered = sorted(items, key=lambda item: (_hash(item.group), _hash(item.key)))
             count = max(1, min(len(items), round(sum(i.size for i in items) / SHARD_BYTES)))
             bounds = [round(len(items) * i / count) for i in range(count + 1)]
             shards[split] = [
@@ -138,16 +229,16 @@ class StoredBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     def _shard(
         self, split: str, items: Sequence[Item], start: int, stop: int
     ) -> Iterator[tuple[str, dict[str, Any]]]:
-        load = partial(self._load, split)
+        load, part = partial(self._load, split), items[start:stop]
         for done, (item, example) in enumerate(
-            zip(items[start:stop], ordered_map(load, items[start:stop]), strict=True), start + 1
+            zip(part, ordered_map(load, self.fetched(part)), strict=True), start + 1
         ):
             if self._progress and (done % _PROGRESS_EVERY == 0 or done == len(items)):
                 self._progress(split, done, len(items))
             if example is not None:
                 yield item.key, example
         if stop == len(items):
-            self._finish_split(split, len(items))
+            self._finish_split(split, items)
 
     def _load(self, split: str, item: Item) -> dict[str, Any] | None:
         try:
@@ -158,16 +249,25 @@ class StoredBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
             self.skipped.setdefault(split, []).append(item.key)
             return None
 
-    def _finish_split(self, split: str, count: int) -> None:
-        if len(self.skipped.get(split, ())) == count:
-            raise DataError(f"none of the {count} images of the split {split!r} can be decoded")
+    def _finish_split(self, split: str, items: Sequence[Item]) -> None:
+        if len(self.skipped.get(split, ())) == len(items):
+            raise DataError(
+                f"none of the {len(items)} images of the split {split!r} can be decoded"
+            )
+        self.check_stored(split, items)
+        extra = self.extra_metadata()
+        notes = extra.pop("notes", {})
+        for name in self.notes:
+            notes = {**notes, name: {**notes.get(name, {}), **self.notes[name]}}
         # TFDS writes the metadata after the last shard.
         self._metadata.update(
             builder=type(self).name,
             source=str(self.source) if self.source else None,
-            splits=sorted(self.items()),
+            splits=sorted(self.split_items),
+            validation_share=self.validation_share,
+            notes=notes,
             skipped={name: sorted(keys) for name, keys in self.skipped.items()},
-            **self.extra_metadata(),
+            **extra,
         )
 
     def _example_writer(self) -> tfds.core.ExampleWriter:

@@ -7,6 +7,8 @@ out; both are counted in `metadata.json`.
 """
 
 import io
+import os
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -34,10 +36,10 @@ from mobilevit_jax.errors import DataError
 _TOLERANCE = 1.0
 # So many boxes and more, most of them outside, are taken for boxes of another kind.
 _ENOUGH_TO_TELL = 8
-_CLIPPED = "boxes cut off at the edge of their image"
+CLIPPED = "boxes cut off at the edge of their image"
 _EMPTY = "boxes without area left out"
 # Compact: COCO has 860,000 of them.
-_OBJECT = np.dtype(
+OBJECT = np.dtype(
     [
         ("id", np.int64),
         ("area", np.float32),
@@ -46,12 +48,19 @@ _OBJECT = np.dtype(
         ("is_crowd", bool),
     ]
 )
+Content = tuple[dict[int, str], dict[str, list[Item]], dict[str, dict[str, int]]]
 
 
-class Coco(StoredBuilder, skip_registration=True):
-    """Images with the boxes of objects, from files in the layout of COCO."""
+class ObjectsBuilder(StoredBuilder, skip_registration=True):
+    """Images with the boxes of objects, however they were written down."""
 
-    name = "coco"
+    @property
+    @abstractmethod
+    def _content(self) -> Content:
+        """The categories by their numbers, the items of each split, and its notes.
+
+        The content of an item is a `CocoImage` with objects of the type `OBJECT`.
+        """
 
     def features(self) -> tfds.features.FeaturesDict:
         """Returns image (as in its file), its name and id, and objects.
@@ -77,21 +86,20 @@ class Coco(StoredBuilder, skip_registration=True):
             }
         )
 
-    @classmethod
-    def splits_in(cls, source: Path) -> set[str]:
-        """Returns the splits that have both annotations and a folder of images."""
-        return split_names(source)
-
     def items(self) -> Mapping[str, Sequence[Item]]:
         """Returns the images of each split, those without objects included."""
         return self._content[1]
 
     def example(self, item: Item) -> dict[str, Any]:
         """Reads an image; its bytes pass untouched, but must decode to the annotated size."""
-        image: CocoImage = item.content
+        return self.stored(item.content, read_checked(item.content))
+
+    def stored(self, image: CocoImage, data: bytes) -> dict[str, Any]:
+        """Returns the example of an image and the bytes of its file."""
         return {
-            "image": io.BytesIO(read_checked(image)),
-            "image/filename": image.path.name,
+            "image": io.BytesIO(data),
+            # Text is stored as UTF-8, whatever bytes the name of the file is.
+            "image/filename": os.fsencode(image.path.name).decode("utf-8", "replace"),
             "image/id": image.image_id,
             "objects": [
                 {
@@ -110,11 +118,19 @@ class Coco(StoredBuilder, skip_registration=True):
         categories, _, notes = self._content
         return {"category_ids": list(categories), "notes": notes}
 
+
+class Coco(ObjectsBuilder, skip_registration=True):
+    """Images with the boxes of objects, from files in the layout of COCO."""
+
+    name = "coco"
+
+    @classmethod
+    def splits_in(cls, source: Path) -> set[str]:
+        """Returns the splits that have both annotations and a folder of images."""
+        return split_names(source)
+
     @cached_property
-    def _content(
-        self,
-    ) -> tuple[dict[int, str], dict[str, list[Item]], dict[str, dict[str, int]]]:
-        """The categories, the items of each split, and its notes."""
+    def _content(self) -> Content:
         categories: dict[int, str] = {}
         items, notes = {}, {}
         for split, files, instances in read_all(find_splits(self.source, "coco")):
@@ -131,16 +147,16 @@ class Coco(StoredBuilder, skip_registration=True):
 def _objects(instances: Instances) -> tuple[list[np.ndarray], dict[str, int]]:
     """Returns the objects of each image, and how many boxes had to be changed."""
     labels = {number: label for label, number in enumerate(instances.categories)}
-    counts = {_CLIPPED: 0, _EMPTY: 0}
+    counts = {CLIPPED: 0, _EMPTY: 0}
     objects = []
     for image in instances.images:
         rows = []
         for annotation in image.annotations:
             x, y, width, height = box_of(annotation, instances.path)
-            box, outside = _clip(x, y, width, height, image)
+            box, outside = clip_box(x, y, width, height, image)
             empty = box[2] <= box[0] or box[3] <= box[1]
             counts[_EMPTY] += empty
-            counts[_CLIPPED] += outside and not empty
+            counts[CLIPPED] += outside and not empty
             if not empty:
                 area = area_of(annotation, instances.path)
                 rows.append(
@@ -152,15 +168,15 @@ def _objects(instances: Instances) -> tuple[list[np.ndarray], dict[str, int]]:
                         annotation.get("iscrowd", 0),
                     )
                 )
-        objects.append(np.array(rows, _OBJECT))
+        objects.append(np.array(rows, OBJECT))
     _check_kind_of_boxes(instances, counts)
     return objects, counts
 
 
-def _clip(
+def clip_box(
     x: float, y: float, width: float, height: float, image: ImageEntry
 ) -> tuple[tuple[float, float, float, float], bool]:
-    """Returns (ymin, xmin, ymax, xmax) from 0 to 1, and whether much was cut off."""
+    """Returns (ymin, xmin, ymax, xmax) from 0 to 1, and whether more than a pixel was cut off."""
     beyond = max(-x, -y, x + width - image.width, y + height - image.height)
     left, right = (min(max(v / image.width, 0.0), 1.0) for v in (x, x + width))
     top, bottom = (min(max(v / image.height, 0.0), 1.0) for v in (y, y + height))
@@ -172,7 +188,7 @@ def _clip(
 def _check_kind_of_boxes(instances: Instances, counts: dict[str, int]) -> None:
     """Raises if most boxes pass the edge of their image: these are corners, or in other units."""
     total = sum(len(image.annotations) for image in instances.images)
-    outside = counts[_CLIPPED]
+    outside = counts[CLIPPED]
     if total >= _ENOUGH_TO_TELL and 2 * outside > total:
         raise DataError(
             f"{instances.path}: {outside} of {total} boxes reach beyond their image; a box must be "

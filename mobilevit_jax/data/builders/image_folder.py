@@ -15,6 +15,7 @@ import tensorflow_datasets as tfds
 
 from mobilevit_jax.data.builders.base import Item, StoredBuilder
 from mobilevit_jax.data.builders.class_names import appearance, class_name
+from mobilevit_jax.data.builders.splits import USUAL_FOLDERS
 from mobilevit_jax.data.decode import IMAGE_ENDINGS, decode_image
 from mobilevit_jax.data.files import (
     is_hidden,
@@ -26,7 +27,6 @@ from mobilevit_jax.data.files import (
 )
 from mobilevit_jax.errors import ConfigurationError, DataError
 
-_SPLITS = ("train", "val", "validation", "test")
 _LAYOUT = "<split>/<class>/<image>, such as train/cat/1.jpg"
 
 
@@ -79,6 +79,10 @@ class ImageFolder(StoredBuilder, skip_registration=True):
         }
         return {"notes": {name: its_notes for name, its_notes in notes.items() if its_notes}}
 
+    def classes_of(self, item: Item) -> tuple[str]:
+        """Returns the one class of an image."""
+        return (item.content.label,)
+
     @property
     def _class_names(self) -> list[str]:
         return sorted({name for split in self._splits.values() for name in split.classes})
@@ -91,16 +95,13 @@ class ImageFolder(StoredBuilder, skip_registration=True):
         if not self.source.is_dir():
             raise DataError(f"the source {self.source} is not a directory; it must hold {_LAYOUT}")
         splits: dict[str, _Split] = {}
-        folders, others = _folders(self.source)
-        for folder in folders:
-            split = _split_name(folder)
-            if split in splits:
-                raise DataError(f"{self.source} has both 'val' and 'validation'; keep one")
+        for split, folder in self.split_folders(self.source).items():
             splits[split] = self._list_split(folder)
         if not splits:
             raise DataError(f"{self.source} has no folders; it must hold {_LAYOUT}")
         # They belong to no split, but are not to be lost without a word.
-        next(iter(splits.values())).left_out.extend(filter(is_image, others))
+        loose = next(iter(splits.values())).left_out
+        loose += filter(is_image, set(_folders(self.source)[1]).difference(loose))
         _check_classes(self.source, splits)
         return splits
 
@@ -125,7 +126,8 @@ class ImageFolder(StoredBuilder, skip_registration=True):
             raise DataError(
                 f"{folder} holds images directly, but the layout is {_LAYOUT}; if "
                 f"{folder.name!r} is a class, {self.source.name!r} must be a split (such as "
-                "'train') of the directory that is given as the source"
+                "'train') of the directory that is given as the source, or give "
+                "--validation-share 0.1 to have the splits drawn"
             )
         raise DataError(f"the split folder {folder} has no class folders; the layout is {_LAYOUT}")
 
@@ -147,7 +149,7 @@ def _list_class(folder: Path, label: str, source: Path, left_out: list[Path]) ->
             f"the class folder {folder} has no image ({', '.join(IMAGE_ENDINGS)}){there}; "
             "add some or remove the folder"
         )
-    if folder.name in _SPLITS and not any(path.parent == folder for path in images):
+    if folder.name in USUAL_FOLDERS and not any(path.parent == folder for path in images):
         raise DataError(
             f"{folder} looks like a split, but is in the place of a class: the layout is "
             f"{_LAYOUT}; give {folder.parent} as the source, or rename the folder"
@@ -164,15 +166,6 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except OSError:
         return 0  # such as a link to nothing; reading it names it
-
-
-def _split_name(folder: Path) -> str:
-    name = "validation" if folder.name == "val" else folder.name
-    if not name.isidentifier() or not name.isascii() or name.lower() == "all":
-        raise DataError(
-            f"{folder} cannot be a split: its name must be of letters, digits and _, not 'all'"
-        )
-    return name
 
 
 def _check_classes(source: Path, splits: dict[str, _Split]) -> None:

@@ -3,6 +3,7 @@
 import collections
 import io
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,14 @@ from mobilevit_jax.errors import DataError
 
 
 class SegmentationBuilder(StoredBuilder, skip_registration=True):
-    """Base of the builders of images with masks."""
+    """Base of the builders of images with masks.
+
+    Attributes:
+        zero: What a message says of class 0.
+    """
 
     name = "segmentation"
+    zero = "0 is background"
 
     def __init__(self, **options: Any) -> None:
         """Prepares a builder; the options are those of `StoredBuilder`."""
@@ -35,12 +41,12 @@ class SegmentationBuilder(StoredBuilder, skip_registration=True):
             example["mask"] = io.BytesIO(encode_mask(mask))
         return example
 
-    def _finish_split(self, split: str, count: int) -> None:
-        super()._finish_split(split, count)
+    def check_stored(self, split: str, items: Sequence[Item]) -> None:
+        """Refuses a split whose masks show no class."""
         found = self._values[split]
         if not found - {0, VOID}:
             raise DataError(
                 f"no mask of the split {split!r} of {self.source} shows a class: their values are "
-                f"{' and '.join(map(str, sorted(found)))}, but 0 is background and {VOID} is left "
+                f"{' and '.join(map(str, sorted(found)))}, but {self.zero} and {VOID} is left "
                 "out of training; give the pixels of a class its number, from 1"
             )

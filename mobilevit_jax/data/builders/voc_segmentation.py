@@ -35,7 +35,7 @@ from mobilevit_jax.data.files import (
     read_text,
     without_ending,
 )
-from mobilevit_jax.data.masks import decode_mask
+from mobilevit_jax.data.masks import check_size, decode_mask
 from mobilevit_jax.data.voc_names import VOC_CLASSES, VOID
 from mobilevit_jax.errors import ConfigurationError, DataError
 
@@ -91,13 +91,9 @@ class VocSegmentation(SegmentationBuilder, skip_registration=True):
         """Reads an image, whose bytes pass untouched, and its mask, and compares their sizes."""
         pair: _Pair = item.content
         image, mask = read_bytes(pair.image), read_bytes(pair.mask)
-        size = decode_image(image, name=str(pair.image)).shape[:2]
+        pixels = decode_image(image, name=str(pair.image))
         classes = decode_mask(mask, name=str(pair.mask))
-        if classes.shape != size:
-            raise DataError(
-                f"{pair.mask} is {_size(classes.shape)}, but its image {pair.image.name} is "
-                f"{_size(size)}"
-            )
+        check_size(classes, pixels, name=str(pair.mask), image_name=f"its image {pair.image.name}")
         check_classes(classes, str(pair.mask))
         return {"image": io.BytesIO(image), "mask": classes, "name": pair.name}
 
@@ -141,13 +137,15 @@ class VocSegmentation(SegmentationBuilder, skip_registration=True):
         return items
 
 
-def segmentation_features() -> tfds.features.FeaturesDict:
-    """Returns what a data set with masks of VOC's classes stores: image, mask and name."""
+def segmentation_features(
+    class_names: Sequence[str] = VOC_CLASSES,
+) -> tfds.features.FeaturesDict:
+    """Returns what a data set with masks of some classes stores: image, mask and name."""
     return tfds.features.FeaturesDict(
         {
             "image": tfds.features.Image(shape=(None, None, 3)),
             "mask": tfds.features.LabeledImage(
-                labels=list(VOC_CLASSES), shape=(None, None, 1), encoding_format="png"
+                labels=list(class_names), shape=(None, None, 1), encoding_format="png"
             ),
             "name": tfds.features.Text(),
         }
@@ -258,7 +256,3 @@ def _inside(path: str, folder: str) -> str:
     """Returns what follows a folder in a path, all of it where the folder is not in it."""
     inside = f"/{path}".replace("\\", "/").rpartition(f"/{folder}/")[2]
     return posixpath.normpath(inside).lstrip("/")
-
-
-def _size(shape: tuple[int, ...]) -> str:
-    return f"{shape[1]}x{shape[0]}"

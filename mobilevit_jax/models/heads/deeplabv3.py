@@ -66,7 +66,7 @@ class DeepLabV3(Model):
     paper's; later CVNets: 8).
 
     Attributes:
-        num_classes: Classes with the background, which is class 0.
+        num_classes: Classes, a background among them where there is one (VOC's class 0).
         aspp_features: Channels of the pyramid; later CVNets: 512.
         aspp_rates: Dilations of the pyramid; later CVNets: 12, 24, 36.
         aspp_dropout: Rate after the pyramid.

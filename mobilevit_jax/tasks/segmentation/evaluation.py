@@ -46,7 +46,7 @@ class Confusion:
 
     Attributes:
         matrix: int64 [classes, classes]: pixels of a class (row) that got a class (column).
-        class_names: The background's, then the others'.
+        class_names: Of the masks' values; a background counts as a class, as in VOC.
         count: Number of images behind it.
     """
 
@@ -116,7 +116,7 @@ class SegmentationEvaluator(SplitEvaluator[list[_Row]]):
         """Compiles nothing yet; the first call does.
 
         Images are resized whole to the size of the processor's crop; see `maps.whole_images`. The
-        first of the class names is the background's.
+        class names are those of the masks' values.
         """
         classify = make_classify(model)
         whole = whole_images(processor)

@@ -82,7 +82,7 @@ def read_mask(data: bytes, num_classes: int, *, name: str) -> np.ndarray:
 
     Args:
         data: A PNG file.
-        num_classes: Number of classes, the background included.
+        num_classes: Number of classes, a background included.
         name: What to call the mask's image in an error.
 
     Returns:
@@ -99,19 +99,6 @@ def read_mask(data: bytes, num_classes: int, *, name: str) -> np.ndarray:
             f"{VOID} is void"
         )
     return mask
-
-
-def check_size(mask: np.ndarray, image: np.ndarray, *, name: str) -> None:
-    """Checks that a mask is as large as its image.
-
-    Raises:
-        DataError: Names the image and both sizes.
-    """
-    if mask.shape != image.shape[:2]:
-        raise DataError(
-            f"mask of {name} is {mask.shape[1]}x{mask.shape[0]}, but its image is "
-            f"{image.shape[1]}x{image.shape[0]}"
-        )
 
 
 def _target(processor: ImageProcessor) -> tuple[int, int]:

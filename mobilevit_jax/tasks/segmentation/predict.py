@@ -72,24 +72,25 @@ class Segmenter:
         return masks
 
 
-def save_palette_png(mask: np.ndarray, path: str | Path) -> None:
-    """Writes a mask as a PNG with VOC's palette: its pixels are the class indices.
+def save_palette_png(mask: np.ndarray, path: str | Path, class_names: Sequence[str] = ()) -> None:
+    """Writes a mask as a PNG with a palette: its pixels are the class indices.
 
     Args:
         mask: uint8 [h, w].
         path: The file to write; its folder is made if need be.
+        class_names: Decide the colours, see `mask_palette`; VOC's without any.
 
     Raises:
         OSError: If the file cannot be written.
     """
     from PIL import Image
 
-    from mobilevit_jax.data.voc_names import voc_palette
+    from mobilevit_jax.data.masks import mask_palette
 
     if mask.dtype != np.uint8 or mask.ndim != 2:
         raise ValueError(f"a mask is uint8 [h, w], not {mask.dtype} {list(mask.shape)}")
     height, width = mask.shape
     image = Image.frombytes("P", (width, height), np.ascontiguousarray(mask).tobytes())
-    image.putpalette(voc_palette().ravel().tolist())
+    image.putpalette(mask_palette(class_names).ravel().tolist())
     with replacing(Path(path)) as unfinished:
         image.save(unfinished, format="PNG")

@@ -9,7 +9,7 @@ import numpy as np
 from mobilevit_jax.data.augment import example_rng
 from mobilevit_jax.data.augment_masks import augment_mask
 from mobilevit_jax.data.decode import decode_image
-from mobilevit_jax.data.masks import mask_class_names, to_segmentation
+from mobilevit_jax.data.masks import check_size, mask_class_names, to_segmentation
 from mobilevit_jax.data.sampler import PlannedBatch, Scale
 from mobilevit_jax.data.sources import DatasetInfo
 from mobilevit_jax.data.voc_names import VOID
@@ -19,7 +19,7 @@ from mobilevit_jax.tasks.base import Arrays, DataTask, LoadExample
 from mobilevit_jax.tasks.pretrained import Pretrained
 from mobilevit_jax.tasks.segmentation.config import SegmentationConfig
 from mobilevit_jax.tasks.segmentation.evaluation import SegmentationEvaluator
-from mobilevit_jax.tasks.segmentation.maps import check_size, read_mask
+from mobilevit_jax.tasks.segmentation.maps import read_mask
 from mobilevit_jax.tasks.segmentation.objective import SegmentationObjective
 from mobilevit_jax.tasks.segmentation.predict import Segmenter
 from mobilevit_jax.tasks.settings import TaskSettings
@@ -27,7 +27,7 @@ from mobilevit_jax.training import parallel
 
 
 class SegmentationTask(DataTask):
-    """Segmentation; see `DataTask`. Class names begin with the background's."""
+    """Segmentation; see `DataTask`. Class names are those of the masks' values."""
 
     main_metric = "miou"
 
@@ -107,7 +107,7 @@ def training_examples(
         found = to_segmentation(record)
         image = decode_image(found["image"], name=found["name"], channel_order=order)
         mask = read_mask(found["mask"], num_classes, name=found["name"])
-        check_size(mask, image, name=found["name"])
+        check_size(mask, image, name=f"mask of {found['name']}")
         rng = example_rng(seed, planned.epoch, record_id)
         image, mask = augment_mask(image, mask, rng, planned.height, planned.width, config.augment)
         return {"image": image, "mask": mask}
@@ -119,8 +119,8 @@ def _check_classes(num_classes: int, there: int, dataset: str) -> None:
     """Checks that a model has as many classes as a data set's masks, and a mask can tell them."""
     if num_classes != there:
         raise ConfigurationError(
-            f"the model has {num_classes} classes, but the masks of {dataset} have {there}, with "
-            "the background; leave model.num_classes out to take the data set's"
+            f"the model has {num_classes} classes, but the masks of {dataset} have {there}; leave "
+            "model.num_classes out to take the data set's"
         )
     if there > VOID:
         raise ConfigurationError(f"{dataset} has {there} classes; a mask can hold {VOID}")

@@ -1,5 +1,6 @@
 """A model and data of seconds for the tests of segmentation."""
 
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -59,13 +60,18 @@ def areas(height: int, width: int, seed: int, classes: int = len(NAMES)) -> np.n
     return np.asarray(resized, np.uint8)
 
 
+def info_of(names: tuple[str, ...], count: int = 1) -> DatasetInfo:
+    """Describes a data set that is nowhere."""
+    return DatasetInfo("memory", Path("nowhere"), {"train": count}, names, mask_names=names)
+
+
 class MemorySplit:
     """Images of different sizes with masks, in memory."""
 
     name = "train"
 
     def __init__(self, count: int, *, masks: dict[int, bytes] | None = None, bad=()) -> None:
-        self.info = DatasetInfo("memory", None, {"train": count}, NAMES)  # pyright: ignore[reportArgumentType]
+        self.info = info_of(NAMES, count)
         self.stored = []
         for number in range(count):
             rng = np.random.default_rng(number)

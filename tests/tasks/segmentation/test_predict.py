@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mobilevit_jax.data.masks import decode_mask
+from mobilevit_jax.data.masks import decode_mask, mask_palette
 from mobilevit_jax.data.voc_names import voc_palette
 from mobilevit_jax.errors import DataError
 from mobilevit_jax.processing import ImageProcessor
@@ -86,6 +86,13 @@ class TestPalette:
             colours = np.asarray(image.convert("RGB"))
         np.testing.assert_array_equal(colours, voc_palette()[self.mask])
         assert [p.name for p in path.parent.iterdir()] == ["mask.png"]
+
+    def test_class_0_is_black_only_if_it_is_a_background(self, tmp_path):
+        save_palette_png(self.mask, tmp_path / "mask.png", ("sky", "road"))
+        with Image.open(tmp_path / "mask.png") as image:
+            assert (np.asarray(image) == self.mask).all()
+            colours = np.asarray(image.convert("RGB"))
+        np.testing.assert_array_equal(colours, mask_palette(("sky", "road"))[self.mask])
 
     def test_few_classes_are_written_alike(self, tmp_path):
         save_palette_png(self.mask % 2, tmp_path / "mask.png")

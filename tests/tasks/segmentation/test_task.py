@@ -15,8 +15,8 @@ import pytest
 from mobilevit_jax.config import CheckpointConfig, DataConfig
 from mobilevit_jax.data.loader import LoaderConfig
 from mobilevit_jax.data.masks import encode_mask
+from mobilevit_jax.data.prepare import prepare
 from mobilevit_jax.data.sampler import PlannedBatch
-from mobilevit_jax.data.sources import DatasetInfo
 from mobilevit_jax.errors import ConfigurationError, DataError
 from mobilevit_jax.models.config import ModelConfig
 from mobilevit_jax.pretrained import Pretrained
@@ -27,12 +27,15 @@ from mobilevit_jax.tasks.segmentation.task import SegmentationTask, training_exa
 from mobilevit_jax.training import parallel
 from mobilevit_jax.training.schedule import ScheduleConfig, warmup_cosine
 from mobilevit_jax.training.setup import begin
+from tests.data.street_scenes import NAMES as STREET_NAMES
+from tests.data.street_scenes import SIZE, draw_street, write_streets
 from tests.small import tiny_experiment
 from tests.tasks.segmentation.stand_ins import (
     NAMES,
     MemorySplit,
     PixelNet,
     build_pixel_net,
+    info_of,
     variables_of,
 )
 
@@ -160,6 +163,40 @@ def small(monkeypatch):
 
 
 @pytest.mark.usefixtures("small")
+class TestOwnClasses:
+    """A folder of masks whose class 0 is no background."""
+
+    @pytest.fixture
+    def task(self, tmp_path):
+        source = write_streets(tmp_path / "streets", count=16)
+        prepare("mask_folder", source=source, data_dir=tmp_path, name="streets")
+        schedule = ScheduleConfig(peak=0.3, warmup_steps=0)
+        data = DataConfig("streets", str(tmp_path))
+        return SegmentationTask(experiment_of(tmp_path, data=data, schedule=schedule, epochs=8))
+
+    def test_they_are_those_of_the_masks(self, task):
+        assert task.class_names == STREET_NAMES and task.model.num_classes == 11
+
+    def test_all_are_learnt_and_void_does_not_count(self, task):
+        experiment = task._settings
+        rate = warmup_cosine(experiment.schedule, task.steps_of_epochs)
+        create, step = begin(experiment, task, rate)
+        state = parallel.replicate(create())
+        losses = []
+        for batch in parallel.prefetch(task.training_batches(0)):
+            state, metrics = step(state, batch)
+            losses.append(float(metrics["loss"]))
+        assert losses[-1] < 0.8 * losses[0]
+        found = task.evaluate(state.variables, "validation")
+        assert found["count"] == 16 and 0 < found["miou"] < 1
+        evaluator = task._evaluator
+        assert list(evaluator.per_class) == list(STREET_NAMES)
+        height, width = SIZE
+        void = sum(int((draw_street(1000 + i)[1] == 255).sum()) for i in range(16))
+        assert evaluator.found.matrix.sum() == 16 * height * width - void
+
+
+@pytest.mark.usefixtures("small")
 class TestTask:
     def test_classes_with_the_background(self, data_dir):
         task = SegmentationTask(experiment_of(data_dir))
@@ -257,15 +294,15 @@ def pretrained(**options):
 
 def test_evaluator_and_predictor_of_weights():
     loaded = pretrained()
-    info = DatasetInfo("memory", None, {"train": 3}, NAMES)
+    info = info_of(NAMES)
     evaluator = SegmentationTask.create_evaluator(loaded, info, loaded.processor)
     found = evaluator(parallel.replicate(loaded.variables), MemorySplit(3), 8, LoaderConfig())
     assert found["count"] == 3 and set(evaluator.per_class) <= set(NAMES)
     predictor = SegmentationTask.create_predictor(loaded, loaded.processor)
     assert predictor.class_names == SegmentationTask.class_names_of(info) == NAMES
-    with pytest.raises(ConfigurationError, match="the model has 4 classes, .* others have 3"):
+    with pytest.raises(ConfigurationError, match="the model has 4 classes, .* memory have 3"):
         SegmentationTask.create_evaluator(
-            loaded, DatasetInfo("others", None, {}, ("background", "a", "b")), loaded.processor
+            loaded, info_of(("background", "a", "b")), loaded.processor
         )
 
 

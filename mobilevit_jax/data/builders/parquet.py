@@ -1,0 +1,200 @@
+"""Labelled images from Parquet files, as the Hugging Face hub stores them; see `parquet_files`.
+
+A source holds the files of each split, such as `data/train-00000-of-00005.parquet`. The classes are
+those of the files' own description; where that has none, those that `classes.txt` in the source
+lists, or the labels themselves, numbers or sorted names.
+
+The rows of a row group stay together, in an order of their own: groups and rows are shuffled, each
+by a hash, and no more than a group is in memory.
+"""
+
+import io
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import tensorflow_datasets as tfds
+
+from mobilevit_jax.data.builders.base import Item, StoredBuilder
+from mobilevit_jax.data.builders.parquet_files import (
+    LAYOUT,
+    Columns,
+    find_shards,
+    read_columns,
+    read_groups,
+    read_images,
+)
+from mobilevit_jax.data.builders.user_files import CLASSES, check_names, check_source, read_names
+from mobilevit_jax.data.decode import decode_image
+from mobilevit_jax.errors import DataError, nearest
+
+_MOST = 100_000  # classes without names
+_UNNAMED = "classes without names, called by their numbers"
+
+
+class _Row(NamedTuple):
+    """Where an image is, and its label."""
+
+    shard: Path
+    group: int
+    index: int  # in the group
+    label: Any
+
+
+class _Image(NamedTuple):
+    """What stands in a row."""
+
+    image: Any
+    label: Any
+
+
+class Parquet(StoredBuilder, skip_registration=True):
+    """Labelled images from Parquet files, as the Hugging Face hub stores them."""
+
+    name = "parquet"
+
+    def features(self) -> tfds.features.FeaturesDict:
+        """Returns image (as in its row), label, and name (that of its file, or shard and row)."""
+        return tfds.features.FeaturesDict(
+            {
+                "image": tfds.features.Image(shape=(None, None, 3)),
+                "label": tfds.features.ClassLabel(names=self._classes[0]),
+                "name": tfds.features.Text(),
+            }
+        )
+
+    @classmethod
+    def splits_in(cls, source: Path) -> set[str]:
+        """Returns the splits that have files."""
+        try:
+            return set(find_shards(source))
+        except DataError:  # once it is stored, the source may be gone
+            return set()
+
+    def items(self) -> Mapping[str, Sequence[Item]]:
+        """Returns the rows of each split."""
+        return self._rows
+
+    def classes_of(self, item: Item) -> tuple[str]:
+        """Returns the one class of an image."""
+        names, labels = self._classes
+        return (names[labels[item.content.label]],)
+
+    def fetched(self, items: Sequence[Item]) -> Iterator[Item]:
+        """Reads the images of the rows, a row group at a time."""
+        column = self._columns.image
+        for (shard, group), rows in itertools.groupby(items, lambda item: item.content[:2]):
+            images = read_images(shard, group, column)
+            for item in rows:
+                row: _Row = item.content
+                yield item._replace(content=_Image(images[row.index], row.label))
+            del images  # before the next are read
+
+    def example(self, item: Item) -> dict[str, Any]:
+        """Takes an image out of its row; its bytes pass untouched, but they must decode."""
+        image, label = item.content
+        if image is None:
+            raise DataError(f"{item.key}: there is no image")
+        data = image.get("bytes") if isinstance(image, dict) else image
+        path = image.get("path") if isinstance(image, dict) else None
+        if data is None:
+            raise DataError(
+                f"{item.key}: the image is a path, {path}, without its bytes; store the data set "
+                "with embedded images"
+            )
+        decode_image(data, name=item.key)
+        return {
+            "image": io.BytesIO(data),
+            "label": self._classes[1][label],
+            "name": Path(path).name if path else item.key,
+        }
+
+    def extra_metadata(self) -> dict[str, Any]:
+        """Returns how many classes have no names."""
+        if self._names is not None or self._columns.text:
+            return {}
+        return {"notes": {next(iter(self._shards)): {_UNNAMED: len(self._classes[0])}}}
+
+    @cached_property
+    def _shards(self) -> dict[str, list[Path]]:
+        return find_shards(check_source(self.source, Parquet.name, LAYOUT))
+
+    @cached_property
+    def _columns(self) -> Columns:
+        """The columns, which all files share."""
+        shards = list(itertools.chain.from_iterable(self._shards.values()))
+        columns = read_columns(shards[0])
+        for shard in shards[1:]:
+            if read_columns(shard) != columns:
+                raise DataError(
+                    f"{shard} has other columns or classes than {shards[0]}; the files of a data "
+                    "set must agree"
+                )
+        return columns
+
+    @cached_property
+    def _names(self) -> list[str] | None:
+        """The names of the classes, where somebody has named them."""
+        assert self.source is not None  # _shards has checked it
+        listed = self.source / CLASSES
+        named = self._columns.names
+        return read_names(listed) if named is None and listed.is_file() else named
+
+    @cached_property
+    def _classes(self) -> tuple[list[str], dict[Any, int]]:
+        """The names of the classes, and the class of each label."""
+        text, labels = self._columns.text, self._names
+        if labels is None:
+            rows = itertools.chain.from_iterable(self._rows.values())
+            labels = sorted({item.content.label for item in rows})
+            if not text and labels[-1] >= _MOST:
+                raise DataError(
+                    f"{self.source}: labels go up to {labels[-1]}, and no file names the classes; "
+                    f"list them in {CLASSES}"
+                )
+            labels = labels if text else list(range(labels[-1] + 1))
+        classes = enumerate(labels)
+        return (
+            check_names(labels, self.source),
+            {(label if text else place): place for place, label in classes},
+        )
+
+    @cached_property
+    def _rows(self) -> dict[str, list[Item]]:
+        rows = {}
+        for split, shards in self._shards.items():
+            rows[split] = [row for shard in shards for row in self._rows_of(shard, split)]
+            if not rows[split]:
+                raise DataError(f"the split {split!r} has no rows: {shards[0]}")
+        return rows
+
+    def _rows_of(self, shard: Path, split: str) -> Iterator[Item]:
+        """Yields the rows of a file, their labels checked."""
+        assert self.source is not None
+        place = shard.relative_to(self.source).as_posix()
+        for group in read_groups(shard, self._columns.label):
+            size = group.size // max(len(group.labels), 1)
+            for index, label in enumerate(group.labels):
+                key = f"{place}, row {group.first + index}"
+                self._check_label(label, key, split)
+                row = _Row(shard, group.number, index, label)
+                yield Item(key, size, row, f"{place}, group {group.number}")
+
+    def _check_label(self, label: Any, key: str, split: str) -> None:
+        names, text = self._names, self._columns.text
+        if label is None:
+            raise DataError(f"{key}: there is no label")
+        if label == -1:
+            raise DataError(
+                f"{key}: the label -1 stands for none, as in test splits of the hub; take the "
+                f"files of {split!r} out of {self.source}"
+            )
+        if text and names is not None and label not in names:
+            raise DataError(
+                f"{key}: the label {label!r} is not in {CLASSES}{nearest(label, names)}"
+            )
+        if not text and (label < 0 or (names is not None and label >= len(names))):
+            known = f" of 0 to {len(names) - 1}" if names else ", which count from 0"
+            raise DataError(f"{key}: the label {label} is not one of the classes{known}")

@@ -1,0 +1,226 @@
+"""Reads Parquet files of images as the Hugging Face hub stores them, by pyarrow.
+
+An image is a column of `{bytes, path}`, or of bytes. What pyarrow raises becomes a `DataError` that
+names the file. Memory holds one row group at a time.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mobilevit_jax.data.builders.splits import by_split
+from mobilevit_jax.data.builders.user_files import check_names
+from mobilevit_jax.errors import ConfigurationError, DataError, shortened
+
+LAYOUT = "<split>-00000-of-00005.parquet and the others (in data/, too), or <split>/0000.parquet"
+# The hub's own conversion numbers the files of a folder; "-" and a hash may follow the total.
+_SHARD = re.compile(r"(?P<split>.+)-(?P<index>\d{5})-of-(?P<total>\d{5})(-[0-9a-f]+)?")
+_LABELS = ("label", "labels")
+
+
+class Columns(NamedTuple):
+    """The columns of a file.
+
+    Attributes:
+        image: The name of the column of images.
+        label: That of the labels.
+        names: Of the classes; None where the file does not tell.
+        text: Whether labels are names themselves.
+    """
+
+    image: str
+    label: str
+    names: list[str] | None
+    text: bool
+
+
+class Group(NamedTuple):
+    """A row group: its number, its first row in the file, its bytes, and its labels."""
+
+    number: int
+    first: int
+    size: int
+    labels: list[Any]
+
+
+def find_shards(source: Path) -> dict[str, list[Path]]:
+    """Returns the files of each split.
+
+    Raises:
+        DataError: If there are none, some of a split are missing, or a split is in two folders.
+    """
+    named: dict[tuple[Path, str], list[Path]] = {}
+    for path in sorted(source.rglob("*.parquet")):
+        if path.name.startswith("."):
+            continue
+        match = _SHARD.fullmatch(path.stem)
+        if match:
+            place = path.parent, match["split"]
+        elif path.stem.isdigit():
+            place = path.parent.parent, path.parent.name
+        else:
+            place = path.parent, path.stem
+        named.setdefault(place, []).append(path)
+    if not named:
+        raise DataError(f"{source} has no Parquet files; it must hold {LAYOUT}")
+    folders = sorted({folder for folder, _ in named})
+    if len(folders) > 1:
+        raise DataError(
+            f"{source} has Parquet files in {folders[0]} and {folders[1]}, which are two data "
+            "sets; give the folder of one as the source"
+        )
+    for (_, split), shards in named.items():
+        _check_complete(split, shards)
+    return by_split(((split, shards) for (_, split), shards in named.items()), source)
+
+
+def _check_complete(split: str, shards: list[Path]) -> None:
+    matches = [_SHARD.fullmatch(shard.stem) for shard in shards]
+    if not any(matches):
+        return
+    where = f"the split {split!r} in {shards[0].parent}"
+    totals = sorted({match["total"] if match else "1" for match in matches})
+    indices = sorted(int(match["index"]) for match in matches if match)
+    if len(totals) > 1 or len(set(indices)) < len(shards):
+        raise DataError(
+            f"{where} has files of several sets of shards, such as {shards[0].name} and "
+            f"{shards[-1].name}; keep those of one"
+        )
+    missing = sorted(set(range(int(totals[0]))).difference(indices))
+    if missing:
+        raise DataError(
+            f"{where} lacks {len(missing)} of its {int(totals[0])} files, such as "
+            f"{split}-{missing[0]:05}-of-{totals[0]}.parquet; download them as well"
+        )
+
+
+def read_columns(shard: Path) -> Columns:
+    """Returns which columns of a file hold images and labels, by its schema.
+
+    Raises:
+        DataError: If it is no Parquet file, or does not have one of each.
+    """
+    with open_shard(shard) as file:
+        schema = file.schema_arrow
+    features = _features(schema.metadata, shard)
+    types = dict(zip(schema.names, schema.types, strict=True))
+    images = [name for name, kind in types.items() if _holds_images(kind)]
+    if len(images) > 1 and "image" in images:
+        images = ["image"]
+    if len(images) != 1:
+        raise DataError(
+            f"{shard} must have one column of images, {{bytes, path}}, or one that is called "
+            f"'image'; it has {', '.join(images) or 'none'} among {', '.join(types)}"
+        )
+    labels = [
+        name
+        for name in types
+        if name in _LABELS or features.get(name, {}).get("_type") == "ClassLabel"
+    ]
+    if len(labels) > 1 and "label" in labels:
+        labels = ["label"]
+    if len(labels) != 1:
+        raise DataError(
+            f"{shard} must have one column of labels, or one that is called 'label'; it has "
+            f"{', '.join(labels) or 'none'} among {', '.join(types)}"
+        )
+    pa, kind = _pyarrow(), types[labels[0]]
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    if not text and not pa.types.is_integer(kind):
+        raise DataError(
+            f"{shard}: the column {labels[0]!r} holds {shortened(kind, 60)}; a label is a number "
+            "or a name"
+        )
+    names = features.get(labels[0], {}).get("names")
+    if names is not None:
+        where = f"{shard}, column {labels[0]!r}"
+        if not isinstance(names, list):
+            raise DataError(f"{where}: its classes are no list")
+        names = check_names(names, where)
+    return Columns(images[0], labels[0], None if text else names, text)
+
+
+def _holds_images(kind: Any) -> bool:
+    pa = _pyarrow()
+    if pa.types.is_struct(kind):
+        return "bytes" in {kind.field(place).name for place in range(kind.num_fields)}
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
+def _features(metadata: Mapping[bytes, bytes] | None, shard: Path) -> dict[str, Any]:
+    """Returns the hub's description of the columns, {} where there is none."""
+    stored = (metadata or {}).get(b"huggingface")
+    if stored is None:
+        return {}
+    try:
+        features = json.loads(stored)["info"]["features"]
+        return {name: feature for name, feature in features.items() if isinstance(feature, dict)}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DataError(
+            f"{shard}: its description of columns, under 'huggingface', cannot be read: "
+            f"{shortened(repr(error))}"
+        ) from error
+
+
+def read_groups(shard: Path, label: str) -> Iterator[Group]:
+    """Yields the row groups of a file with the labels alone.
+
+    Raises:
+        DataError: If they cannot be read.
+    """
+    with open_shard(shard) as file:
+        first = 0
+        for number in range(file.num_row_groups):
+            described = file.metadata.row_group(number)
+            labels = _read(file, shard, number, label)
+            yield Group(number, first, described.total_byte_size, labels)
+            first += described.num_rows
+
+
+def read_images(shard: Path, number: int, image: str) -> list[Any]:
+    """Returns the images of a row group: None, bytes, or {"bytes", "path"}.
+
+    Raises:
+        DataError: If they cannot be read.
+    """
+    with open_shard(shard) as file:
+        return _read(file, shard, number, image)
+
+
+def open_shard(shard: Path) -> Any:
+    """Opens a Parquet file, which is closed at the end of a `with`.
+
+    Raises:
+        ConfigurationError: If pyarrow is not installed.
+        DataError: If it is no Parquet file.
+    """
+    pa = _pyarrow()
+    try:
+        return pa.parquet.ParquetFile(shard)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{shard} is not a whole Parquet file: {shortened(error)}") from error
+
+
+def _read(file: Any, shard: Path, number: int, column: str) -> list[Any]:
+    pa = _pyarrow()
+    try:
+        return file.read_row_group(number, columns=[column]).column(column).to_pylist()
+    except (pa.ArrowException, LookupError, ValueError, OSError) as error:
+        raise DataError(
+            f"{shard}: column {column!r} of row group {number} cannot be read: {shortened(error)}; "
+            "download the file again"
+        ) from error
+
+
+def _pyarrow() -> Any:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise ConfigurationError(
+            "Parquet files need pyarrow; install it: pip install 'mobilevit-jax[parquet]'"
+        ) from error
+    return pyarrow

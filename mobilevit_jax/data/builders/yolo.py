@@ -1,0 +1,113 @@
+"""Boxes in the text files of YOLO, stored as those of COCO are; see `yolo_layout`, `yolo_labels`.
+
+An image without a label file, or with an empty one, is one of the background. The coordinates are
+those of the upright image, whatever its EXIF orientation, and an area is that of the box.
+"""
+
+import collections
+import itertools
+import os
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mobilevit_jax.data.builders.base import Item
+from mobilevit_jax.data.builders.coco import CLIPPED, OBJECT, Content, ObjectsBuilder
+from mobilevit_jax.data.builders.coco_files import CocoImage
+from mobilevit_jax.data.builders.user_files import add_notes, in_train_too
+from mobilevit_jax.data.builders.yolo_labels import read_labels
+from mobilevit_jax.data.builders.yolo_layout import Found, Layout, find_layout
+from mobilevit_jax.data.decode import decode_image
+from mobilevit_jax.data.files import read_bytes
+from mobilevit_jax.errors import DataError, count
+
+_BACKGROUND = "images without a label file, taken as background"
+_ORPHANS = "label files without an image left out"
+# So many boxes and more, most of them cut off, are taken for boxes of another kind.
+_ENOUGH_TO_TELL = 8
+
+
+class Yolo(ObjectsBuilder, skip_registration=True):
+    """Images with the boxes of objects, from the text files of YOLO."""
+
+    name = "yolo"
+
+    @classmethod
+    def splits_in(cls, source: Path) -> set[str]:
+        """Returns the splits that data.yaml names, or that have folders."""
+        try:
+            return set(find_layout(source).places)
+        except DataError:  # once it is stored, the source may be gone
+            return set()
+
+    def example(self, item: Item) -> dict[str, Any]:
+        """Reads an image; its bytes pass untouched, but they must decode."""
+        image: CocoImage = item.content
+        data = read_bytes(image.path)
+        height, width = decode_image(data, name=str(image.path)).shape[:2]
+        objects = image.objects.copy()
+        objects["area"] *= height * width
+        return self.stored(image._replace(objects=objects), data)
+
+    @cached_property
+    def _content(self) -> Content:
+        layout = find_layout(self.source)
+        numbers = itertools.count(1)
+        items, notes = {}, {}
+        for split in layout.places:
+            found = layout.find(split)
+            counts = self._missing(split, found)
+            items[split] = list(_items(layout, split, found.images, numbers, counts))
+            notes[split] = dict(counts)
+        add_notes(notes, in_train_too(items))
+        return dict(enumerate(layout.names)), items, notes
+
+    def _missing(self, split: str, found: Found) -> collections.Counter[str]:
+        """Counts what has no counterpart, or raises."""
+        missing = [image for image in found.images if not os.path.exists(image)]
+        if self.skip_bad_images:  # reading names the missing ones
+            return collections.Counter({_ORPHANS: len(found.orphans)})
+        for paths, lack in ((missing, "listed but not there"), (found.orphans, "without an image")):
+            if paths:
+                raise DataError(
+                    f"{paths[0]} is {lack}, as are {len(paths) - 1} more of the split {split!r}; "
+                    "complete them, or leave them out by --skip-bad-images"
+                )
+        return collections.Counter()
+
+
+def _items(
+    layout: Layout,
+    split: str,
+    images: list[Path],
+    numbers: Iterator[int],
+    notes: collections.Counter[str],
+) -> Iterator[Item]:
+    """Yields the items of a split and adds to its notes."""
+    total = 0
+    for number, image in enumerate(images, 1):
+        label = layout.label_of(image)
+        objects = np.array([], OBJECT)
+        if os.path.exists(label):
+            objects = read_labels(label, len(layout.names), notes)
+            objects["id"] = [next(numbers) for _ in objects]
+        else:
+            notes[_BACKGROUND] += 1
+        total += len(objects)
+        inside = image.relative_to(layout.root) if image.is_relative_to(layout.root) else image
+        size = os.path.getsize(image) if os.path.exists(image) else 0  # reading it names it
+        content = CocoImage(image, number, 0, 0, objects)
+        yield Item(inside.as_posix(), size, content)
+    if notes[_BACKGROUND] == len(images):
+        raise DataError(
+            f"none of the {count(len(images), 'image')} of the split {split!r} has a label file, "
+            f"such as {layout.label_of(images[0])}; a split without labels cannot be used"
+        )
+    if total >= _ENOUGH_TO_TELL and 2 * notes[CLIPPED] > total:
+        raise DataError(
+            f"{notes[CLIPPED]} of {total} boxes of the split {split!r} reach beyond their image; a "
+            "box must be its centre and its size, not two corners"
+        )

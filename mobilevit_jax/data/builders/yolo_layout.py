@@ -1,0 +1,233 @@
+"""Where a data set in YOLO's layout has its images and labels, by data.yaml or by its folders.
+
+Labels stand in a folder `labels` for each folder `images`, under the same names, or beside the
+images where no folder is named so.
+"""
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mobilevit_jax.data.builders.splits import by_split
+from mobilevit_jax.data.builders.user_files import (
+    CLASSES,
+    check_names,
+    check_source,
+    read_lines,
+    read_names,
+)
+from mobilevit_jax.data.decode import IMAGE_ENDINGS
+from mobilevit_jax.data.files import read_bytes
+from mobilevit_jax.errors import DataError, shortened
+
+LAYOUT = (
+    "images/<split>/ and labels/<split>/, or <split>/images/ and <split>/labels/, with data.yaml"
+)
+# Beside images there may be other texts than labels.
+_NO_LABELS = (CLASSES, "README")
+_NOTHING = ("", "~", "null")  # as YAML has it
+_KEYS = ("train", "val", "valid", "validation", "dev", "test")
+
+
+class Found(NamedTuple):
+    """The images of a split.
+
+    Attributes:
+        images: Their files; those of a list may not be there.
+        orphans: Label files without an image, in folders that are taken whole.
+    """
+
+    images: list[Path]
+    orphans: list[Path]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A data set in YOLO's layout.
+
+    Attributes:
+        root: The folder that everything is found from.
+        names: Of the classes.
+        places: Of each split, the folders and text files that have its images.
+    """
+
+    root: Path
+    names: list[str]
+    places: dict[str, list[Path]]
+
+    def label_of(self, image: Path) -> Path:
+        """Returns the label file of an image, be it there or not."""
+        inside = image.relative_to(self.root) if image.is_relative_to(self.root) else image
+        parts = list(inside.parts)
+        if "images" in parts[:-1]:
+            last = max(place for place, part in enumerate(parts[:-1]) if part == "images")
+            parts[last] = "labels"
+        return self.root.joinpath(*parts).with_suffix(".txt")
+
+    def find(self, split: str) -> Found:
+        """Lists a split.
+
+        Raises:
+            DataError: If it has no images, or one twice.
+        """
+        images, orphans = [], []
+        for place in self.places[split]:
+            listed = self._listed(place) if place.is_file() else self._inside(place)
+            images += listed.images
+            orphans += listed.orphans
+        if not images:
+            places, kinds = ", ".join(map(str, self.places[split])), ", ".join(IMAGE_ENDINGS)
+            raise DataError(f"the split {split!r} has no images ({kinds}): {places}")
+        seen: set[Path] = set()
+        for image in images:
+            if image in seen:
+                raise DataError(f"the split {split!r} has {image} twice; list it once")
+            seen.add(image)
+        return Found(images, orphans)
+
+    def _inside(self, folder: Path) -> Found:
+        images = [path for path in _files(folder) if path.suffix.lower() in IMAGE_ENDINGS]
+        expected = {self.label_of(image) for image in images}
+        labels = self.label_of(folder / "any").parent
+        inside = _files(labels) if labels.is_dir() else []
+        texts = (path for path in inside if path.suffix == ".txt" and path not in expected)
+        return Found(images, [p for p in texts if not p.name.startswith(_NO_LABELS)])
+
+    def _listed(self, file: Path) -> Found:
+        images = []
+        for line in filter(None, map(str.strip, read_lines(file))):
+            beside = file.parent / line
+            images.append(_plain(beside if os.path.exists(beside) else self.root / line))
+        return Found(images, [])
+
+
+def find_layout(source: Path | None) -> Layout:
+    """Finds out how a source is laid out.
+
+    Args:
+        source: The folder of data.yaml, or a file of that kind, or a folder with `CLASSES`.
+
+    Raises:
+        ConfigurationError: If no source is given.
+        DataError: If it is in no such layout, or its description is wrong.
+    """
+    if source is not None and source.is_file():
+        folder, file = source.parent, source
+    else:
+        folder = check_source(source, "yolo", LAYOUT)
+        file = _description(folder)
+    if file is None:
+        if not (folder / CLASSES).is_file():
+            raise DataError(
+                f"{folder} has neither data.yaml nor {CLASSES}, which name its classes; it must "
+                f"hold {LAYOUT}"
+            )
+        return Layout(folder, read_names(folder / CLASSES), _folders(folder))
+    content = _read_yaml(file)
+    given = folder / str(content.get("path", ""))
+    root = _plain(given if os.path.isdir(given) else folder)
+    named = [(key, content[key]) for key in _KEYS if content.get(key, "") not in _NOTHING]
+    places = {
+        split: [_resolve(entry, file, (root, folder)) for entry in _entries(value, split, file)]
+        for split, value in by_split(named, file).items()
+    }
+    return Layout(root, _names(content, file), places or _folders(root))
+
+
+def _description(folder: Path) -> Path | None:
+    """Returns data.yaml, or the only file of that kind."""
+    if (folder / "data.yaml").is_file():
+        return folder / "data.yaml"
+    files = sorted(path for path in folder.iterdir() if path.suffix in (".yaml", ".yml"))
+    if len(files) > 1:
+        names = ", ".join(path.name for path in files)
+        raise DataError(f"{folder} has {names}; give the one that counts as the source")
+    return files[0] if files else None
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        # All values as they are written: a class may be called "no", which YAML takes for false.
+        content = yaml.load(read_bytes(file), Loader=yaml.BaseLoader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise DataError(f"{file} is not YAML: {shortened(error)}") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{file} must hold keys and values: names, train and val")
+    return content
+
+
+def _names(content: Mapping[str, Any], file: Path) -> list[str]:
+    """Returns the names of the classes, a list or {index: name}."""
+    names = content.get("names")
+    if isinstance(names, dict):
+        try:
+            numbered = {int(number): name for number, name in names.items()}
+        except (TypeError, ValueError) as error:
+            raise DataError(f"{file}: a class has no whole number: {error}") from error
+        missing = sorted(set(range(len(numbered))) - set(numbered))
+        if missing:
+            raise DataError(
+                f"{file}: names has {len(numbered)} classes, but no class {missing[0]}; number "
+                "them from 0 on"
+            )
+        names = [numbered[number] for number in range(len(numbered))]
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise DataError(f"{file} must have names, a list of the classes or a number for each")
+    if content.get("nc", str(len(names))) != str(len(names)):
+        raise DataError(f"{file}: nc is not {len(names)}, the number of classes in names")
+    return check_names(names, file)
+
+
+def _entries(value: Any, split: str, file: Path) -> list[str]:
+    entries = value if isinstance(value, list) else [value]
+    if not all(isinstance(entry, str) for entry in entries):
+        raise DataError(f"{file}: {split} must be a folder, a text file, or a list of these")
+    return entries
+
+
+def _resolve(entry: str, file: Path, bases: Sequence[Path]) -> Path:
+    """Returns where an entry is."""
+    # Roboflow writes "../train/images" of a folder that lies beside the file.
+    for name in (entry, entry.removeprefix("../")):
+        for base in bases:
+            if os.path.exists(base / name):
+                return _plain(base / name)
+    raise DataError(
+        f"{file} names {shortened(entry)}, but there is none in {bases[0]}; correct the path, or "
+        "take it out"
+    )
+
+
+def _folders(root: Path) -> dict[str, list[Path]]:
+    """Returns the folders of images of each split, where no file names them."""
+    images = root / "images"
+    inner = _subfolders(images) if images.is_dir() else []
+    named = [(folder.name, [folder]) for folder in inner]
+    loose = images.is_dir() and any(p.suffix.lower() in IMAGE_ENDINGS for p in images.iterdir())
+    if loose and inner:
+        raise DataError(f"{images} has images beside the folders of its splits; move them into one")
+    if loose:
+        named.append(("train", [images]))
+    outer = [folder for folder in _subfolders(root) if (folder / "images").is_dir()]
+    named += [(folder.name, [folder / "images"]) for folder in outer]
+    if not named:
+        raise DataError(f"{root} has no folders of images; it must hold {LAYOUT}")
+    return by_split(named, root)
+
+
+def _subfolders(folder: Path) -> Iterable[Path]:
+    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def _files(folder: Path) -> list[Path]:
+    """Returns all files in a folder and those below it, without hidden ones."""
+    return sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
+
+
+def _plain(path: Path) -> Path:
+    """Returns a path without ".." in it; links that need not be followed stay."""
+    return path.resolve() if ".." in path.parts else path

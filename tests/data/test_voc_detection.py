@@ -1,0 +1,256 @@
+"""VOC's XML files: layouts, what is stored, and every fault that they may have."""
+
+import cv2
+import numpy as np
+import pytest
+
+from mobilevit_jax.data.annotations import for_training, to_detection
+from mobilevit_jax.data.prepare import prepare
+from mobilevit_jax.data.sources import open_split
+from mobilevit_jax.data.voc_names import VOC_CLASSES
+from mobilevit_jax.errors import ConfigurationError, DataError
+from tests.data.boxes_layout import NAMES, SIZE, draw, voc_xml, write_voc
+
+FOUND = tuple(sorted(NAMES))
+
+
+@pytest.fixture
+def data_dir(tmp_path):
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def source(tmp_path):
+    return write_voc(tmp_path / "source")
+
+
+def records_of(data_dir, split: str = "train"):
+    opened = open_split("voc_detection", split, data_dir)
+    stored = opened.records(range(len(opened)))
+    return {r["name"]: to_detection(r, i) for i, r in enumerate(stored)}
+
+
+def fails(source, data_dir, match: str, kind: type[Exception] = DataError, **options) -> None:
+    with pytest.raises(kind, match=match) as caught:
+        prepare("voc_detection", source=source, data_dir=data_dir, **options)
+    assert "\n" not in str(caught.value)
+    assert list(data_dir.rglob("*")) == []
+
+
+def check(info, data_dir, names=FOUND) -> None:
+    """Checks that what is stored is what was drawn."""
+    assert info.splits == {"train": 16, "validation": 8}
+    assert info.class_names == names and info.category_ids == (1, 2, 3)
+    assert info.notes == {} and info.skipped == {}
+    for split, drawn_as in (("train", "train"), ("validation", "val")):
+        records = records_of(data_dir, split)
+        for drawn in draw(drawn_as):
+            record = records[f"{drawn.name}.jpg"]
+            assert record["image"] == drawn.image
+            np.testing.assert_allclose(record["boxes"] * SIZE, drawn.boxes, atol=1e-3)
+            labels = [names.index(NAMES[label]) + 1 for label in drawn.labels]
+            assert record["labels"].tolist() == labels
+            sides = drawn.boxes[:, 2:] - drawn.boxes[:, :2]
+            np.testing.assert_allclose(record["area"], sides.prod(1))
+            assert not record["is_crowd"].any()
+        assert len({record["image_id"] for record in records.values()}) == len(records)
+
+
+def test_the_folder_of_a_year(source, data_dir):
+    lists = source / "ImageSets" / "Main"
+    # As VOC has them: both splits in one list, and lists of what has a class.
+    both = (lists / "train.txt").read_text() + (lists / "val.txt").read_text()
+    (lists / "trainval.txt").write_text(both)
+    (lists / "nut_train.txt").write_text("train_00  1\ntrain_01 -1\ntrain_02  0\n")
+    (source.parent / "VOCdevkit").mkdir()
+    source.rename(source.parent / "VOCdevkit" / "VOC2012")
+    check(prepare("voc_detection", source=source.parent / "VOCdevkit", data_dir=data_dir), data_dir)
+
+
+def test_folders_of_splits(source, data_dir):
+    for split, named in (("train", "train"), ("val", "valid")):
+        (source / named).mkdir()
+        for kind in ("Annotations", "JPEGImages"):
+            for path in (source / kind).glob(f"{split}_*"):
+                path.rename(source / named / path.name)
+    for folder in ("Annotations", "JPEGImages", "ImageSets"):
+        (source / folder).rename(source.parent / folder)
+    check(prepare("voc_detection", source=source, data_dir=data_dir), data_dir)
+
+
+def test_classes_in_an_order_of_ones_own(source, data_dir):
+    (source / "classes.txt").write_text("\n".join(NAMES))
+    check(prepare("voc_detection", source=source, data_dir=data_dir), data_dir, NAMES)
+
+
+def test_the_20_classes_come_in_their_own_order(source, data_dir):
+    """What is found is sorted, and so are VOC's classes."""
+    objects = "".join(
+        f"<object><name>{name}</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax>"
+        "<ymax>9</ymax></bndbox><part><name>head</name><bndbox><xmin>2</xmin></bndbox></part>"
+        "</object>"
+        for name in reversed(VOC_CLASSES[1:])
+    )
+    for path in (source / "Annotations").iterdir():
+        size = f"<size><width>{SIZE}</width><height>{SIZE}</height></size>"
+        path.write_text(f"<annotation>{size}{objects}</annotation>")
+    info = prepare("voc_detection", source=source, data_dir=data_dir)
+    assert info.class_names == VOC_CLASSES[1:]
+    assert len(records_of(data_dir)["train_00.jpg"]["boxes"]) == 20
+
+
+def test_without_lists_all_images_are_of_one_split(source, data_dir):
+    for path in (source / "ImageSets" / "Main").iterdir():
+        path.unlink()
+    (source / "Annotations" / "val_00.xml").unlink()
+    info = prepare("voc_detection", source=source, data_dir=data_dir)
+    assert info.splits == {"train": 23}
+    assert info.notes == {"train": {"images without an XML file left out": 1}}
+
+
+def test_files_in_no_list_are_counted(source, data_dir):
+    path = source / "ImageSets" / "Main" / "val.txt"
+    path.write_text("val_00.jpg\nval_01.jpg\ntrain_00.jpg\n")
+    info = prepare("voc_detection", source=source, data_dir=data_dir)
+    assert info.splits == {"train": 16, "validation": 3}
+    assert info.notes == {
+        "Annotations": {"XML files in no list left out": 6},
+        "validation": {"images that are in train, too": 1},
+    }
+
+
+def test_difficult_objects_are_stored_like_crowds(source, data_dir):
+    drawn = draw("train")[0]
+    text = voc_xml(drawn, more="<difficult>1</difficult>")
+    (source / "Annotations" / f"{drawn.name}.xml").write_text(text)
+    info = prepare("voc_detection", source=source, data_dir=data_dir)
+    assert info.notes == {"train": {"difficult objects, ignored like COCO's crowds": 1}}
+    record = records_of(data_dir)[f"{drawn.name}.jpg"]
+    assert record["is_crowd"].tolist() == [True]
+    assert len(for_training(record)[0]) == 0
+
+
+def annotation_of(source, name: str = "train_00"):
+    return source / "Annotations" / f"{name}.xml"
+
+
+def with_box(source, xmin, ymin, xmax, ymax) -> None:
+    """Puts a box into the first annotation."""
+    corners = f"<xmin>{xmin}</xmin><ymin>{ymin}</ymin><xmax>{xmax}</xmax><ymax>{ymax}</ymax>"
+    annotation_of(source).write_text(
+        f"<annotation><size><width>{SIZE}</width><height>{SIZE}</height></size><object><name>nut"
+        f"</name><bndbox>{corners}</bndbox></object></annotation>"
+    )
+
+
+@pytest.mark.parametrize(
+    ("box", "stored", "cut"),
+    [
+        ((1, 1, 64, 64), (0, 0, 64, 64), False),
+        ((5, 6, 5, 6), (4, 5, 5, 6), False),
+        ((0, 0, 65, 65), (0, 0, 64, 64), False),
+        ((60, 10, 80, 20), (59, 9, 64, 20), True),
+        ((1.5, 2.5, 10.5, 20), (0.5, 1.5, 10.5, 20), False),
+    ],
+)
+def test_pixels_count_from_one_and_the_last_is_inside(source, data_dir, box, stored, cut):
+    with_box(source, *box)
+    info = prepare("voc_detection", source=source, data_dir=data_dir)
+    assert info.notes == ({"train": {"boxes cut off at the edge of their image": 1}} if cut else {})
+    boxes = records_of(data_dir)["train_00.jpg"]["boxes"] * SIZE
+    np.testing.assert_allclose(boxes, [stored], atol=1e-4)
+
+
+BOXES = {
+    "corners the wrong way": ((30, 10, 20, 20), "object 1, nut, has a bndbox that cannot be: 30"),
+    "not finite": (("nan", 10, 20, 20), "object 1, nut, has a bndbox that cannot be: nan"),
+    "no number": (("left", 10, 20, 20), "object 1, nut, has no bndbox of xmin, ymin"),
+    "nothing": (("", 10, 20, 20), "object 1, nut, has no bndbox of xmin, ymin"),
+    "outside": ((70, 10, 90, 20), "object 1, nut, lies outside its image"),
+}
+
+
+@pytest.mark.parametrize("fault", BOXES)
+def test_a_box_that_cannot_be_is_named(source, data_dir, fault):
+    box, match = BOXES[fault]
+    with_box(source, *box)
+    fails(source, data_dir, f"Annotations/train_00.xml: {match}")
+
+
+TEXTS = {
+    "cut": (
+        "<annotation><object>",
+        "train_00.xml is not XML, or damaged: no element found: line 1",
+    ),
+    "empty": ("", "train_00.xml is not XML, or damaged"),
+    "another": ("<html></html>", "train_00.xml is not an annotation of VOC, but 'html'"),
+    "no name": ("<annotation><object/></annotation>", "train_00.xml: object 1 has no name"),
+    "difficult": (
+        "<annotation><object><name>nut</name><difficult>yes</difficult></object></annotation>",
+        "object 1, nut, has difficult 'yes', which must be 0 or 1",
+    ),
+    "size": (
+        "<annotation><size><width>wide</width></size></annotation>",
+        "has a size that is no number: .*wide",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", TEXTS)
+def test_files_that_cannot_be(source, data_dir, fault):
+    text, match = TEXTS[fault]
+    annotation_of(source).write_text(text)
+    fails(source, data_dir, match)
+
+
+def test_names_that_the_list_of_classes_lacks(source, data_dir):
+    (source / "classes.txt").write_text("nut\nbolts\nwasher\n")
+    match = r"object 1 is called 'bolt', which classes.txt does not list \(did you mean 'bolts'"
+    fails(source, data_dir, match)
+    (source / "classes.txt").write_text("nut\nnut\n")
+    fails(source, data_dir, "the classes 0 and 1 are both 'nut'")
+
+
+@pytest.mark.parametrize("size", [(0, 0), (0, SIZE)])
+def test_a_size_of_zero_is_that_of_the_image(source, data_dir, size):
+    drawn = draw("train")[0]
+    annotation_of(source).write_text(voc_xml(drawn, size=size))
+    check(prepare("voc_detection", source=source, data_dir=data_dir), data_dir)
+
+
+def test_a_size_that_is_not_the_images(source, data_dir):
+    annotation_of(source).write_text(voc_xml(draw("train")[0], size=(SIZE, 2 * SIZE)))
+    fails(source, data_dir, "train_00.jpg is 64x64, but its annotations are for 64x128")
+
+
+def test_images_that_are_missing_or_several(source, data_dir):
+    images = source / "JPEGImages"
+    png = cv2.imencode(".png", np.zeros((SIZE, SIZE, 3), np.uint8))[1].tobytes()
+    (images / "train_00.png").write_bytes(png)
+    fails(source, data_dir, "train_00.xml may be of train_00.jpg or train_00.png; keep one")
+    (images / "train_00.jpg").unlink()
+    (images / "train_01.jpg").unlink()
+    fails(source, data_dir, "JPEGImages lacks 1 of the 16 images .* such as train_01.jpg")
+    info = prepare("voc_detection", source=source, data_dir=data_dir, skip_bad_images=True)
+    assert info.splits == {"train": 15, "validation": 8} and info.skipped == {"train": 1}
+    assert records_of(data_dir)["train_00.png"]["image"] == png
+
+
+def test_sources_that_are_not_in_the_layout(source, data_dir, tmp_path):
+    fails(None, data_dir, "voc_detection needs --source", ConfigurationError)
+    fails(tmp_path / "nowhere", data_dir, "nowhere is not a directory")
+    (tmp_path / "empty").mkdir()
+    fails(tmp_path / "empty", data_dir, "has no Annotations and no XML files")
+    lists = source / "ImageSets" / "Main"
+    text = (lists / "val.txt").read_text()
+    (lists / "val.txt").write_text(f"{text}val_00\n")
+    fails(source, data_dir, "val.txt lists val_00 twice")
+    (lists / "val.txt").write_text(f"{text}val_99\n")
+    fails(source, data_dir, "val.txt: 1 of 9 images have no XML file, such as .*val_99.xml")
+    (lists / "val.txt").write_text("\n")
+    fails(source, data_dir, "val.txt lists no images")
+    (source / "JPEGImages").rename(source / "pictures")
+    fails(source, data_dir, "has Annotations, but no folder JPEGImages")
+    for year in ("VOC2007", "VOC2012"):
+        (tmp_path / "kit" / year / "Annotations").mkdir(parents=True)
+    fails(tmp_path / "kit", data_dir, "holds VOC2007, VOC2012; give the folder of one year")
