@@ -200,6 +200,9 @@ def test_labels_without_images_and_images_that_are_not_there(source, data_dir):
     lines = f"names: [{', '.join(NAMES)}]\ntrain: train.txt\nval: images/val\n"
     (source / "data.yaml").write_text(lines)
     fails(source, data_dir, "train_05.jpg is listed but not there, as are 0 more")
+    (source / "train.txt").write_text(f"{listed[0]}\n\nimages/train\n")
+    fails(source, data_dir, "train.txt, line 3: images/train is not called like an image")
+    (source / "train.txt").write_text("\n".join(listed))
     info = prepare("yolo", source=source, data_dir=data_dir, skip_bad_images=True)
     assert info.splits == {"train": 15, "validation": 8} and info.skipped == {"train": 1}
 

@@ -266,7 +266,7 @@ def _boxes(directory: Path) -> tuple[Reader, list[Path]]:
         builder = Yolo if "yolo" in path.parts else VocDetection
         source = directory / ("yolo" if builder is Yolo else "voc")
         items = builder(data_dir=directory / "data", source=source).items()
-        for item in items["train"]:
+        for item in (item for split in items.values() for item in split):
             boxes = item.content.objects["box"]
             assert (boxes >= 0).all() and (boxes <= 1).all() and boxes.shape[1] == 4
 

@@ -4,6 +4,7 @@ An image is a column of `{bytes, path}`, or of bytes. What pyarrow raises become
 names the file. Memory holds one row group at a time.
 """
 
+import contextlib
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -102,17 +103,17 @@ def read_columns(shard: Path) -> Columns:
     Raises:
         DataError: If it is no Parquet file, or does not have one of each.
     """
-    with open_shard(shard) as file:
+    with _opened(shard) as file:
         schema = file.schema_arrow
+        types = dict(zip(schema.names, schema.types, strict=True))
     features = _features(schema.metadata, shard)
-    types = dict(zip(schema.names, schema.types, strict=True))
     images = [name for name, kind in types.items() if _holds_images(kind)]
     if len(images) > 1 and "image" in images:
         images = ["image"]
     if len(images) != 1:
         raise DataError(
             f"{shard} must have one column of images, {{bytes, path}}, or one that is called "
-            f"'image'; it has {', '.join(images) or 'none'} among {', '.join(types)}"
+            f"'image'; it has {', '.join(images) or 'none'} among {shortened(', '.join(types))}"
         )
     labels = [
         name
@@ -124,7 +125,7 @@ def read_columns(shard: Path) -> Columns:
     if len(labels) != 1:
         raise DataError(
             f"{shard} must have one column of labels, or one that is called 'label'; it has "
-            f"{', '.join(labels) or 'none'} among {', '.join(types)}"
+            f"{', '.join(labels) or 'none'} among {shortened(', '.join(types))}"
         )
     pa, kind = _pyarrow(), types[labels[0]]
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
@@ -171,7 +172,7 @@ def read_groups(shard: Path, label: str) -> Iterator[Group]:
     Raises:
         DataError: If they cannot be read.
     """
-    with open_shard(shard) as file:
+    with _opened(shard) as file:
         first = 0
         for number in range(file.num_row_groups):
             described = file.metadata.row_group(number)
@@ -186,22 +187,23 @@ def read_images(shard: Path, number: int, image: str) -> list[Any]:
     Raises:
         DataError: If they cannot be read.
     """
-    with open_shard(shard) as file:
+    with _opened(shard) as file:
         return _read(file, shard, number, image)
 
 
-def open_shard(shard: Path) -> Any:
-    """Opens a Parquet file, which is closed at the end of a `with`.
-
-    Raises:
-        ConfigurationError: If pyarrow is not installed.
-        DataError: If it is no Parquet file.
-    """
+@contextlib.contextmanager
+def _opened(shard: Path) -> Iterator[Any]:
+    """Opens a Parquet file, and says in one line what pyarrow trips over."""
     pa = _pyarrow()
     try:
-        return pa.parquet.ParquetFile(shard)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{shard} is not a whole Parquet file: {shortened(error)}") from error
+        with pa.parquet.ParquetFile(shard) as file:
+            yield file
+    except DataError:
+        raise
+    except (pa.ArrowException, LookupError, ValueError, OSError) as error:
+        raise DataError(
+            f"{shard} is not a whole Parquet file: {shortened(error)}; download it again"
+        ) from error
 
 
 def _read(file: Any, shard: Path, number: int, column: str) -> list[Any]:

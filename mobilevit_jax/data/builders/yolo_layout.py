@@ -97,7 +97,14 @@ class Layout:
 
     def _listed(self, file: Path) -> Found:
         images = []
-        for line in filter(None, map(str.strip, read_lines(file))):
+        for number, line in enumerate(map(str.strip, read_lines(file)), 1):
+            if not line:
+                continue
+            if not line.lower().endswith(EXTENSIONS):
+                raise DataError(
+                    f"{file}, line {number}: {shortened(line, 80)} is not called like an image "
+                    f"({', '.join(EXTENSIONS)})"
+                )
             beside = file.parent / line
             images.append(_plain(beside if os.path.exists(beside) else self.root / line))
         return Found(images, [])
