@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from mobilevit_jax.cli import console
-from mobilevit_jax.cli.commands.prepare import _Bars
+from mobilevit_jax.cli.commands.prepare import _bars
 
 ROW = {
     "step": 120,
@@ -120,6 +120,6 @@ def test_splits_of_any_name_have_a_bar(monkeypatch):
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.setattr(sys, "stderr", stream := Terminal())
-    with _Bars() as bars:
-        bars.update("[bold]train[/x]", 1, 2)
+    with _bars() as update:
+        update("[bold]train[/x]", 1, 2)
     assert "[bold]train[/x]" in stream.getvalue()

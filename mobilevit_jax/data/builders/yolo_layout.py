@@ -100,10 +100,10 @@ class Layout:
         for number, line in enumerate(map(str.strip, read_lines(file)), 1):
             if not line:
                 continue
-            if not line.lower().endswith(EXTENSIONS):
+            if not line.lower().endswith(IMAGE_ENDINGS):
                 raise DataError(
                     f"{file}, line {number}: {shortened(line, 80)} is not called like an image "
-                    f"({', '.join(EXTENSIONS)})"
+                    f"({', '.join(IMAGE_ENDINGS)})"
                 )
             beside = file.parent / line
             images.append(_plain(beside if os.path.exists(beside) else self.root / line))
