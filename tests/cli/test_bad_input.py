@@ -220,7 +220,7 @@ class TestPrepare:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            ([], "name a data set: shapes, image_folder, imagenet"),
+            ([], "name a data set: shapes, image_folder, parquet"),
             (["image_foldr"], "did you mean 'image_folder'?"),
             (["shapes"], "choose shapes/tiny"),
             (["image_folder"], "image_folder needs --source"),
