@@ -2,7 +2,7 @@
 
 import functools
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Literal, NamedTuple
 
 from mobilevit_jax.convert.names import Layout
@@ -107,19 +107,23 @@ def detect(names: Iterable[str]) -> tuple[Layout, str]:
     return best
 
 
-def prefixes(names: Iterable[str]) -> list[str]:
+def prefixes(names: Collection[str]) -> list[str]:
     """Returns what stands before the names of each network that a state dict holds.
 
     Each has one that ends as its first convolution is called; the longest such end counts, as some
-    layouts have prefixes of their own.
+    layouts have prefixes of their own, unless nothing else stands beside those.
     """
-    ends = sorted({end for table in tables() for end in table.first_names}, key=len, reverse=True)
+    ends = sorted({end for table in tables() for end in table.first_names}, key=len)
     found = {}
     for name in names:
-        end = next((end for end in ends if f".{name}".endswith(f".{end}")), None)
+        starts = [name.removesuffix(end) for end in ends if f".{name}".endswith(f".{end}")]
         # The second version calls it as the first one does.
-        if end is not None and not re.search(r"(?<![^.])mobilevitv2\.$", name.removesuffix(end)):
-            found[name.removesuffix(end)] = None
+        if not starts or re.search(r"(?<![^.])mobilevitv2\.$", starts[0]):
+            continue
+        wrapped, start = starts[0], starts[-1]
+        others = (other for other in names if other.startswith(start))
+        alone = all(other.startswith(wrapped) for other in others)
+        found[wrapped if alone else start] = None
     return list(found)
 
 

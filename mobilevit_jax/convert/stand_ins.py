@@ -10,8 +10,8 @@ import sys
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from typing import Any, Final, NoReturn
 
-# What a pickle may name of the standard library. Nothing that is named is ever reached, so this is
-# no matter of safety: a file that asks for anything else is no checkpoint but an attempt.
+# What a pickle may call of the standard library. Nothing that is named is ever reached, so this is
+# no matter of safety: a file that would call anything else is no checkpoint but an attempt.
 _STANDARD: Final = {
     "argparse": "Namespace",
     "array": "array _array_reconstructor",
@@ -109,12 +109,11 @@ class Named(Sealed):
 def named(module: str, name: str) -> Named:
     """Returns the stand-in for a name of any module.
 
-    Classes of other packages can be called, which gives a `Thing`. Their functions may stand as
-    values, since calling one would run a program.
+    Classes of other packages can be called, which gives a `Thing`, and of the standard library what
+    is kept for later. Everything else may stand as a value.
 
     Raises:
-        RefusedError: If it is of the standard library and not of the kind that is kept for later,
-            or a storage of PyTorch's, whose elements are unknown.
+        RefusedError: If it is a storage of PyTorch's, whose elements are unknown.
     """
     if len(module) + len(name) > _LONGEST:
         raise RefusedError(f"it asks for {name[:80]!r}")
@@ -122,12 +121,10 @@ def named(module: str, name: str) -> Named:
     module, name = NAME_MAPPING.get((module, name), (module, name))
     module = IMPORT_MAPPING.get(module, module)
     full, package = f"{module}.{name}", module.partition(".")[0]
-    if package in ("typing", "pathlib"):  # paths have moved to pathlib._local and back
+    if package == "pathlib":  # its classes have moved to pathlib._local and back
         module = package
     if package in sys.stdlib_module_names:
-        if module != "typing" and name not in _STANDARD.get(module, "").split():
-            raise RefusedError(f"it asks for {full[:80]!r}")
-        return Named(full, callable=module != "typing")
+        return Named(full, callable=name in _STANDARD.get(module, "").split())
     if package == "torch" and name.endswith("Storage"):
         raise RefusedError(f"it asks for {full[:80]!r}")
     return Named(full, _is_rebuilt(package, name.rpartition(".")[2]))

@@ -66,12 +66,14 @@ CRITERION = {"criterion.weight": np.ones(3, np.float32), "metric.count": np.asar
         ("_orig_mod.", None),
         ("net._orig_mod.module.", "model_ema."),
         ("", "averaged_model."),
+        # Which in other models is a part of the names.
+        ("encoder.", None),
     ],
 )
 def test_prefixes_are_found_by_the_names(tmp_path, weights, own, other, kind):
     """Beside criterion and averaged weights, which are chosen as ever."""
     ours, theirs = weights
-    contents = below(own, ours) | (CRITERION if own not in ("", "_orig_mod.") else {})
+    contents = below(own, ours) | (CRITERION if own not in ("", "_orig_mod.", "encoder.") else {})
     if other:
         contents |= below(other, theirs)
     path = written(tmp_path / f"model.{kind}", contents, kind)
@@ -171,7 +173,8 @@ AROUND = {
     "omegaconf": made("omegaconf.dictconfig", "DictConfig", {"_content": {"lr": 0.1}}),
     "dictionary of a class": Raw(glob("lib.data", "AttributeDict").opcodes + b")\x81(" + value("lr")
         + value(0.1) + b"u" + value({"x": 1}) + b"b"),
-    "function as a value": glob("torch.nn.functional", "relu"),
+    "functions as values": [glob("torch.nn.functional", "relu"), glob("builtins", "isinstance")],
+    "constant": glob("builtins", "Ellipsis"),
     "partial": Raw(glob("functools", "partial").opcodes + value((glob("torch.nn", "ReLU"),))
         + b"\x81" + value((1, 2, {}, None)) + b"b"),
     "module": made("torch.nn.modules.loss", "CrossEntropyLoss", {"training": True}),
