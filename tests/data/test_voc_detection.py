@@ -119,6 +119,32 @@ def test_files_in_no_list_are_counted(source, data_dir):
     }
 
 
+@pytest.mark.parametrize("form", ["{} 1", "{}  -1", "JPEGImages/{}.jpg", r"JPEGImages\{}.jpg"])
+def test_lists_with_labels_and_with_paths(source, data_dir, form):
+    """Only lists of one class are passed over, not all that have a second column."""
+    path = source / "ImageSets" / "Main" / "train.txt"
+    path.write_text("\n".join(map(form.format, path.read_text().split())))
+    check(prepare("voc_detection", source=source, data_dir=data_dir), data_dir)
+
+
+def test_names_that_end_like_a_label(source, data_dir):
+    for folder in ("Annotations", "JPEGImages"):
+        for path in (source / folder).glob("train_0*"):
+            path.rename(path.with_stem(f"photo {path.stem[-1]}"))
+    lists = source / "ImageSets" / "Main"
+    (lists / "train.txt").write_text("photo 0\nphoto 1\n")
+    info = prepare("voc_detection", source=source, data_dir=data_dir)
+    assert info.splits == {"train": 2, "validation": 8}
+
+
+def test_tags_of_a_namespace_or_in_capitals(source, data_dir):
+    path = annotation_of(source)
+    text = path.read_text().replace("object>", "Object>").replace("bndbox>", "BndBox>")
+    path.write_text(text.replace("<annotation>", '<annotation xmlns="http://a.b">'))
+    path.rename(path.with_suffix(".XML"))
+    check(prepare("voc_detection", source=source, data_dir=data_dir), data_dir)
+
+
 def test_difficult_objects_are_stored_like_crowds(source, data_dir):
     drawn = draw("train")[0]
     text = voc_xml(drawn, more="<difficult>1</difficult>")
@@ -188,6 +214,10 @@ TEXTS = {
     "difficult": (
         "<annotation><object><name>nut</name><difficult>yes</difficult></object></annotation>",
         "object 1, nut, has difficult 'yes', which must be 0 or 1",
+    ),
+    "two boxes": (
+        "<annotation><object><name>nut</name><bndbox/><bndbox/></object></annotation>",
+        "object 1, nut, has several bndbox",
     ),
     "size": (
         "<annotation><size><width>wide</width></size></annotation>",

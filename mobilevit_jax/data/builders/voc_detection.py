@@ -3,9 +3,10 @@
 A source is `VOCdevkit`, the folder of a year in it, or any folder of the same form:
 
 * `Annotations/<image>.xml` and `JPEGImages/<image>.jpg` (other endings, and `images`, will do);
-* `ImageSets/Main/<split>.txt`, the names of the images of each split; lists with a second column,
-  which are VOC's for a single class, are passed over, and so is `trainval.txt` where it has no
-  image that the other lists lack. Without lists, all images are the split `train`.
+* `ImageSets/Main/<split>.txt`, the names of the images of each split, or their paths; VOC's lists
+  of a single class, `<class>_<split>.txt` with a second column, are passed over, and so is
+  `trainval.txt` where it has no image that the other lists lack. Without lists, all images are the
+  split `train`.
 
 Or it has a folder for each split with images and XML files together. The classes are those that
 `classes.txt` in the source lists, else all that are found, sorted, which is VOC's own order.
@@ -38,15 +39,17 @@ from mobilevit_jax.data.builders.user_files import (
     read_lines,
     read_names,
 )
+from mobilevit_jax.data.builders.voc_segmentation import inside_folder
 from mobilevit_jax.data.decode import IMAGE_ENDINGS, read_image
-from mobilevit_jax.data.files import read_bytes
+from mobilevit_jax.data.files import read_bytes, without_ending
 from mobilevit_jax.errors import DataError, nearest, shortened
 
 LAYOUT = "VOC2012/{Annotations,JPEGImages,ImageSets/Main}, or <split>/ with images and XML files"
 _DIFFICULT = "difficult objects, ignored like COCO's crowds"
 _UNLISTED = "XML files in no list left out"
 _UNMARKED = "images without an XML file left out"
-_OF_CLASS = re.compile(r"\S+\s+(-1|0|1)")  # <class>_<split>.txt: whether an image has the class
+_OF_CLASS = re.compile(r"(.*\S)\s+(-1|0|1)")  # whether an image has the class of the list
+_LIST_OF_CLASS = re.compile(r".+_(train|val|trainval|test)")
 _FAR = 1e9  # pixels
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
@@ -144,7 +147,7 @@ def _find_in_year(root: Path) -> _Found:
         raise DataError(f"{annotations} has no XML files")
     present = set(whole.stems)
     parts = {}
-    for split, (path, stems) in _lists(root / "ImageSets" / "Main").items():
+    for split, (path, stems) in _lists(root, images, present).items():
         missing = sorted(set(stems) - present)
         if missing:
             raise DataError(
@@ -169,14 +172,15 @@ def _stems(folder: Path, endings: tuple[str, ...]) -> list[str]:
     return sorted({Path(name).stem for name in names if not name.startswith(".")})
 
 
-def _lists(folder: Path) -> dict[str, tuple[Path, list[str]]]:
-    """Returns the list of each split."""
-    read = {}
+def _lists(root: Path, images: Path, present: set[str]) -> dict[str, tuple[Path, list[str]]]:
+    """Returns the list of each split; `present` are the names of the XML files."""
+    folder, read = root / "ImageSets" / "Main", {}
     for path in sorted(folder.glob("*.txt")):
         lines = [line.strip() for line in read_lines(path) if line.strip()]
-        if lines and all(_OF_CLASS.fullmatch(line) for line in lines):
+        of_class = lines and all(_OF_CLASS.fullmatch(line) for line in lines)
+        if of_class and _LIST_OF_CLASS.fullmatch(path.stem):
             continue
-        stems = [_without_ending(line) for line in lines]
+        stems = [_stem_of(line, images.name, present) for line in lines]
         twice = [stem for stem, count in collections.Counter(stems).items() if count > 1]
         if twice:
             raise DataError(f"{path} lists {twice[0]} twice")
@@ -189,9 +193,12 @@ def _lists(folder: Path) -> dict[str, tuple[Path, list[str]]]:
     return by_split(read.items(), folder)
 
 
-def _without_ending(name: str) -> str:
-    """Returns a name in a list without the ending of an image; other dots belong to it."""
-    return str(Path(name).with_suffix("")) if name.lower().endswith(IMAGE_ENDINGS) else name
+def _stem_of(line: str, images: str, present: set[str]) -> str:
+    """Returns the name that a line of a list has, as a whole, else before a label."""
+    label = _OF_CLASS.fullmatch(line)
+    texts = [line, label[1]] if label else [line]
+    stems = [without_ending(inside_folder(text, images)) for text in texts]
+    return next((stem for stem in stems if stem in present), stems[0])
 
 
 def _read_part(part: _Part) -> Iterator[_Marked]:
@@ -203,7 +210,7 @@ def _read_part(part: _Part) -> Iterator[_Marked]:
             stems.setdefault(Path(name).stem, []).append(name)
     for number, stem in enumerate(part.stems, 1):
         path = part.files.annotations / f"{stem}.xml"
-        root = _parse(path)
+        root = _parse(path if path.exists() else path.with_name(f"{stem}.XML"))
         files = stems.get(stem, [f"{stem}.jpg"])
         if len(files) > 1:
             raise DataError(f"{path} may be of {' or '.join(files)}; keep one of these images")
@@ -213,10 +220,14 @@ def _read_part(part: _Part) -> Iterator[_Marked]:
 
 
 def _parse(path: Path) -> ET.Element:
+    """Reads an XML file; its tags may be in capitals, or of a namespace."""
+    data = read_bytes(path)
     try:
-        root = ET.fromstring(read_bytes(path))
+        root = ET.fromstring(data)
     except (ET.ParseError, LookupError, ValueError) as error:
         raise DataError(f"{path} is not XML, or damaged: {shortened(error)}") from error
+    for element in root.iter():
+        element.tag = element.tag.rpartition("}")[2].lower()
     if root.tag != "annotation":
         raise DataError(f"{path} is not an annotation of VOC, but {shortened(root.tag, 40)!r}")
     return root
@@ -249,6 +260,8 @@ def _read(root: ET.Element, path: Path) -> Iterator[_Object]:
             raise DataError(
                 f"{where} has difficult {shortened(difficult, 40)!r}, which must be 0 or 1"
             )
+        if len(element.findall("bndbox")) > 1:
+            raise DataError(f"{where} has several bndbox; make an object of each")
         texts = [element.findtext(f"bndbox/{corner}", "") for corner in _CORNERS]
         try:
             xmin, ymin, xmax, ymax = (float(text) for text in texts)

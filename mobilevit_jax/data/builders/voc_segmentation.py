@@ -231,11 +231,11 @@ def _read_line(line: str, masks: Path, images: dict[str, Path]) -> _Pair:
 
 def _pair(text: str, mask: str, masks: Path, images: dict[str, Path]) -> _Pair:
     folder = masks.parent / _IMAGES
-    name = unicodedata.normalize("NFC", _inside(text, _IMAGES))
+    name = unicodedata.normalize("NFC", inside_folder(text, _IMAGES))
     stem = without_ending(name)
     image = images.get(name) or images.get(stem) or folder / f"{stem}.jpg"
     stem = without_ending(image.relative_to(folder).as_posix())
-    names = [_inside(mask, masks.name)] if mask else [f"{stem}.png", f"{stem}.PNG"]
+    names = [inside_folder(mask, masks.name)] if mask else [f"{stem}.png", f"{stem}.PNG"]
     found = [masks / name for name in names if (masks / name).is_file()]
     return _Pair(printable(stem), image, found[0] if found else masks / names[0])
 
@@ -252,7 +252,7 @@ def _readings(line: str) -> Iterator[tuple[str, str]]:
         yield label[1], ""
 
 
-def _inside(path: str, folder: str) -> str:
+def inside_folder(path: str, folder: str) -> str:
     """Returns what follows a folder in a path, all of it where the folder is not in it."""
     inside = f"/{path}".replace("\\", "/").rpartition(f"/{folder}/")[2]
     return posixpath.normpath(inside).lstrip("/")
