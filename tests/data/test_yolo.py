@@ -234,9 +234,13 @@ DESCRIPTIONS = {
     "no names": ("train: images/train\n", "must have names"),
     "a count": ("nc: 4\nnames: [a, b, c]\n", "nc is not 3, the number of classes"),
     "a gap": ("names: {0: a, 2: b}\n", "names has 2 classes, but no class 1"),
+    "a number twice": ("names: {0: a, 00: b, 1: c}\n", "names has 3 classes, but no class 2"),
+    "a key twice": ("names: [a]\nnames: [b]\n", "keys from line 1 on, one stands there twice"),
+    "no text": ('names: ["\\e[31ma", b, c]\n', r"class 0 has the name '\\x1b\[31ma'"),
+    "poses": ("names: [a, b, c]\nkpt_shape: [17, 2]\n", "has kpt_shape: its labels are poses"),
     "words": ("names: {a: 0, b: 1}\n", "a class has no whole number"),
     "twice": ("names: [a, b, a]\n", "the classes 0 and 2 are both 'a'"),
-    "empty": ("names: [a, '', c]\n", "the name of class 1 must be one line, not ''"),
+    "empty": ("names: [a, '', c]\n", "class 1 has the name ''; a class needs a name"),
     "none": ("names: []\n", "names no classes"),
     "a folder": (
         "names: [a, b, c]\ntrain: images/trian\n",
@@ -299,3 +303,25 @@ def test_real_images(shared_data, data_dir, tmp_path):
         height, width = decode_image(record["image"], name=name).shape[:2]
         sides = record["boxes"][:, 2:] - record["boxes"][:, :2]
         np.testing.assert_allclose(stored[name]["area"], sides.prod(1) * height * width, rtol=0.01)
+
+
+def test_files_of_systems_links_and_capitals(source, data_dir):
+    images, labels = source / "images", source / "labels"
+    (images / "train").rename(source / "elsewhere")
+    (images / "train").mkdir()
+    (images / "train" / "camera").symlink_to(source / "elsewhere")
+    (labels / "train").rename(source / "texts")
+    (labels / "train").mkdir()
+    (source / "texts").rename(labels / "train" / "camera")
+    label = labels / "val" / "val_00.txt"
+    label.rename(label.with_suffix(".TXT"))
+    picture = draw("val")[0].image
+    for hidden in (images / "__MACOSX", images / "val" / ".thumbs"):
+        hidden.mkdir()
+        (hidden / "val_00.jpg").write_bytes(picture)
+    (images / "val" / "photo.heic").write_bytes(b"not read")
+    info = prepare("yolo", source=source, data_dir=data_dir)
+    assert info.splits == {"train": 16, "validation": 8}
+    note = "files left out, not named like an image, such as .thumbs"
+    assert info.notes == {"validation": {note: 2}}
+    assert len(records_of(data_dir, "validation")["val_00.jpg"]["boxes"]) == 1

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mobilevit_jax.data.builders.base import Item
+from mobilevit_jax.data.builders.class_names import class_name
 from mobilevit_jax.data.files import read_text
 from mobilevit_jax.errors import ConfigurationError, DataError, shortened
 
@@ -44,20 +45,18 @@ def read_names(path: Path) -> list[str]:
 
 
 def check_names(names: Sequence[Any], where: object) -> list[str]:
-    """Returns names of classes without spaces around them.
+    """Returns names of classes as they are stored.
 
     Raises:
         DataError: If there are none, one is empty or no single line, or stands there twice.
     """
-    stripped = [str(name).strip() for name in names]
+    stripped = [
+        class_name(str(name), f"{where}: class {index}") for index, name in enumerate(names)
+    ]
     if not stripped:
         raise DataError(f"{where} names no classes")
     seen: dict[str, int] = {}
     for index, name in enumerate(stripped):
-        if len(name.splitlines()) != 1:
-            raise DataError(
-                f"{where}: the name of class {index} must be one line, not {shortened(name, 40)!r}"
-            )
         if name in seen:
             raise DataError(
                 f"{where}: the classes {seen[name]} and {index} are both {shortened(name, 40)!r}"

@@ -21,11 +21,12 @@ from mobilevit_jax.data.builders.user_files import add_notes, in_train_too
 from mobilevit_jax.data.builders.yolo_labels import read_labels
 from mobilevit_jax.data.builders.yolo_layout import Found, Layout, find_layout
 from mobilevit_jax.data.decode import decode_image
-from mobilevit_jax.data.files import read_bytes
+from mobilevit_jax.data.files import printable, read_bytes
 from mobilevit_jax.errors import DataError, count
 
 _BACKGROUND = "images without a label file, taken as background"
 _ORPHANS = "label files without an image left out"
+_OTHERS = "files left out, not named like an image, such as"
 # So many boxes and more, most of them cut off, are taken for boxes of another kind.
 _ENOUGH_TO_TELL = 8
 
@@ -68,15 +69,19 @@ class Yolo(ObjectsBuilder, skip_registration=True):
     def _missing(self, split: str, found: Found) -> collections.Counter[str]:
         """Counts what has no counterpart, or raises."""
         missing = [image for image in found.images if not os.path.exists(image)]
+        counts = collections.Counter[str]()
+        if found.others:
+            counts[f"{_OTHERS} {printable(found.others[0].name)}"] = len(found.others)
         if self.skip_bad_images:  # reading names the missing ones
-            return collections.Counter({_ORPHANS: len(found.orphans)})
+            counts[_ORPHANS] = len(found.orphans)
+            return counts
         for paths, lack in ((missing, "listed but not there"), (found.orphans, "without an image")):
             if paths:
                 raise DataError(
                     f"{paths[0]} is {lack}, as are {len(paths) - 1} more of the split {split!r}; "
                     "complete them, or leave them out by --skip-bad-images"
                 )
-        return collections.Counter()
+        return counts
 
 
 def _items(

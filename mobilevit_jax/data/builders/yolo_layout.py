@@ -19,7 +19,7 @@ from mobilevit_jax.data.builders.user_files import (
     read_names,
 )
 from mobilevit_jax.data.decode import IMAGE_ENDINGS
-from mobilevit_jax.data.files import read_bytes
+from mobilevit_jax.data.files import is_hidden, list_images, read_bytes
 from mobilevit_jax.errors import DataError, shortened
 
 LAYOUT = (
@@ -37,10 +37,12 @@ class Found(NamedTuple):
     Attributes:
         images: Their files; those of a list may not be there.
         orphans: Label files without an image, in folders that are taken whole.
+        others: What is among the images in such folders and not called like one.
     """
 
     images: list[Path]
     orphans: list[Path]
+    others: list[Path]
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,9 @@ class Layout:
         if "images" in parts[:-1]:
             last = max(place for place, part in enumerate(parts[:-1]) if part == "images")
             parts[last] = "labels"
-        return self.root.joinpath(*parts).with_suffix(".txt")
+        label = self.root.joinpath(*parts).with_suffix(".txt")
+        capital = label.with_suffix(".TXT")
+        return capital if capital.exists() and not label.exists() else label
 
     def find(self, split: str) -> Found:
         """Lists a split.
@@ -72,11 +76,12 @@ class Layout:
         Raises:
             DataError: If it has no images, or one twice.
         """
-        images, orphans = [], []
+        images, orphans, others = [], [], []
         for place in self.places[split]:
             listed = self._listed(place) if place.is_file() else self._inside(place)
             images += listed.images
             orphans += listed.orphans
+            others += listed.others
         if not images:
             places, kinds = ", ".join(map(str, self.places[split])), ", ".join(IMAGE_ENDINGS)
             raise DataError(f"the split {split!r} has no images ({kinds}): {places}")
@@ -85,15 +90,17 @@ class Layout:
             if image in seen:
                 raise DataError(f"the split {split!r} has {image} twice; list it once")
             seen.add(image)
-        return Found(images, orphans)
+        return Found(images, orphans, others)
 
     def _inside(self, folder: Path) -> Found:
-        images = [path for path in _files(folder) if path.suffix.lower() in IMAGE_ENDINGS]
+        images, others = list_images(folder)
         expected = {self.label_of(image) for image in images}
         labels = self.label_of(folder / "any").parent
-        inside = _files(labels) if labels.is_dir() else []
-        texts = (path for path in inside if path.suffix == ".txt" and path not in expected)
-        return Found(images, [p for p in texts if not p.name.startswith(_NO_LABELS)])
+        inside = list_images(labels).others if labels.is_dir() else []
+        texts = {path for path in inside if _is_label(path)}
+        # Labels may stand beside their images.
+        others = [path for path in others if path not in texts]
+        return Found(images, sorted(texts - expected), others)
 
     def _listed(self, file: Path) -> Found:
         images = []
@@ -107,7 +114,7 @@ class Layout:
                 )
             beside = file.parent / line
             images.append(_plain(beside if os.path.exists(beside) else self.root / line))
-        return Found(images, [])
+        return Found(images, [], [])
 
 
 def find_layout(source: Path | None) -> Layout:
@@ -133,6 +140,11 @@ def find_layout(source: Path | None) -> Layout:
             )
         return Layout(folder, read_names(folder / CLASSES), _folders(folder))
     content = _read_yaml(file)
+    if "kpt_shape" in content:
+        raise DataError(
+            f"{file} has kpt_shape: its labels are poses, whose points cannot be told from "
+            "outlines; keep the first five columns of each label, and take kpt_shape out"
+        )
     given = folder / str(content.get("path", ""))
     root = _plain(given if os.path.isdir(given) else folder)
     named = [(key, content[key]) for key in _KEYS if content.get(key, "") not in _NOTHING]
@@ -157,9 +169,21 @@ def _description(folder: Path) -> Path | None:
 def _read_yaml(file: Path) -> dict[str, Any]:
     import yaml
 
+    class Loader(yaml.BaseLoader):
+        """Takes all values as they are written: a class may be called "no", false in YAML."""
+
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+            mapping = super().construct_mapping(node, deep)
+            if len(mapping) != len(node.value):
+                line = node.start_mark.line + 1
+                raise DataError(f"{file}: of the keys from line {line} on, one stands there twice")
+            return mapping
+
+    data = read_bytes(file)
     try:
-        # All values as they are written: a class may be called "no", which YAML takes for false.
-        content = yaml.load(read_bytes(file), Loader=yaml.BaseLoader)
+        content = yaml.load(data, Loader=Loader)
+    except DataError:
+        raise
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise DataError(f"{file} is not YAML: {shortened(error)}") from error
     if not isinstance(content, dict):
@@ -175,10 +199,10 @@ def _names(content: Mapping[str, Any], file: Path) -> list[str]:
             numbered = {int(number): name for number, name in names.items()}
         except (TypeError, ValueError) as error:
             raise DataError(f"{file}: a class has no whole number: {error}") from error
-        missing = sorted(set(range(len(numbered))) - set(numbered))
+        missing = sorted(set(range(len(names))) - set(numbered))
         if missing:
             raise DataError(
-                f"{file}: names has {len(numbered)} classes, but no class {missing[0]}; number "
+                f"{file}: names has {len(names)} classes, but no class {missing[0]}; number "
                 "them from 0 on"
             )
         names = [numbered[number] for number in range(len(numbered))]
@@ -227,12 +251,12 @@ def _folders(root: Path) -> dict[str, list[Path]]:
 
 
 def _subfolders(folder: Path) -> Iterable[Path]:
-    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    return sorted(p for p in folder.iterdir() if p.is_dir() and not is_hidden(p.name))
 
 
-def _files(folder: Path) -> list[Path]:
-    """Returns all files in a folder and those below it, without hidden ones."""
-    return sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
+def _is_label(path: Path) -> bool:
+    named = path.suffix.lower() == ".txt" and not path.name.startswith(_NO_LABELS)
+    return named and not is_hidden(path.name)
 
 
 def _plain(path: Path) -> Path:
