@@ -296,3 +296,14 @@ def test_pyarrow_that_is_not_there(source, data_dir, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     match = r"Parquet files need pyarrow; install it: pip install 'mobilevit-jax\[parquet\]'"
     fails(source, data_dir, match, ConfigurationError)
+
+
+def test_names_of_classes_that_contradict(source, data_dir):
+    (source / "classes.txt").write_text("other\nnames\n")
+    fails(source, data_dir, "classes.txt has other classes than the Parquet files; remove it")
+
+
+def test_files_of_systems(source, data_dir):
+    (source / "__MACOSX").mkdir()
+    (source / "__MACOSX" / "train.parquet").write_bytes(b"no Parquet")
+    check(prepare("parquet", source=source, data_dir=data_dir), data_dir)

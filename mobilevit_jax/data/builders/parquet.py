@@ -138,9 +138,13 @@ class Parquet(StoredBuilder, skip_registration=True):
     def _names(self) -> list[str] | None:
         """The names of the classes, where somebody has named them."""
         assert self.source is not None  # _shards has checked it
-        listed = self.source / CLASSES
-        named = self._columns.names
-        return read_names(listed) if named is None and listed.is_file() else named
+        file, named = self.source / CLASSES, self._columns.names
+        if not file.is_file():
+            return named
+        listed = read_names(file)
+        if named not in (None, listed):
+            raise DataError(f"{file} has other classes than the Parquet files; remove it")
+        return listed
 
     @cached_property
     def _classes(self) -> tuple[list[str], dict[Any, int]]:

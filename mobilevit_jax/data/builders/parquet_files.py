@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from mobilevit_jax.data.builders.splits import by_split
 from mobilevit_jax.data.builders.user_files import check_names
+from mobilevit_jax.data.files import is_hidden
 from mobilevit_jax.errors import ConfigurationError, DataError, shortened
 
 LAYOUT = "<split>-00000-of-00005.parquet and the others (in data/, too), or <split>/0000.parquet"
@@ -54,7 +55,7 @@ def find_shards(source: Path) -> dict[str, list[Path]]:
     """
     named: dict[tuple[Path, str], list[Path]] = {}
     for path in sorted(source.rglob("*.parquet")):
-        if path.name.startswith("."):
+        if any(map(is_hidden, path.relative_to(source).parts)):
             continue
         match = _SHARD.fullmatch(path.stem)
         if match:
