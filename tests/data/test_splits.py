@@ -113,7 +113,7 @@ def test_files_of_other_kinds(tmp_path, data_dir, builder):
     assert info.splits == {"train": len(train), "validation": len(drawn)} and len(drawn) > 1
 
 
-@pytest.mark.parametrize("folder", ["val", "valid", "dev"])
+@pytest.mark.parametrize("folder", ["val", "valid", "dev", "Val", "VALIDATION"])
 def test_other_names_of_validation_are_told(source, data_dir, folder):
     (source / "test").rename(source / folder)
     info = prepare("image_folder", source=source, data_dir=data_dir)

@@ -26,7 +26,7 @@ def find_split_folders(parent: Path, *, undivided: bool) -> dict[str, Path]:
         DataError: If a folder has a name that no split can have, or two are one split.
     """
     folders = [e for e in sorted(parent.iterdir()) if e.is_dir() and not is_hidden(e.name)]
-    if undivided and not any(_KNOWN.fullmatch(folder.name) for folder in folders):
+    if undivided and not any(_KNOWN.fullmatch(folder.name.lower()) for folder in folders):
         return {"train": parent}
     return by_split(((folder.name, folder) for folder in folders), parent)
 
@@ -35,12 +35,12 @@ def split_name(name: str, where: object) -> str:
     """Returns the split that a folder, file or key stands for.
 
     "val", "valid", "validation" and "dev" are validation, and a year behind these, "train" or
-    "test" goes.
+    "test" goes; capitals do not count.
 
     Raises:
         DataError: If it cannot be a split; says `where` it stands.
     """
-    match = _KNOWN.fullmatch(name)
+    match = _KNOWN.fullmatch(name.lower())
     if match:
         return match[1] if match[1] in ("train", "test") else "validation"
     if not name.isidentifier() or not name.isascii() or name.lower() == "all":
