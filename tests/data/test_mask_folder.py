@@ -119,6 +119,9 @@ class TestClassFile:
         with pytest.raises(DataError, match="value 255 at 1 pixel.* 0 to 1 and 100"):
             classes.read(png(np.array([[0, 255]], np.uint8)), name="m")
 
+    def test_names_may_end_with_a_number(self, tmp_path):
+        assert classes_of(tmp_path, "grade 0\ngrade 1\n").names == ("grade 0", "grade 1")
+
     def test_two_colours_of_one_class(self, tmp_path):
         classes = classes_of(tmp_path, "road 1 1 9\ncar 2 2 9\ncar 3 3 9\n")
         pixels = np.array([[[1, 1, 9], [2, 2, 9], [3, 3, 9]]], np.uint8)
@@ -142,6 +145,9 @@ class TestClassFile:
             ("road 1 2 3\ncar\n", "line 2: 'car' has no colour r g b, but others have"),
             ("road 1 2 3\ncar 1 2 256\n", "line 2: the colour of 'car' must be of 0 to 255"),
             ("road 1 2 3\ncar 1 2 3\n", "line 2: the colour of 'car' is another class's too"),
+            ("road 0\ncar 1\n", "every line ends with a number or a code of a colour"),
+            ("road #804080\ncar #400080\n", "every line ends with a number or a code"),
+            ("road 0.5 0.2 0.5\ncar 0.2 0 0.5\n", "every line ends with a number or a code"),
             ("0 road\n1: car\n", "every line begins with a number; write names alone"),
         ],
     )

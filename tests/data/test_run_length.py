@@ -70,6 +70,7 @@ DAMAGED = {
     "texts": ["1200"],
     "nulls": [None, 1200],
     "truths": [True],
+    "truths among numbers": [True, 1199],
     "nested": [[600, 600]],
     "ragged": [[600], 600],
     "huge": [10**30],

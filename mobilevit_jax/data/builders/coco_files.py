@@ -376,7 +376,10 @@ def area_of(annotation: dict[str, Any], path: Path) -> float | None:
     """
     area = annotation.get("area")
     if area is not None and not (_is_number(area) and 0 <= area < _LARGEST**2):
-        raise DataError(f"{path}: annotation {annotation['id']} has {_shown(annotation, 'area')}")
+        raise DataError(
+            f"{path}: annotation {annotation['id']} has {_shown(annotation, 'area')}; it must be a "
+            "number of pixels, or be left out"
+        )
     return area
 
 

@@ -33,7 +33,7 @@ from mobilevit_jax.data.coco_names import COCO_CATEGORIES
 from mobilevit_jax.data.voc_names import VOC_OF_COCO
 from mobilevit_jax.errors import DataError, shortened
 
-_LEFT_OUT = "polygons of fewer than three points left out"
+_LEFT_OUT = "polygons that are empty or not of three points and more left out"
 _LEAST_NUMBERS = 6  # x and y of three points
 _FAR = 10  # times the size of the image
 
@@ -149,7 +149,7 @@ def _region(annotation: dict[str, Any], size: tuple[int, int], path: Path) -> tu
     if not all((np.abs(polygon) <= limit).all() for polygon in polygons):
         raise DataError(f"{where} has a polygon that is not finite, or far outside its image")
     whole = [p for p in polygons if len(p) >= _LEAST_NUMBERS and len(p) % 2 == 0]
-    return whole, len(polygons) - len(whole)
+    return whole, max(len(polygons), 1) - len(whole)
 
 
 def _draw(image: CocoImage) -> np.ndarray:

@@ -30,6 +30,7 @@ FILES = ("classes.txt", "label_colors.txt", "classes.json")
 _NO_CLASS = -1
 _RGB = r"(?P<r>\d+)[\s,]+(?P<g>\d+)[\s,]+(?P<b>\d+)"
 _LINE = re.compile(rf"{_RGB}[\s,]+(?P<last>.*\S)|(?P<first>.*?\S)[\s,]+{_RGB.replace('P<', 'P<_')}")
+_NUMBERED = re.compile(r"(.*\S)[\s:,=]+(\d[\d.]*|#[0-9a-fA-F]{3,8})")
 _KEYS = ("classes", "colors", "void")
 
 
@@ -221,6 +222,13 @@ def _check_names(path: Path, names: list[str]) -> None:
         raise DataError(
             f"{path}: every line begins with a number; write names alone, in the order of the "
             "values from 0 on"
+        )
+    # "grade 1" and "grade 2" are names, "sky 1" and "road 2" names and values.
+    numbered = [match for name in names if (match := _NUMBERED.fullmatch(name))]
+    if len({match[1] for match in numbered}) == len(names):
+        raise DataError(
+            f"{path}: every line ends with a number or a code of a colour; write names alone, in "
+            "the order of the values from 0 on, or with colours as r g b"
         )
 
 

@@ -51,7 +51,9 @@ def draw_runs(runs: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 def _from_list(counts: Any) -> np.ndarray | None:
     try:
-        numbers = np.array(counts if isinstance(counts, list) else None)
+        # NumPy would take True for 1 among numbers.
+        fit = isinstance(counts, list) and not any(isinstance(n, bool) for n in counts)
+        numbers = np.array(counts if fit else None)
     except (ValueError, OverflowError):  # lists of several lengths
         return None
     if numbers.ndim != 1 or numbers.dtype.kind not in "iuf":
