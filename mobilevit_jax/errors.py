@@ -10,6 +10,9 @@ from collections.abc import Iterable, Iterator
 from os import PathLike
 from typing import NoReturn
 
+# Characters that steer a terminal, turn the order of what follows, or are halves of others.
+_UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
 
 class ExitStatus(enum.IntEnum):
     """How commands end."""
@@ -124,3 +127,8 @@ def shortened(text: object, limit: int = 200) -> str:
     """
     line = " ".join(str(text).split())
     return line if len(line) <= limit else f"{line[: limit - 4]} ..."
+
+
+def visible(text: str) -> str:
+    """Returns a text as one line that a terminal may have: names of files can hold anything."""
+    return _UNSEEN.sub(lambda found: ascii(found[0])[1:-1], text)

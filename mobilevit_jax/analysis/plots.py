@@ -18,6 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from mobilevit_jax.base.atomic import replacing
+from mobilevit_jax.errors import visible
 
 DPI = 120
 COLOURS = {"train": "#0072B2", "validation": "#D55E00", "test": "#009E73"}
@@ -177,7 +178,7 @@ def _draw_image(axes: Axes, image: np.ndarray, title: str) -> None:
     axes.set(anchor="NE", xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
     # The end of a file name tells more than its beginning.
-    text = shorten(title[::-1], _TITLE_LENGTH)[::-1]
+    text = shorten(visible(title)[::-1], _TITLE_LENGTH)[::-1]
     axes.set_title(text, fontsize=9, loc="left", color=_TEXT_COLOUR, parse_math=False)
 
 
@@ -192,9 +193,8 @@ def _draw_answer(axes: Axes, answer: Sequence[tuple[str, float]], shares: bool) 
         weight = "bold" if place == 0 else "normal"
         text: dict[str, Any] = {"va": "bottom", "fontsize": 9, "fontweight": weight}
         # Names are data: a "$" in one starts no formula.
-        axes.text(
-            low, place - 0.24, shorten(name, _NAME_LENGTH), parse_math=False, ha="left", **text
-        )
+        name = shorten(visible(name), _NAME_LENGTH)
+        axes.text(low, place - 0.24, name, parse_math=False, ha="left", **text)
         shown = f"{number:.1%}" if shares else f"{number:.4g}"
         axes.text(high, place - 0.24, shown, ha="right", **text)
     axes.set_xlim(low, high)

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from mobilevit_jax.base.atomic import replacing
+from mobilevit_jax.errors import visible
 
 if TYPE_CHECKING:
     from mobilevit_jax.tasks.detection.predict import Detection
@@ -137,7 +138,7 @@ def _drawn_box(box: tuple[float, ...], scale: float, size: tuple[int, int]) -> B
 
 def fitting(text: str, font: ImageFont.FreeTypeFont, width: int, end: str = "") -> str:
     """Shortens a text in front of its end until both are no wider than that; all in one line."""
-    text = " ".join(text.split())
+    text = visible(" ".join(text.split()))
     shown = text + end
     while text and font.getlength(shown) > width:
         text = text[:-1].rstrip()

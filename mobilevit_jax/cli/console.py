@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from mobilevit_jax.errors import count as count
+from mobilevit_jax.errors import visible
 
 # Without a terminal there is no width to fit: rich would fold tables at 80 columns, and cut names.
 _PLAIN_WIDTH = 2**16
@@ -44,7 +45,7 @@ def make_console(stream: TextIO) -> Console:
 
 def say(message: str) -> None:
     """Prints one line for the reader, on stderr."""
-    make_console(sys.stderr).print(message, soft_wrap=True)
+    make_console(sys.stderr).print(visible(message), soft_wrap=True)
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str = "") -> None:
@@ -59,12 +60,12 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title:
     for index, heading in enumerate(columns):
         # Names may be longer than a terminal is wide; numbers are not broken.
         justify = "right" if index else "left"
-        table.add_column(heading, justify=justify, no_wrap=index > 0, overflow="fold")
+        table.add_column(visible(heading), justify=justify, no_wrap=index > 0, overflow="fold")
     for row in rows:
         table.add_row(*[_cell(value) for value in row])
     console = make_console(sys.stdout)
     if title:  # a table would fold its title at its own width
-        console.print(title, soft_wrap=True)
+        console.print(visible(title), soft_wrap=True)
     console.print(table)
 
 
@@ -132,7 +133,7 @@ class TrainProgress:
 
     def say(self, message: str) -> None:
         """Prints one line, above the bar where there is one."""
-        self._console.print(message, soft_wrap=True)
+        self._console.print(visible(message), soft_wrap=True)
 
     def log(self, row: Mapping[str, object]) -> None:
         """Prints one line for a row of metrics, above the bar where there is one."""
@@ -159,5 +160,5 @@ def format_row(row: Mapping[str, object], epochs: int) -> str:
 
 def _cell(value: object) -> str:
     if not isinstance(value, float) or not math.isfinite(value):
-        return str(value)
+        return visible(str(value))
     return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"

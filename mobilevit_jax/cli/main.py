@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 import mobilevit_jax
-from mobilevit_jax.errors import ExitStatus, MobileViTError, exit_at_once, unknown_name
+from mobilevit_jax.errors import ExitStatus, MobileViTError, exit_at_once, unknown_name, visible
 
 COMMANDS: dict[str, str] = {
     "train": "train, evaluate and checkpoint the experiment of a Python file",
@@ -92,7 +92,7 @@ def guarded(command: Callable[[], int], *, debug: bool = False) -> int:
         if debug:
             traceback.print_exception(error)
         else:
-            print(f"mobilevit: error: {describe(error)}", file=sys.stderr)
+            print(f"mobilevit: error: {visible(describe(error))}", file=sys.stderr)
         return ExitStatus.of(error)
 
 

@@ -116,6 +116,17 @@ def test_names_are_shown_as_they_are_on_a_terminal(name, monkeypatch):
     assert name in "".join(shown.replace("82.2%", "").split())
 
 
+def test_what_steers_a_terminal_is_escaped(capsys):
+    """Colours, returns, overrides of the direction, bytes that are no UTF-8."""
+    name, shown = "a\x1b[31m\rb\u202ec\udcff\nd\u200f", "a\\x1b[31m\\rb\\u202ec\\udcff\\nd\u200f"
+    console.say(name)
+    console.print_table([name], [[name]], title=name)
+    with console.TrainProgress(2, epochs=1) as progress:
+        progress.say(name)
+    printed = capsys.readouterr()
+    assert printed.err == 2 * f"{shown}\n" and printed.out.count(shown) == 3
+
+
 def test_splits_of_any_name_have_a_bar(monkeypatch):
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("COLUMNS", "120")

@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import shutil
 
 import cv2
 import numpy as np
@@ -98,6 +100,17 @@ def test_a_picture(trained, mobilevit, test_images, tmp_path):
     assert ran.status == 0 and ran.err == f"drawn into {path}\n"
     picture = cv2.imread(str(path))
     assert picture is not None and picture.std() > 10
+
+
+def test_a_name_that_is_no_text(trained, mobilevit, test_images, tmp_path):
+    """Bytes that are no UTF-8, in the table, in JSON and in the picture."""
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/\xff.jpg")
+    shutil.copy(test_images[0], path)
+    ran = mobilevit("predict", path, "--weights", trained.directory, "--plot", tmp_path / "a.png")
+    assert ran.status == 0 and r"\udcff.jpg" in ran.out
+    ran = mobilevit("predict", path, "--weights", trained.directory, "--json")
+    assert ran.status == 0 and json.loads(ran.out)[0]["image"] == path
+    ran.out.encode()
 
 
 def test_missing_images(trained, mobilevit, predict, test_images):

@@ -89,7 +89,9 @@ def main(argv: list[str]) -> int:
         which = f" (the first {_PLOTTED} of {len(answers)})" if more else ""
         say(f"drawn into {arguments.plot}{which}")
     if arguments.json:
-        print(json.dumps(answers, indent=2, ensure_ascii=False))
+        text = json.dumps(answers, indent=2, ensure_ascii=False)
+        # Bytes of a file's name that are no UTF-8 are halves of characters, which JSON can escape.
+        print(text.encode("utf-8", "backslashreplace").decode("utf-8"))
     else:
         for answer in answers:
             form.show(answer)

@@ -15,7 +15,7 @@ from mobilevit_jax.cli.options import called, read
 from mobilevit_jax.data.builders import BUILDERS
 from mobilevit_jax.data.prepare import prepare
 from mobilevit_jax.data.sources import dataset_info, list_prepared, resolve_data_dir
-from mobilevit_jax.errors import ConfigurationError, DataError, ExitStatus, shortened
+from mobilevit_jax.errors import ConfigurationError, DataError, ExitStatus, shortened, visible
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def main(argv: Sequence[str]) -> int:
             progress=update,
         )
     rows = [(split, count, info.skipped.get(split, 0)) for split, count in info.splits.items()]
-    print(f"{info.name} ({len(info.class_names)} classes) is in {info.directory}")
+    print(visible(f"{info.name} ({len(info.class_names)} classes) is in {info.directory}"))
     print_table(("split", "images", "skipped"), rows)
     if info.class_names:
         say(f"classes: {shortened(', '.join(info.class_names))}")
@@ -117,6 +117,6 @@ def _list(data_dir: Path | None) -> None:
             rows.append((place.name, place.version, len(info.class_names), splits))
         except DataError as error:
             rows.append((place.name, place.version, "-", str(error)))
-    print(f"prepared in {resolve_data_dir(data_dir)}: {len(rows)}")
+    print(visible(f"prepared in {resolve_data_dir(data_dir)}: {len(rows)}"))
     if rows:
         print_table(("name", "version", "classes", "images"), rows)

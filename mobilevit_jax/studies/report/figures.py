@@ -11,6 +11,7 @@ from matplotlib.ticker import PercentFormatter
 from mobilevit_jax.analysis import plots
 from mobilevit_jax.analysis.metrics import HEADINGS
 from mobilevit_jax.analysis.plots import Point, Row, shorten
+from mobilevit_jax.errors import visible
 
 # Those of Okabe and Ito without their yellow, which is hard to see on white.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -70,7 +71,7 @@ def draw_lines(
         handles.append(drawn[0])
     if metric.removeprefix("raw_") in HEADINGS:
         axes.yaxis.set_major_formatter(PercentFormatter(xmax=1.0, decimals=None))
-    axes.set_title(shorten(title, 60), loc="left", fontsize=11, parse_math=False)
+    axes.set_title(shorten(visible(title), 60), loc="left", fontsize=11, parse_math=False)
     if sizes:
         axes.set_xlabel("side of the images in pixels")
     else:
@@ -79,7 +80,7 @@ def draw_lines(
     plots.tidy(axes)
     # Names are data: neither "$x$" nor a leading "_" means anything.
     # The end of a path tells more than its beginning.
-    labels = [" " + shorten(line.label[::-1], _LABEL_LENGTH)[::-1] for line in lines]
+    labels = [" " + shorten(visible(line.label)[::-1], _LABEL_LENGTH)[::-1] for line in lines]
     legend = figure.legend(
         handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=9
     )
