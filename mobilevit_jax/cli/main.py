@@ -24,6 +24,7 @@ COMMANDS: dict[str, str] = {
     "convert": "write weights for transformers, CVNets, timm or this package",
     "prepare": "store a data set in the form that training reads",
     "models": "list the models with their parameters and multiply-adds",
+    "compile": "say whether an experiment fits a TPU, by the TPU's compiler and without a TPU",
     "benchmark": "measure the speed of the loader, of the step and of the whole run",
 }
 

@@ -44,14 +44,18 @@ def task_of(model_name: str) -> str:
     return head_named(model_name).task
 
 
-def create_task(settings: "TaskSettings") -> "DataTask":
+def create_task(settings: "TaskSettings", info: "DatasetInfo | None" = None) -> "DataTask":
     """Opens an experiment's data and builds its model.
+
+    Args:
+        settings: The experiment.
+        info: Describes a data set that is not here, for programs that are only compiled.
 
     Raises:
         ConfigurationError: If data set, split, model or batch do not fit together.
         DataError: If the data set cannot be read.
     """
-    return _class_of(settings.model.name)(settings)
+    return _class_of(settings.model.name)(settings, info)
 
 
 def class_names_of(model_name: str, info: "DatasetInfo") -> tuple[str, ...]:

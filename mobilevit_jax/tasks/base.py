@@ -22,6 +22,7 @@ from mobilevit_jax.processing import ImageProcessor
 from mobilevit_jax.tasks.evaluation import SplitEvaluator
 from mobilevit_jax.tasks.pretrained import Pretrained
 from mobilevit_jax.tasks.settings import TaskSettings
+from mobilevit_jax.training import parallel
 from mobilevit_jax.training.contracts import Task
 from mobilevit_jax.training.multihost import hosts
 from mobilevit_jax.training.step import Objective
@@ -46,29 +47,35 @@ class DataTask(Task, abc.ABC):
         skipped: Images that could not be decoded, if the run skips them.
     """
 
-    def __init__(self, settings: TaskSettings) -> None:
+    def __init__(self, settings: TaskSettings, info: DatasetInfo | None = None) -> None:
         """Opens the splits and builds the model.
+
+        Args:
+            settings: The experiment.
+            info: Describes a data set that is not here: no split is opened, and the task serves to
+                compile its steps.
 
         Raises:
             ConfigurationError: If data set, split, model or batch do not fit together.
             DataError: If the data set cannot be read.
         """
         data = settings.data
-        info = dataset_info(data.dataset, data.data_dir)
+        is_here = info is None
+        info = info or dataset_info(data.dataset, data.data_dir)
         self._settings = settings
         self.class_names = self.class_names_of(info)
         self.model = self._make_model(settings, info)
         self.objective = self._make_objective(settings)
         _check_metric(settings, self.evaluation_metrics)
         self.table = scale_table(settings.sampler)
-        check_devices(self.table, jax.device_count(), settings.optimizer.accumulation)
+        check_devices(self.table, parallel.device_count(), settings.optimizer.accumulation)
         names = {"train": data.train, "validation": data.validation, "test": data.test}
         self._splits: dict[str, Split] = {
             role: open_split(data.dataset, name, data.data_dir)
             for role, name in names.items()
-            if name
+            if name and is_here
         }
-        self.examples = len(self._splits["train"])
+        self.examples = len(self._splits["train"]) if is_here else info.splits[data.train]
         self._plan = RunPlan(settings.seed, settings.epochs, self.examples, self.table)
         self.steps_of_epochs = self._plan.steps_of_epochs
         self.skipped = SkippedImages()
@@ -134,7 +141,8 @@ class DataTask(Task, abc.ABC):
             yield from batches
 
     @functools.cached_property
-    def _evaluator(self) -> SplitEvaluator:
+    def evaluator(self) -> SplitEvaluator[Any]:
+        """What measures the model's weights."""
         return self._make_evaluator()
 
     def evaluate(
@@ -142,7 +150,7 @@ class DataTask(Task, abc.ABC):
     ) -> dict[str, float]:
         """Returns `evaluation_metrics` and "count"; see `Task`."""
         settings = self._settings
-        return self._evaluator(
+        return self.evaluator(
             variables,
             self._splits[split],
             settings.evaluation.batch_size,

@@ -75,6 +75,8 @@ class ClassificationTask(DataTask):
 class Evaluator(SplitEvaluator[dict[str, float]]):
     """Measures "loss", "top1" and "top5"."""
 
+    _fields = {"label": ()}
+
     def __init__(self, model: nn.Module, objective: Objective, processor: ImageProcessor) -> None:
         """Compiles nothing yet; the first call does."""
         super().__init__(

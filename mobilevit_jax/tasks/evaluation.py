@@ -22,19 +22,33 @@ Read = TypeVar("Read")
 
 
 class SplitEvaluator(abc.ABC, Generic[Read]):
-    """Measures weights on a split; a task adds what it reads of a batch, and its metrics."""
+    """Measures weights on a split; a task adds what it reads of a batch, and its metrics.
+
+    Attributes:
+        step: `step(variables, batch) -> outputs` over all devices.
+        size: Height and width of the images.
+    """
+
+    # Shapes of what an example holds, int32, besides the image.
+    _fields: Mapping[str, tuple[int, ...]] = {"index": (), "size": (2,)}
 
     def __init__(self, step: Step, load_example: LoadExample, size: tuple[int, int]) -> None:
         """Compiles nothing yet; the first call does.
 
         Args:
-            step: `step(variables, batch) -> outputs` over all devices, from `parallel`.
+            step: From `parallel`.
             load_example: Turns a record into an example of the step's batches.
             size: Height and width of their images.
         """
-        self._step = step
+        self.step = step
         self._load_example = load_example
-        self._size = size
+        self.size = size
+
+    def zero_batch(self, rows: int) -> dict[str, np.ndarray]:
+        """Returns so many rows of zeros in the form of a batch, to compile the step."""
+        fields = {name: np.zeros((rows, *more), np.int32) for name, more in self._fields.items()}
+        image = np.zeros((rows, *self.size, 3), np.uint8)
+        return {"image": image, **fields, "weight": np.ones(rows, np.float32)}
 
     def __call__(
         self,
@@ -94,14 +108,14 @@ class SplitEvaluator(abc.ABC, Generic[Read]):
         rows = -(-min(batch_size, len(split)) // devices) * devices
         with load_batches(
             split,
-            plan_evaluation(len(split), *self._size, rows),
+            plan_evaluation(len(split), *self.size, rows),
             self._load_example,
             loader,
             host=jax.process_index(),
             hosts=jax.process_count(),
             poll=poll,
         ) as batches:
-            running = (self._step(variables, batch) for batch in parallel.prefetch(batches))
+            running = (self.step(variables, batch) for batch in parallel.prefetch(batches))
             for outputs in parallel.one_behind(running):
                 yield self._read(outputs)
 

@@ -6,8 +6,10 @@ than pmap returns it would cost one more compilation of the first shape.
 """
 
 import collections
+import contextlib
+import contextvars
 import itertools
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -25,6 +27,30 @@ T = TypeVar("T")
 Tree = TypeVar("Tree")
 Arrays = Mapping[str, Any]
 
+# Devices to compile for in place of those that there are.
+_elsewhere: contextvars.ContextVar[Sequence[Any] | None] = contextvars.ContextVar(
+    "elsewhere", default=None
+)
+
+
+@contextlib.contextmanager
+def mapped_over(devices: Sequence[Any]) -> Iterator[None]:
+    """Has steps mapped over these devices in the block, such as those of a topology.
+
+    They are only lowered and compiled then: nothing can be placed on devices that are not there.
+    """
+    token = _elsewhere.set(devices)
+    try:
+        yield
+    finally:
+        _elsewhere.reset(token)
+
+
+def device_count() -> int:
+    """Returns how many devices a step is mapped over, those of all hosts."""
+    devices = _elsewhere.get()
+    return jax.device_count() if devices is None else len(devices)
+
 
 def pmap_train(step: Callable[[Any, Any], tuple[Any, Any]]) -> Any:
     """Maps `step(state, batch) -> (state, metrics)` over all devices; the state is donated.
@@ -33,18 +59,25 @@ def pmap_train(step: Callable[[Any, Any], tuple[Any, Any]]) -> Any:
         A `contracts.TrainStep`, if the state is a `TrainState`.
     """
     return jax.pmap(
-        step, axis_name=AXIS, in_axes=(None, 0), out_axes=(None, None), donate_argnums=(0,)
+        step,
+        axis_name=AXIS,
+        in_axes=(None, 0),
+        out_axes=(None, None),
+        donate_argnums=(0,),
+        devices=_elsewhere.get(),
     )
 
 
 def pmap_evaluate(step: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     """Maps `step(variables, batch) -> sums` over all devices."""
-    return jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), out_axes=None)
+    return jax.pmap(
+        step, axis_name=AXIS, in_axes=(None, 0), out_axes=None, devices=_elsewhere.get()
+    )
 
 
 def pmap_predict(step: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     """Maps `step(variables, batch) -> outputs` over all devices; outputs have a row an image."""
-    return jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), out_axes=0)
+    return jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), out_axes=0, devices=_elsewhere.get())
 
 
 def gather_rows(outputs: Any) -> Any:
@@ -85,6 +118,15 @@ def shard(batch: Arrays) -> dict[str, jax.Array]:
         rows = np.reshape(array, (devices, len(array) // devices, *array.shape[1:]))
         placed[name] = jax.device_put(rows, sharding)
     return placed
+
+
+def abstract_shard(batch: Arrays) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns the shapes that `shard` gives the rows of all hosts, nothing being placed."""
+    devices = device_count()
+    return {
+        name: jax.ShapeDtypeStruct((devices, len(array) // devices, *array.shape[1:]), array.dtype)
+        for name, array in batch.items()
+    }
 
 
 def prefetch(

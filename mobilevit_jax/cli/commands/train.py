@@ -113,7 +113,7 @@ def on_its_splits(tiny: Experiment, argv: list[str]) -> Experiment:
     Those of `--tiny` are those of `shapes/tiny`; a data set that the arguments name in its place
     need not have them. Splits that the arguments name stay as they are.
     """
-    if _is_drawn(tiny):
+    if is_drawn(tiny):
         return tiny
     data, options = tiny.data, [word.partition("=")[0] for word in argv]
     there = dataset_info(data.dataset, data.data_dir).splits
@@ -199,7 +199,7 @@ def build_task(experiment: Experiment) -> "DataTask":
     """Opens the experiment's data and model; a data set that needs no source is made first."""
     from mobilevit_jax.tasks import create_task
 
-    if _is_drawn(experiment):
+    if is_drawn(experiment):
         prepare(experiment.data.dataset, data_dir=experiment.data.data_dir)
     return create_task(experiment)
 
@@ -287,7 +287,7 @@ def _print_result(experiment: Experiment, outcome: "Outcome", directory: Path) -
 def _print_next(experiment: Experiment, task: "DataTask", directory: Path) -> None:
     """Prints the command that predicts; a data set that was drawn leaves an image to try it on."""
     image = "IMAGE"
-    if _is_drawn(experiment):
+    if is_drawn(experiment):
         path = directory / run_files.EXAMPLE
         if not path.exists():
             path.write_bytes(task.first_image())
@@ -296,6 +296,6 @@ def _print_next(experiment: Experiment, task: "DataTask", directory: Path) -> No
     say(f"predict with: mobilevit predict {image} --weights {weights}")
 
 
-def _is_drawn(experiment: Experiment) -> bool:
+def is_drawn(experiment: Experiment) -> bool:
     """Whether the data set is made here, from nothing."""
     return experiment.data.dataset.split("/")[0] == "shapes"

@@ -50,9 +50,9 @@ class DetectionTask(DataTask):
 
     main_metric = "map"
 
-    def __init__(self, settings: TaskSettings) -> None:
+    def __init__(self, settings: TaskSettings, info: DatasetInfo | None = None) -> None:
         """Opens the splits and builds the model; see `DataTask`."""
-        super().__init__(settings)
+        super().__init__(settings, info)
         self.left_out = LeftOutObjects()
 
     @property

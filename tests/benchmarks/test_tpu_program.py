@@ -1,0 +1,119 @@
+"""What a TPU's program writes, its padding, the plain port beside ours, the tables."""
+
+# The scripts are no package; their directory is put on the path below.
+# pyright: reportMissingImports=false
+
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mobilevit_jax.analysis.counts import total_parameters
+from mobilevit_jax.models import create_model
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture(autouse=True)
+def _scripts(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ("f32[]", 4),
+        ("f32[3,5]{1,0}", 60),
+        # The minor axis comes in 128 lanes, the next in 8 rows.
+        ("f32[3,5]{1,0:T(8,128)}", 8 * 128 * 4),
+        ("bf16[3,5]{0,1:T(8,128)(2,1)}", 8 * 128 * 2),
+        ("bf16[2,9,130]{2,1,0:T(8,128)(2,1)S(1)}", 2 * 16 * 256 * 2),
+        ("f32[200]{0:T(256)}", 1024),
+        ("(f32[2]{0}, s32[4]{0}, token[])", 24),
+    ],
+)
+def test_padding_counts(shape, expected):
+    from tpu_program import padded_bytes
+
+    assert padded_bytes(shape) == expected
+
+
+PROGRAM = """
+HloModule jit_step
+%fused (p: f32[2]) -> f32[2] {
+  %p = f32[2]{0} parameter(0)
+  ROOT %copy.9 = f32[2]{0} copy(%p)
+}
+ENTRY %main (x: f32[2,3]) -> f32[2] {
+  %x = f32[2,3]{1,0} parameter(0)
+  %copy.1 = f32[2,3]{0,1} copy(%x)
+  %copy-start.1 = (f32[2,3]{0,1}, f32[2,3]{0,1}, u32[]) copy-start(%copy.1)
+  %copy-done.1 = f32[2,3]{0,1} copy-done(%copy-start.1)
+  ROOT %fusion.2 = f32[2]{0} fusion(%copy-done.1), kind=kLoop, calls=%fused
+}
+"""
+
+
+def test_only_the_entry_is_counted():
+    from tpu_program import written
+
+    assert list(written(PROGRAM)) == [("copy", 24), ("copy", 52), ("fusion", 8)]
+
+
+@pytest.mark.parametrize("size", ["xxs", "s"])
+def test_the_plain_port_has_as_many_parameters(size):
+    from plain_flax import MobileViT
+
+    shapes = jax.eval_shape(MobileViT(size).init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+    count = sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
+    assert count == total_parameters(create_model(f"mobilevit_{size}"))
+
+
+def test_the_plain_port_learns():
+    from plain_flax import AXIS, MobileViT, training_step
+
+    net = MobileViT("xxs", num_classes=4)
+    begin, step = training_step(net)
+    rng = np.random.default_rng(0)
+    batch = {
+        "image": rng.integers(0, 256, (1, 4, 64, 64, 3), np.uint8),
+        "label": np.arange(4, dtype=np.int32)[None],
+    }
+    variables = jax.jit(net.init)(jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+    mapped = jax.pmap(
+        step, AXIS, in_axes=(None, 0), out_axes=(None, None), devices=jax.devices()[:1]
+    )
+    state, first = mapped(begin(variables), batch)
+    for _ in range(5):
+        state, loss = mapped(state, batch)
+    assert np.isfinite(loss) and loss < first
+    assert int(state["step"]) == 6
+
+
+def test_the_tables_have_ratios():
+    from tpu_program import show
+
+    row = {"accessed": 2e9, "temporary": 1e9, "transcendentals": 1e9, "flops": 4e9, "copies": 2}
+    row |= {"copied": 1e9, "written": 1e9, "compile_seconds": 3.0, "by_kind": {"copy": 10**9}}
+    text = show({"xxs": {"ours": row, "plain port": row | {"accessed": 4e9}}})
+    assert "| xxs | bytes accessed, GB | 2.00 | 4.00 | 0.50 |" in text
+    assert "| xxs | plain port | copy | 1.00 |" in text
+    assert "| xxs | copies | 2.00 | - | - |" in show({"xxs": {"ours": row}})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [(("--batch", "0"), "must be at least 1"), (("--target", "v9-1"), "unknown target 'v9-1'")],
+)
+def test_bad_input_is_one_line(arguments, words, monkeypatch, capsys):
+    from tpu_program import main
+
+    monkeypatch.setattr(sys, "argv", ["tpu_program.py", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    error = capsys.readouterr().err
+    assert words in error
