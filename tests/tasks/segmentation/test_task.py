@@ -189,7 +189,7 @@ class TestOwnClasses:
         assert losses[-1] < 0.8 * losses[0]
         found = task.evaluate(state.variables, "validation")
         assert found["count"] == 16 and 0 < found["miou"] < 1
-        evaluator = task._evaluator
+        evaluator = task.evaluator
         assert list(evaluator.per_class) == list(STREET_NAMES)
         height, width = SIZE
         void = sum(int((draw_street(1000 + i)[1] == 255).sum()) for i in range(16))
