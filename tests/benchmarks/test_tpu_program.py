@@ -72,6 +72,7 @@ def test_the_plain_port_has_as_many_parameters(size):
     assert count == total_parameters(create_model(f"mobilevit_{size}"))
 
 
+@pytest.mark.slow
 def test_the_plain_port_learns():
     from plain_flax import AXIS, MobileViT, training_step
 

@@ -168,6 +168,7 @@ def test_one_that_fails_tells_the_others_why():
     assert line == "mobilevit: error: process 0 has failed: the disk of process 0 is gone"
 
 
+@pytest.mark.slow
 def test_one_without_a_sign_of_life_ends_the_others():
     other, killed = meet(1, "dies")
     assert killed.status == -signal.SIGKILL

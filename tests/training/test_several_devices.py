@@ -80,6 +80,7 @@ def runs(data_dir, tmp_path_factory) -> Runs:
     return Runs(place, one, two, last, run(experiment(data_dir), place / "four"))
 
 
+@pytest.mark.slow
 def test_losses_are_those_of_one_device(runs):
     expected = runs.one.found["runs"][0]["losses"]
     assert len(set(expected)) == STEPS - 1
@@ -88,6 +89,7 @@ def test_losses_are_those_of_one_device(runs):
     assert runs.two[0].found["runs"][0]["losses"] == runs.two[1].found["runs"][0]["losses"]
 
 
+@pytest.mark.slow
 def test_only_the_first_process_writes(runs):
     rows = read_metrics(runs.place / "two")
     assert rows == runs.two[0].found["runs"][0]["rows"]
@@ -97,6 +99,7 @@ def test_only_the_first_process_writes(runs):
     assert not (runs.place / "two1.detections").exists()
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_where_it_is_moved_to(runs):
     """From 1 process to 2 and back; plan, batches and learning rate stay what they were."""
     said = [
@@ -128,6 +131,7 @@ def test_a_batch_that_does_not_divide_is_refused(data_dir, tmp_path):
         run(experiment(data_dir, sampler=odd), tmp_path)
 
 
+@pytest.mark.slow
 def test_detections_of_two_hosts_are_those_of_one(runs, tmp_path):
     expected = detect(tmp_path / "detections")
     for ended in runs.two:
@@ -136,6 +140,7 @@ def test_detections_of_two_hosts_are_those_of_one(runs, tmp_path):
     assert written == (tmp_path / "detections").read_bytes()
 
 
+@pytest.mark.slow
 def test_processes_that_disagree_stop_at_the_start(runs):
     for index, ended in enumerate(runs.two):
         line = ended.output.strip().splitlines()[-1]
@@ -158,6 +163,7 @@ def test_other_data_have_another_fingerprint(data_dir):
     assert found[0]["test"] == found[1]["test"]
 
 
+@pytest.mark.slow
 def test_a_process_alone_meets_nobody(runs):
     assert runs.one.status == runs.last.status == 0
     assert "joining" not in runs.one.output and "joining" in runs.two[0].output
