@@ -4,6 +4,7 @@ What a source is, is decided in this order: a path that exists (a work directory
 a `config.json`, a weight file), then an id of the Hugging Face hub.
 """
 
+import contextlib
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,6 +20,7 @@ from mobilevit_jax.convert.config import read_config, timm_processor
 from mobilevit_jax.convert.infer_model import recognise
 from mobilevit_jax.errors import ConfigurationError, DataError
 from mobilevit_jax.models.initial import initialise
+from mobilevit_jax.models.problem_types import unsaid
 from mobilevit_jax.models.registry import head_named, head_of, kind_of, model_name, with_options
 from mobilevit_jax.models.variables import variable_shapes
 from mobilevit_jax.processing import CONFIG_NAME as PROCESSOR_NAME
@@ -205,6 +207,7 @@ def _load_file(
     path: Path, averaged: bool, allow_half: bool, channel_order: str | None
 ) -> Pretrained:
     """Loads a bare weight file: names and shapes tell the model, its naming the channel order."""
+    _check_beside(path)
     tensors = files.read_state_dict(path, averaged=averaged)
     try:
         found = recognise({name: np.shape(tensor) for name, tensor in tensors.items()})
@@ -223,6 +226,19 @@ def _load_file(
         f"weights of {path}",
         names_assumed=True,
     )
+
+
+def _check_beside(path: Path) -> None:
+    """Refuses a file of a directory whose configuration says what the tensors do not."""
+    said: list[str] = []
+    if path.name in files.WEIGHT_FILES and path.with_name(CONFIG).is_file():
+        with contextlib.suppress(DataError, ConfigurationError):  # of another kind, or damaged
+            said = unsaid(read_config(path.parent).model)
+    if said:
+        raise ConfigurationError(
+            f"{path.with_name(CONFIG)} says {', '.join(said)}, which {path.name} alone does not; "
+            f"name the directory {path.parent}"
+        )
 
 
 def _usual_processor(model: "Model") -> ImageProcessor:

@@ -71,6 +71,8 @@ def test_directories_keep_what_logits_stand_for(xxs, tmp_path, layout, problem):
     assert first[0] == model
     mvj.save_pretrained(tmp_path / "b", *first, layout=layout)
     assert load_weights(tmp_path / "b").model == model
+    with pytest.raises(ConfigurationError, match=f"says problem_type='{problem}', which .* alone"):
+        load_weights(tmp_path / "b" / "model.safetensors")
     with pytest.raises(ConfigurationError, match=f"does not say problem_type='{problem}'; save a"):
         save_weights(tmp_path / "w.safetensors", *first, layout="cvnets")
     assert not (tmp_path / "w.safetensors").exists()
