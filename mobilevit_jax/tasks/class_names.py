@@ -1,6 +1,7 @@
 """Classes of weights and of data, which belong together by their names and not by their places."""
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -19,8 +20,8 @@ _SHOWN = 3
 def match_names(weights: Sequence[str], data: Sequence[str]) -> tuple[int, ...] | None:
     """Finds the classes of a data set among those of weights, as many.
 
-    Names are the same that differ in case, spaces and signs, further synonyms ("tench, Tinca
-    tinca") or what stands in brackets, unless two classes then were.
+    Names are the same that differ in case, spaces and signs, or what stands in brackets, and that
+    have a synonym in common ("tench, Tinca tinca"), unless two classes then were.
 
     Returns:
         The place among the weights' classes of each of the data's; None if they share no name.
@@ -35,22 +36,36 @@ def match_names(weights: Sequence[str], data: Sequence[str]) -> tuple[int, ...] 
             return tuple(range(len(ours)))
         if sorted(ours) == sorted(theirs) and len(set(ours)) == len(ours):
             return tuple(map(ours.index, theirs))
-    ours, theirs = set(map(_plain, weights)), set(map(_plain, data))
-    if not ours & theirs:
+    places: dict[str, set[int]] = {}
+    for place, name in enumerate(weights):
+        for synonym in _synonyms(name):
+            places.setdefault(synonym, set()).add(place)
+    shared = [set[int]().union(*(places.get(s, ()) for s in _synonyms(name))) for name in data]
+    if sorted(map(tuple, shared)) == [(place,) for place in range(len(weights))]:
+        return tuple(place for (place,) in shared)
+    if not any(shared):
         return None
-    if ours == theirs:
+    known = set[int]().union(*shared)
+    lists = [
+        _quoted(name for name, its_places in zip(data, shared, strict=True) if not its_places),
+        _quoted(name for place, name in enumerate(weights) if place not in known),
+    ]
+    if not any(lists):
         raise ConfigurationError("both have the same names, some of them twice, in another order")
-    lists = [_quoted(name for name in data if _plain(name) not in ours)]
-    lists.append(_quoted(name for name in weights if _plain(name) not in theirs))
     raise ConfigurationError(
-        f"only the data have {lists[0]}, only the weights {lists[1]}, and they share other names"
+        f"only the data have {lists[0] or 'none'}, only the weights {lists[1] or 'none'}, and they "
+        "share other names"
     )
 
 
 def _plain(name: str) -> str:
     """Returns the first of several synonyms, without what programs spell differently."""
-    first = re.sub(r"\s*\([^()]*\)$", "", name.partition(",")[0].casefold())
-    return re.sub(r"[\W_]+", "", first) or name
+    first = unicodedata.normalize("NFKC", name.partition(",")[0]).casefold()
+    return re.sub(r"[\W_]+", "", re.sub(r"\s*\([^()]*\)$", "", first)) or name
+
+
+def _synonyms(name: str) -> set[str]:
+    return {_plain(synonym) for synonym in name.split(",")}
 
 
 def _quoted(names: Any) -> str:

@@ -40,6 +40,18 @@ def test_matches(weights, data, order):
     assert match_names(weights.split(), data.split()) == order
 
 
+@pytest.mark.parametrize(
+    ("weights", "data", "order"),
+    [
+        (["Felis, cat", "Canis, dog"], ["dog", "cat"], (1, 0)),
+        (["cafe\u0301", "b"], ["b", "caf\u00e9"], (1, 0)),
+        (["cat, pet", "dog, pet"], ["dog", "cat"], (1, 0)),
+    ],
+)
+def test_synonyms_and_accents(weights, data, order):
+    assert match_names(weights, data) == order
+
+
 def test_names_of_imagenet_with_all_synonyms():
     ours = class_names_imagenet()
     theirs = [f"{name}, Genus species" for name in ours]
@@ -53,6 +65,8 @@ def test_names_of_imagenet_with_all_synonyms():
         ("a b c", "a b x", "only the data have 'x', only the weights 'c', and they share other"),
         ("a b c", "x y a", "only the data have 'x', 'y', only the weights 'b', 'c', and"),
         ("a b c d e f", "u v w x y f", "'u', 'v', 'w' and 2 more, only the weights 'a', 'b', 'c'"),
+        ("a a b", "a b x", "only the data have 'x', only the weights none, and they share"),
+        ("a,x b c", "x y z", "only the data have 'y', 'z', only the weights 'b', 'c', and they"),
         ("crane crane a", "a crane crane", "the same names, some of them twice, in another order"),
     ],
 )
