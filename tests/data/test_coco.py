@@ -165,6 +165,21 @@ def test_a_box_that_is_none(tmp_path, data_dir, box):
     fails(changed(tmp_path, change), data_dir, "annotation 1002 has no box of four numbers")
 
 
+def test_shares_for_pixels_are_noticed(tmp_path, data_dir):
+    def change(what):
+        what["annotations"] = [annotation(i, 12, 3, [0.1, 0.2, 0.5, 0.5]) for i in range(8)]
+
+    fails(changed(tmp_path, change), data_dir, "all 8 boxes lie within the first pixel")
+
+
+@pytest.mark.parametrize("folder", ["valid", "dev", "Val"])
+def test_other_names_of_validation(tmp_path, data_dir, folder):
+    source = write_split(tmp_path / "source", folder, content())
+    assert prepare("coco", source=source, data_dir=data_dir).splits == {"validation": 3}
+    write_split(source, "val2017", content(50))
+    fails(source, tmp_path / "other", "val2017.*, which are the split 'validation'; keep one")
+
+
 def test_corners_for_sizes_are_noticed(tmp_path, data_dir):
     """(x1, y1, x2, y2) with x2 > x1: as sizes, most reach beyond the image."""
 
@@ -355,7 +370,7 @@ def test_sources_that_are_not_in_the_layout(tmp_path, data_dir):
     fails(source, data_dir, "annotations of train2017, but no folder of images")
     (source / "pictures").rename(source / "train2017")
     write_split(source, "train2014", content())
-    fails(source, data_dir, "train2017.json and instances_train2014.json .*both the split 'train'")
+    fails(source, data_dir, "both train2014 and train2017, which are the split 'train'")
     other = write_split(tmp_path / "other", "fold-1", content())
     fails(other, data_dir, "'fold-1' cannot be a split")
     (other / "annotations" / "instances_fold-1.json").write_text("{")

@@ -148,12 +148,13 @@ def _objects(instances: Instances) -> tuple[list[np.ndarray], dict[str, int]]:
     """Returns the objects of each image, and how many boxes had to be changed."""
     labels = {number: label for label, number in enumerate(instances.categories)}
     counts = {CLIPPED: 0, _EMPTY: 0}
-    objects = []
+    objects, farthest = [], 0.0
     for image in instances.images:
         rows = []
         for annotation in image.annotations:
             x, y, width, height = box_of(annotation, instances.path)
             box, outside = clip_box(x, y, width, height, image)
+            farthest = max(farthest, x + width, y + height)
             empty = box[2] <= box[0] or box[3] <= box[1]
             counts[_EMPTY] += empty
             counts[CLIPPED] += outside and not empty
@@ -169,7 +170,7 @@ def _objects(instances: Instances) -> tuple[list[np.ndarray], dict[str, int]]:
                     )
                 )
         objects.append(np.array(rows, OBJECT))
-    _check_kind_of_boxes(instances, counts)
+    _check_kind_of_boxes(instances, counts, farthest)
     return objects, counts
 
 
@@ -185,12 +186,20 @@ def clip_box(
     return (stored[0], stored[1], stored[2], stored[3]), beyond > _TOLERANCE
 
 
-def _check_kind_of_boxes(instances: Instances, counts: dict[str, int]) -> None:
-    """Raises if most boxes pass the edge of their image: these are corners, or in other units."""
+def _check_kind_of_boxes(instances: Instances, counts: dict[str, int], farthest: float) -> None:
+    """Raises if most boxes pass the edge of their image, or none the first pixel.
+
+    These are corners, or in other units.
+    """
     total = sum(len(image.annotations) for image in instances.images)
     outside = counts[CLIPPED]
     if total >= _ENOUGH_TO_TELL and 2 * outside > total:
         raise DataError(
             f"{instances.path}: {outside} of {total} boxes reach beyond their image; a box must be "
             "(x, y, width, height) in pixels, not two corners"
+        )
+    if total >= _ENOUGH_TO_TELL and farthest <= 1:
+        raise DataError(
+            f"{instances.path}: all {total} boxes lie within the first pixel of their image; a box "
+            "must be in pixels, not in shares of the image"
         )

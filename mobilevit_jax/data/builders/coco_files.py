@@ -17,14 +17,13 @@ import numpy as np
 
 from mobilevit_jax.data.builders.base import Item
 from mobilevit_jax.data.builders.class_names import class_name, fits_a_line
+from mobilevit_jax.data.builders.splits import by_split
 from mobilevit_jax.data.decode import decode_image
 from mobilevit_jax.data.files import read_bytes, read_text
 from mobilevit_jax.errors import ConfigurationError, DataError, shortened
 
 LAYOUT = "<folder>/<image> and annotations/instances_<folder>.json, such as train2017"
 _STEM = re.compile(r"instances_(.+)\.json")
-_OFFICIAL = re.compile(r"(train|val|test)\d*")
-_SPLITS = {"train": "train", "val": "validation", "test": "test"}
 # The lists of a file, and what an entry of each is called.
 _LISTS = {"images": "image", "annotations": "annotation", "categories": "category"}
 _NUMBER = re.compile(r"\s*([+-]?\d{1,19})(\.0*)?\s*", re.ASCII)
@@ -92,31 +91,21 @@ def find_splits(source: Path | None, builder: str) -> dict[str, SplitFiles]:
         raise DataError(
             f"{source / 'annotations'} has no instances_*.json; a source holds {LAYOUT}"
         )
-    splits: dict[str, SplitFiles] = {}
-    for split, files in _complete_splits(source):
-        if split in splits:
-            raise DataError(
-                f"{files.annotations.name} and {splits[split].annotations.name} in "
-                f"{files.annotations.parent} are both the split {split!r}; keep one there"
-            )
-        splits[split] = files
-    if not splits:
+    named = list(_complete_splits(source))
+    if not named:
         raise DataError(
             f"{source} has annotations of {', '.join(stems)}, but no folder of images of such a "
             "name"
         )
-    for split, files in splits.items():
-        if not split.isidentifier() or not split.isascii() or split.lower() == "all":
-            raise DataError(
-                f"{files.annotations}: {split!r} cannot be a split: its name must be of letters, "
-                "digits and _, not 'all'"
-            )
-    return splits
+    return by_split(named, source / "annotations")
 
 
 def split_names(source: Path) -> set[str]:
-    """Returns the names of the splits of a source, without any check."""
-    return {split for split, _ in _complete_splits(source)}
+    """Returns the names of the splits of a source."""
+    try:
+        return set(by_split(_complete_splits(source), source))
+    except DataError:  # once it is stored, the source may be gone
+        return set()
 
 
 def _annotation_files(source: Path) -> list[tuple[str, Path]]:
@@ -132,8 +121,7 @@ def _complete_splits(source: Path) -> Iterator[tuple[str, SplitFiles]]:
     for stem, path in _annotation_files(source):
         for folder in (source / stem, source / "images" / stem):
             if folder.is_dir():
-                match = _OFFICIAL.fullmatch(stem)
-                yield (_SPLITS[match[1]] if match else stem), SplitFiles(path, folder)
+                yield stem, SplitFiles(path, folder)
                 break
 
 
