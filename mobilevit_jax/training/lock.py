@@ -29,7 +29,8 @@ def locked(workdir: Path, *, warn: Callable[[str], None]) -> Iterator[None]:
         warn: Told in one line if the file system has no locks, so that nothing is kept out.
 
     Raises:
-        ConfigurationError: If another run holds it, or the directory may not be written.
+        ConfigurationError: If another run holds it, the directory may not be written, or its path
+            is one where checkpoints cannot be kept.
         OSError: If it cannot be made.
     """
     failed = ConfigurationError(f"the first process could not lock {workdir}; its error says why")
@@ -41,6 +42,7 @@ def locked(workdir: Path, *, warn: Callable[[str], None]) -> Iterator[None]:
 @contextlib.contextmanager
 def hold(workdir: Path, warn: Callable[[str], None]) -> Iterator[None]:
     """Does what `locked` does, for this process alone and without asking JAX for devices."""
+    _check_plain(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     path = workdir / LOCK
     holder = _holder(path)  # now, because older versions of filelock empty the file when they ask
@@ -69,6 +71,16 @@ def hold(workdir: Path, warn: Callable[[str], None]) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def _check_plain(workdir: Path) -> None:
+    """Refuses a path that Orbax takes for a pattern: it saves there what cannot be read again."""
+    path = str(workdir.absolute())
+    if set(path) & set("[*?\\"):
+        raise ConfigurationError(
+            f"the work directory {path} has [ * ? or \\ in its path, and checkpoints there could "
+            "not be read; choose another with --workdir"
+        )
 
 
 def _holder(path: Path) -> str:

@@ -12,12 +12,12 @@ import pytest
 
 from mobilevit_jax.base.run_files import LOCK
 from mobilevit_jax.errors import ConfigurationError
-from mobilevit_jax.training.lock import locked
+from mobilevit_jax.training.lock import hold, locked
 
 HOLDER = """
     import os, sys, time
     from pathlib import Path
-    from mobilevit_jax.training.lock import locked
+    from mobilevit_jax.training.lock import hold, locked
 
     with locked(Path(sys.argv[1]), warn=print):
         if os.fork() == 0:  # such as a worker that outlives the run
@@ -113,3 +113,14 @@ def test_another_error_of_the_file_system_is_an_error(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="Input/output error"):
         with locked(tmp_path, warn=pytest.fail):
             pass
+
+
+@pytest.mark.parametrize("name", ["[bold]x", "a*", "what?", "a\\b"])
+def test_a_path_where_checkpoints_could_not_be_read(tmp_path, name):
+    """Orbax finds the parts of a checkpoint by a pattern that begins with the directory."""
+    with (
+        pytest.raises(ConfigurationError, match="in its path, and checkpoints there could not be"),
+        hold(tmp_path / name / "run", pytest.fail),
+    ):
+        pass
+    assert list(tmp_path.iterdir()) == []
