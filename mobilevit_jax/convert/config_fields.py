@@ -81,9 +81,11 @@ def class_count(class_names: Sequence[str] | None, num_classes: int) -> tuple[st
     """Returns the class names, () for none.
 
     Raises:
-        ConfigurationError: If there are more or fewer names than classes.
+        ConfigurationError: If there are more or fewer names than classes, or one is no text.
     """
     names = tuple(class_names or ())
+    if isinstance(class_names, str) or not all(isinstance(name, str) for name in names):
+        raise ConfigurationError(f"class names must be a list of texts; got {class_names!r:.80}")
     if names and len(names) != num_classes:
         raise ConfigurationError(
             f"{len(names)} class names were given for a model of {num_classes} classes"

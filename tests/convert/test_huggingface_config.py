@@ -92,6 +92,12 @@ def test_kinds_it_cannot_express_are_named(name, options, named):
         to_huggingface(create_model(name, **options))
 
 
+@pytest.mark.parametrize("names", ["abc", (1, 2, 3), ("a", None, "c")])
+def test_names_are_texts(names):
+    with pytest.raises(ConfigurationError, match="class names must be a list of texts; got"):
+        to_huggingface(create_model("mobilevit_xs", num_classes=3), names)
+
+
 def test_placeholders_are_no_names():
     model = create_model("mobilevit_xs", num_classes=3)
     assert from_huggingface(to_huggingface(model)) == (model, ())
