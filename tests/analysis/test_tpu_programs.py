@@ -1,6 +1,7 @@
 """Compiling for devices that are not there: targets, what fits, what is told."""
 
-# pyright: reportArgumentType=false
+# pyright: reportArgumentType=false, reportOperatorIssue=false, reportOptionalOperand=false
+# pyright: reportCallIssue=false
 
 import dataclasses
 import importlib.util
