@@ -52,7 +52,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title:
     """Prints a table on stdout: the first column to the left, the others to the right.
 
     Args:
-        columns: Headings.
+        columns: Headings, which are the commands' own words and may have line breaks.
         rows: One sequence of cells a row; floats are shown with four significant digits.
         title: Shown above the table if not empty.
     """
@@ -60,7 +60,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title:
     for index, heading in enumerate(columns):
         # Names may be longer than a terminal is wide; numbers are not broken.
         justify = "right" if index else "left"
-        table.add_column(visible(heading), justify=justify, no_wrap=index > 0, overflow="fold")
+        table.add_column(heading, justify=justify, no_wrap=index > 0, overflow="fold")
     for row in rows:
         table.add_row(*[_cell(value) for value in row])
     console = make_console(sys.stdout)
