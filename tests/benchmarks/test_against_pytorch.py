@@ -58,6 +58,7 @@ def test_ratios_are_medians_of_rounds(scripts):
     ]
 
 
+@pytest.mark.slow
 def test_ours_alone_and_what_is_there_is_kept(tmp_path):
     output = tmp_path / "results.json"
     only_ours = ("--contenders", "ours", "ours, norms fused", "--no-downstream")
@@ -267,6 +268,7 @@ def test_a_denormal_number_is_found(scripts):
 
 
 # Attention and the norms' sums are computed alike for all sizes of a model.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "size"),
     [("mobilevit_xxs", 64), ("ssdlite_mobilevit_xxs", 128), ("deeplabv3_mobilevit_xxs", 64)],

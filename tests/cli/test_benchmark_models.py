@@ -32,6 +32,7 @@ def _small(monkeypatch):
 OPTIONS = ("--sizes", 32, "--batches", 8, 4, "--rounds", 1)
 
 
+@pytest.mark.slow
 def test_every_combination_is_shown_and_written(mobilevit, tmp_path):
     output = tmp_path / "new" / "speed.json"
     work = ("--work", "forward", "train")
@@ -70,11 +71,13 @@ def test_every_combination_is_shown_and_written(mobilevit, tmp_path):
     assert [path.name for path in output.parent.iterdir()] == ["speed.json"]
 
 
+@pytest.mark.slow
 def test_the_table_fits_80_characters(mobilevit):
     ran = mobilevit("benchmark", "mobilevit_xxs", *OPTIONS)
     assert max(len(line.rstrip()) for line in ran.out.splitlines()) <= 80
 
 
+@pytest.mark.slow
 def test_compiling_anew(mobilevit):
     cold = mobilevit("benchmark", "mobilevit_xxs", *OPTIONS, "--cold")
     assert cold.status == 0, cold.err
@@ -97,6 +100,7 @@ def interrupted(monkeypatch):
     monkeypatch.setattr(speed, "measure", second)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("interrupted")
 def test_an_interrupted_run_leaves_what_it_had(mobilevit, tmp_path):
     output = tmp_path / "speed.json"

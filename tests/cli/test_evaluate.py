@@ -189,6 +189,7 @@ def evaluate(mobilevit, weights, *options):
     return ran, json.loads(Path("r.json").read_text()) if ran.status == 0 else {}
 
 
+@pytest.mark.slow
 def test_classes_in_another_order_are_matched_by_name(named, mobilevit, test_images, data_dir):
     names = dataset_info("shapes/tiny", data_dir).class_names
     ran, expected = evaluate(mobilevit, named(names))

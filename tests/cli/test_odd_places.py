@@ -21,6 +21,7 @@ def place(tmp_path):
     return directory
 
 
+@pytest.mark.slow
 def test_every_command_where_names_are_odd(mobilevit, train_tiny, place, tmp_path):
     rng = np.random.default_rng(0)
     source, data, work = place / "исходные файлы", place / "наборы данных", place / "ход работы"

@@ -55,6 +55,7 @@ def test_boxes_of_ones_own(mobilevit, tmp_path, builder):
     assert found and found <= set(names)
 
 
+@pytest.mark.slow
 def test_parquet(mobilevit, tmp_path):
     source, run = tmp_path / "source", tmp_path / "run"
     write(source / "data" / "train-00000-of-00001.parquet", rows_of(32, size=40))

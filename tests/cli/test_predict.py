@@ -197,6 +197,7 @@ MEANINGS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("problem", MEANINGS)
 def test_numbers_mean_what_the_weights_say(mobilevit, test_images, tmp_path, problem):
     """From the file through every kind of answer; class names of any characters."""

@@ -325,6 +325,7 @@ def test_damage_in_one_run_hides_no_other(mobilevit, study, tmp_path):
     assert ran.status == 1 and "sweep-decay.json cannot be read" in ran.err
 
 
+@pytest.mark.slow
 def test_a_row_of_a_study_is_trained_alone(mobilevit, study, tmp_path):
     place = ["--workdir", tmp_path / "alone"]
     ran = mobilevit("train", study, *place)

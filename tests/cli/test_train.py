@@ -150,6 +150,7 @@ def stop_at(step, monkeypatch):
     monkeypatch.setattr(TrainProgress, "update", interrupted)
 
 
+@pytest.mark.slow
 def test_a_signal_saves_and_the_same_command_goes_on(train_tiny, tmp_path, monkeypatch):
     whole = train_tiny(tmp_path / "whole", EPOCHS)
     assert whole.status == 0

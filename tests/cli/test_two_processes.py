@@ -36,6 +36,7 @@ def train(
     return start(COMMAND, command, devices=devices, environment=environment)
 
 
+@pytest.mark.slow
 def test_slurm_tells_the_processes_of_one_another(tmp_path):
     """Each draws its data into a directory of its own; they share the work directory."""
     run, job = tmp_path / "run", free_job()
@@ -65,6 +66,7 @@ def test_slurm_tells_the_processes_of_one_another(tmp_path):
     assert [(row["step"], row["split"]) for row in written] == [(1, split) for split in splits]
 
 
+@pytest.mark.slow
 def test_one_that_is_killed_ends_the_other(tmp_path, data_dir):
     """At once, as its connections break; with several devices each, one may wait for another."""
     address = free_address()

@@ -87,6 +87,7 @@ class TestPickles:
         write_zip(path, contents, {"0": FLOATS.tobytes()})
         np.testing.assert_array_equal(read_state_dict(path)["w"], FLOATS)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "name",
         [

@@ -179,6 +179,7 @@ def endpoint():
     thread.join()
 
 
+@pytest.mark.slow
 def test_downloads_and_their_faults(tmp_path, endpoint):
     names = ["both", "pickled", "weightless", "configless", "gated", "broken", "nobody"]
     calls: list[tuple[str, str | None]] = [(f"a/{name}", None) for name in names]
@@ -206,6 +207,7 @@ def test_downloads_and_their_faults(tmp_path, endpoint):
     assert again == [both, found["a/pickled", None]]
 
 
+@pytest.mark.slow
 def test_weights_in_several_files(tmp_path, endpoint):
     calls = [("a/sharded", None), ("a/half", None), ("a/elsewhere", None)]
     sharded, half, elsewhere = fetch(tmp_path, *calls, HF_ENDPOINT=endpoint)

@@ -128,6 +128,7 @@ def test_the_splits_are_balanced_and_as_large_as_configured(tmp_path):
         assert labels.max() - labels.min() <= 1
 
 
+@pytest.mark.slow
 def test_a_linear_probe_on_pixels_stays_below_half():
     """Ridge regression on 32x32 pixels: shapes are not told by where which colour is."""
     config = scene_config("quickstart")

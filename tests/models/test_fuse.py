@@ -23,6 +23,7 @@ def random_variables(model, images):
     return jax.tree_util.tree_map_with_path(drawn, variables)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_outputs_stay(name):
     model = mvj.create_model(name, num_classes=5)

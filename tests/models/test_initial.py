@@ -18,6 +18,7 @@ MODELS = {
 KERNEL = ("params", "classifier", "kernel")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
 def test_same_as_the_models_own(model):
     key = jax.random.key(3)

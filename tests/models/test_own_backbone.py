@@ -54,6 +54,7 @@ def plain(tmp_path_factory):
     return module.Plain
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", ["classifier", "ssdlite", "deeplabv3"])
 def test_trains_and_is_saved(plain, head, tmp_path):
     model = mvj.create_model(head, backbone=plain(), num_classes=5)
@@ -86,6 +87,7 @@ def test_trains_and_is_saved(plain, head, tmp_path):
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.slow
 def test_its_first_weights_are_those_of_init(plain):
     model = mvj.create_model("classifier", backbone=plain(), num_classes=5)
     state = create_state(

@@ -116,6 +116,7 @@ def test_anchors_as_data():
     assert stated.build(5, "devices").anchor_config == config
 
 
+@pytest.mark.slow
 def test_training_moves_statistics_and_reaches_every_parameter():
     model = tiny_detector(dropout=0.0)
     variables = random_variables(model)
@@ -142,6 +143,7 @@ def test_training_moves_statistics_and_reaches_every_parameter():
         assert np.abs(old - new).max() > 0
 
 
+@pytest.mark.slow
 def test_a_frozen_backbone_leaves_gradients_and_statistics_to_the_heads():
     model = tiny_detector(freeze_backbone=True, dropout=0.5)
     variables = random_variables(model)

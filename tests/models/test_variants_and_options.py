@@ -170,6 +170,7 @@ def test_pooled_features_are_means(outputs):
     assert np.isfinite(pooled).all()
 
 
+@pytest.mark.slow
 def test_bfloat16_gives_float32_outputs_close_by(outputs):
     pooled, features = pooled_and_features(dtype=jnp.bfloat16)
     assert pooled.dtype == jnp.float32
@@ -178,6 +179,7 @@ def test_bfloat16_gives_float32_outputs_close_by(outputs):
     assert 0 < difference < 0.05 * np.abs(outputs[0]).max()
 
 
+@pytest.mark.slow
 def test_rematerialisation_changes_neither_values_nor_gradients():
     residual = {"features": 8, "expansion": 1, "stride": 2}
     block = {"dim": 8, "depth": 1, "heads": 2, "ffn_dim": 8, "dropout": 0.0}

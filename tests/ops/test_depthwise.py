@@ -9,6 +9,7 @@ from mobilevit_jax.ops import depthwise_conv, use_form
 from tests.ops.support import normal, planned_bytes, value_and_gradients
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kernel_size", "stride", "dilation", "height", "width"),
     [

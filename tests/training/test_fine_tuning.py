@@ -437,6 +437,7 @@ class TestRun:
         first = saved(directory, 4)["params"]["classifier"]["kernel"]
         assert np.abs(found["params"]["classifier"]["kernel"] - first).min() > 0
 
+    @pytest.mark.slow
     def test_resuming_needs_the_weights_no_more(self, fine_tuned, weights, tmp_path):
         experiment, directory, _ = fine_tuned
         shutil.copytree(directory, tmp_path / "run")

@@ -269,6 +269,7 @@ def test_several_scales_are_compiled_ahead(data_dir, tmp_path):
     assert outcome.rows[-1]["split"] == "test"
 
 
+@pytest.mark.slow
 def test_the_steps_of_each_scale_are_timed(data_dir, tmp_path):
     sampler = SamplerConfig(batch_size=16, base_size=64, sizes=(16, 64), reference_devices=1)
     outcome, _ = run(tiny_experiment(data_dir, epochs=3, sampler=sampler, log_every=1000), tmp_path)

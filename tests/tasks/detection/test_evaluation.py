@@ -218,6 +218,7 @@ class Recogniser(TableDetector):
         return variables["logits"][line], variables["offsets"][line]
 
 
+@pytest.mark.slow
 def test_coco128_by_its_own_annotations(shared_data, tmp_path, capsys):
     """Found objects that were moved a little score as pycocotools says from COCO's own file."""
     source = shared_data / "coco128"

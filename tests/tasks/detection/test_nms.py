@@ -254,6 +254,7 @@ class TestFaults:
             NMSConfig(**options)
 
 
+@pytest.mark.slow
 def test_crowded_and_empty_images_share_a_batch():
     logits, offsets, anchors = random_outputs(5, images=4)
     logits[[1, 3], :, 0] += 30

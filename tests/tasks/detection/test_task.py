@@ -102,6 +102,7 @@ class TestObjective:
             evaluated = jax.jit(objective.evaluate)(outputs, prepared)
             np.testing.assert_array_equal(evaluated["loss"], losses)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("accumulation", [1, 2])
     def test_the_loss_is_divided_by_the_positives_of_the_global_batch(self, accumulation):
         batch = batch_of(8)
