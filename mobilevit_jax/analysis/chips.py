@@ -1,7 +1,9 @@
 """TPUs by the names that people rent them under: how many chips, and what each of them has.
 
-Peaks and memory are from Google's documentation (https://docs.cloud.google.com/tpu/docs/v4, /v5e,
-/v5p and /v6e, read in November 2026); nothing here was measured.
+Peaks and memory are from Google's documentation, in copies seen on 2026-11-28: v5e, v5p and v6e
+below https://docs.cloud.google.com/tpu/docs/, v4 as docs/tpu_gpu.md quotes it. Versions of those
+pages differ by some percent (v5e: 800 or 819 GB/s). Its gigabytes are taken for GiB; what the
+compiler itself refuses does not fit in any case. Nothing here was measured.
 """
 
 import re
@@ -41,10 +43,10 @@ CHIPS = {
     chip.kind: chip
     for chip in (
         # A v4 has two cores, which JAX takes for one device.
-        Chip("v4", 32 * _GIB, 275e12, 1228e9, 2, _CUBES, "megacore"),
+        Chip("v4", 32 * _GIB, 275e12, 1200e9, 2, _CUBES, "megacore"),
         Chip("v5e", 16 * _GIB, 197e12, 819e9, 1, _SQUARES),
         Chip("v5p", 95 * _GIB, 459e12, 2765e9, 2, _CUBES),
-        Chip("v6e", 32 * _GIB, 918e12, 1640e9, 1, _SQUARES),
+        Chip("v6e", 32 * _GIB, 918e12, 1638e9, 1, _SQUARES),
     )
 }
 
