@@ -31,12 +31,14 @@ class Listing(NamedTuple):
 def list_images(folder: Path) -> Listing:
     """Lists a folder and those in it; links are followed, and each folder is listed once.
 
+    A link to a folder around it is among the others: it would bring in what stands beside.
+
     Raises:
         DataError: If one of the folders cannot be read.
     """
     images: list[Path] = []
     others: list[Path] = []
-    seen: set[str] = set()
+    seen = {os.path.realpath(above) for above in folder.absolute().parents}
     for place, folders, files in os.walk(folder, followlinks=True, onerror=_refuse):
         if os.path.realpath(place) in seen:
             others.append(Path(place))

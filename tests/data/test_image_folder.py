@@ -135,6 +135,13 @@ def test_links_are_followed_and_circles_end(source, data_dir, tmp_path):
     assert info.notes == {"train": {"left out, not named like an image: train/cat/up": 1}}
 
 
+def test_a_link_to_the_split_brings_no_image_of_another_class(source, data_dir):
+    (source / "train" / "cat" / "all").symlink_to(source / "train")
+    info = prepare("image_folder", source=source, data_dir=data_dir)
+    assert info.splits["train"] == 6
+    assert info.notes == {"train": {"left out, not named like an image: train/cat/all": 1}}
+
+
 @pytest.mark.parametrize("inside", ["train", "val"])
 def test_splits_one_folder_too_deep(tmp_path, data_dir, inside):
     write_folder(tmp_path / "source" / "data", splits=(inside, "test"))
