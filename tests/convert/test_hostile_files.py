@@ -22,7 +22,11 @@ FLOATS = np.arange(12, dtype=np.float32)
 
 @pytest.fixture
 def refused():
-    """Checks that reading raises a short DataError, within a second and 64 MiB."""
+    """Checks that reading raises a short DataError, soon and within 64 MiB.
+
+    Soon is half a minute of the processor, as tracing the memory takes several times what reading
+    does: what these files ask for would take hours.
+    """
 
     def check(read, path, message):
         tracemalloc.start()
@@ -33,7 +37,7 @@ def refused():
         tracemalloc.stop()
         assert str(path) in str(caught.value)
         assert "\n" not in str(caught.value) and len(str(caught.value)) < 1000
-        assert seconds < 5 and peak < 64 * 2**20
+        assert seconds < 30 and peak < 64 * 2**20
 
     return check
 
@@ -196,7 +200,7 @@ class TestConfigurations:
         start = time.process_time()
         with pytest.raises(DataError, match="id2label must have one name for each index"):
             read_config(self.config(tmp_path, form))
-        assert time.process_time() - start < 5
+        assert time.process_time() - start < 30
 
     @pytest.mark.parametrize(
         ("field", "number"), [("depths", [10**9] * 3), ("channels", [2**40] * 6), ("heads", 2**70)]

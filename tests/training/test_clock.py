@@ -51,7 +51,7 @@ def test_a_row_s_times_are_those_of_a_clock_that_never_goes_back(jumping):
     clock.count(8)
     clock.wait(0.5)
     numbers = clock.read()
-    assert 0 < numbers["step_seconds"] < 5 and numbers["images_per_second"] > 1
+    assert 0 < numbers["step_seconds"] < 60 and numbers["images_per_second"] > 1
     assert (timing.images, timing.steps, timing.data_wait_seconds) == (8, 1, 0.5)
     assert next(jumping) == 0
 

@@ -174,4 +174,4 @@ def test_one_without_a_sign_of_life_ends_the_others():
     assert killed.status == -signal.SIGKILL
     # JAX itself ends the process, and says why in more than a line.
     assert other.status != 0 and "another task died" in other.output
-    assert other.seconds < 60
+    assert other.seconds < 110
