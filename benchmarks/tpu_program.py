@@ -31,7 +31,8 @@ _INSTRUCTION = re.compile(r"\s+(?:ROOT )?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\(")
 _TILE = re.compile(r"T\((\d+)(?:,(\d+))?\)")
 # Operations that write nothing, or what another line counts.
 _SILENT = {"parameter", "tuple", "get-tuple-element", "bitcast", "constant", "after-all"}
-_SILENT |= {"copy-done", "all-reduce-done", "async-done", "partition-id", "replica-id"}
+_SILENT |= {"copy-done", "slice-done", "all-reduce-done", "async-done"}
+_SILENT |= {"partition-id", "replica-id"}
 
 
 def padded_bytes(shape: str) -> int:
@@ -57,7 +58,11 @@ def _padded(kind: str, sides: str, order: str, tiles: str) -> int:
 
 
 def written(text: str) -> Iterator[tuple[str, int]]:
-    """Yields (kind, bytes) of what each operation of a program's entry writes, padding included."""
+    """Yields (kind, bytes) of what each operation of a program's entry writes, padding included.
+
+    What it keeps in the chip's small memory, marked S(1), is not written. An operation that starts
+    a move between the memories ("copy-start") is no copy, and has (to, from, context) as its shape.
+    """
     lines = iter(text.splitlines())
     for line in lines:
         if line.startswith("ENTRY"):
@@ -67,7 +72,9 @@ def written(text: str) -> Iterator[tuple[str, int]]:
             return
         found = _INSTRUCTION.match(line)
         if found and found[3] not in _SILENT:
-            yield found[3].removesuffix("-start"), padded_bytes(found[2])
+            arrays = _ARRAY.findall(found[2])
+            results = arrays[:1] if found[3].endswith("-start") else arrays
+            yield found[3], sum(_padded(*array) for array in results if "S(" not in array[3])
 
 
 def account(compiled: Any) -> dict[str, float]:

@@ -8,7 +8,14 @@ import jax.numpy as jnp
 from flax import traverse_util
 
 from mobilevit_jax.models.layers import Dense, Dropout, Dtype
-from mobilevit_jax.ops import attention, attention_map, layer_norm
+from mobilevit_jax.ops import (
+    attention_map,
+    join_heads,
+    layer_norm,
+    recomputed,
+    self_attention,
+    split_heads,
+)
 
 _EPS = 1e-5
 
@@ -50,19 +57,15 @@ class MultiHeadAttention(nn.Module):
         """Maps tokens [b, p, n, dim] to the same shape; attention runs over n."""
         dim = x.shape[-1]
         qkv = Dense(3 * dim, dtype=self.dtype, name="qkv")(x)
-        # Columns are Q | K | V, and inside each the head is the slow axis.
-        qkv = qkv.reshape(*x.shape[:-1], 3, self.heads, dim // self.heads)
-        query, key, value = jnp.moveaxis(qkv, (3, 4), (0, 3))  # [b, p, heads, n, d] each
-        query = query * (dim // self.heads) ** -0.5
         dropped = train and self.dropout > 0
         if dropped or self.is_mutable_collection("intermediates"):
+            query, key, value = split_heads(qkv, self.heads)
             weights = attention_map(query, key)
             self.sow("intermediates", "attention", weights)
             weights = Dropout(self.dropout)(weights, train)
-            y = weights.astype(self.dtype) @ value
+            y = join_heads(weights.astype(self.dtype) @ value)
         else:
-            y = attention(query, key, value)
-        y = jnp.swapaxes(y, 2, 3).reshape(x.shape)
+            y = self_attention(qkv, self.heads)
         return Dense(dim, dtype=self.dtype, name="out")(y)
 
 
@@ -95,7 +98,7 @@ class TransformerLayer(nn.Module):
         x = x + Dropout(self.dropout)(y, train)
         y = LayerNorm(self.dtype, name="ffn_norm")(x)
         y = Dense(self.ffn_dim, dtype=self.dtype, name="ffn_expand")(y)
-        y = Dropout(self.ffn_dropout)(jax.checkpoint(nn.silu)(y), train)
+        y = Dropout(self.ffn_dropout)(recomputed(nn.silu, y), train)
         y = Dense(x.shape[-1], dtype=self.dtype, name="ffn_reduce")(y)
         return x + Dropout(self.dropout)(y, train)
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from flax.errors import InvalidRngError
 from jax import lax
 
-from mobilevit_jax.ops import conv, depthwise_conv, dropout, pointwise
+from mobilevit_jax.ops import conv, depthwise_conv, dropout, pointwise, recomputed
 
 Dtype = jnp.dtype | type | str
 
@@ -94,10 +94,12 @@ class Pending:
     finish: Callable[..., jax.Array] | None = flax.struct.field(pytree_node=False, default=None)
 
     def finished(self, train: bool) -> jax.Array:
-        """Returns the map; training keeps nothing but `x`, and computes the rest again."""
+        """Returns the map; see `ops.recomputed` for what training keeps."""
         if self.finish is None:
             return self.x
-        return (jax.checkpoint(self.finish) if train else self.finish)(self.x, *self.operands)
+        if not train:
+            return self.finish(self.x, *self.operands)
+        return recomputed(self.finish, self.x, *self.operands)
 
 
 class Conv(nn.Module):

@@ -18,6 +18,7 @@ from jax import lax
 from mobilevit_jax.ops.barriers import after
 from mobilevit_jax.ops.convolution import pad_edges, plain_conv, taps
 from mobilevit_jax.ops.dispatch import by_platform, current_form
+from mobilevit_jax.ops.recompute import pull_back
 
 _TILE = 4  # pixels a side: smaller tiles write more sums, larger ones were not faster
 
@@ -81,9 +82,7 @@ def _backward(before, stride, dilation, form, residuals, gradient):
     to_seen, to_kernel = by_platform(form, shifted, convolution, *residuals, gradient)
     if before is None:
         return to_seen, (), to_kernel
-    # The checkpoint parts what is computed again from the forward pass, which else would keep it.
-    waiting = after(to_seen, x, form)
-    to_x, *to_operands = jax.vjp(jax.checkpoint(before), waiting, *operands)[1](to_seen)
+    to_x, *to_operands = pull_back(before, form, to_seen, after(to_seen, x, form), *operands)
     return to_x, tuple(to_operands), to_kernel
 
 

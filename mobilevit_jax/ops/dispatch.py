@@ -35,13 +35,20 @@ def current_form() -> Form:
 
 
 def by_platform(
-    form: Form, cpu: Callable[..., Any], accelerator: Callable[..., Any], *operands: Any
+    form: Form,
+    cpu: Callable[..., Any],
+    accelerator: Callable[..., Any],
+    *operands: Any,
+    tpu: Callable[..., Any] | None = None,
 ) -> Any:
-    """Returns what one of two functions makes of the operands.
+    """Returns what one of the functions makes of the operands.
 
-    With "auto" both are traced, and the choice falls when the computation is lowered for its
-    platform, so that an exported program holds the right one for each.
+    With "auto" all are traced, and the choice falls when the computation is lowered for its
+    platform, so that an exported program holds the right one for each. Without `tpu`, a TPU is an
+    accelerator as any other.
     """
     if form == "auto":
-        return lax.platform_dependent(*operands, cpu=cpu, default=accelerator)
+        return lax.platform_dependent(
+            *operands, cpu=cpu, tpu=tpu or accelerator, default=accelerator
+        )
     return (cpu if form == "cpu" else accelerator)(*operands)

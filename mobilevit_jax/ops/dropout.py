@@ -44,7 +44,10 @@ def _bits(key: jax.Array, salt: int, shape: Sequence[int]) -> jax.Array:
     words = jax.random.key_data(key).reshape(-1)
     first = _mixed(words[0] ^ jnp.uint32(salt))
     second = _mixed(words[-1] + first)
-    number = lax.iota(jnp.uint32, math.prod(shape)).reshape(shape)
+    number = jnp.zeros(shape, jnp.uint32)
+    for axis in range(len(shape)):  # one axis of all, reshaped, would fix their order in memory
+        step = jnp.uint32(math.prod(shape[axis + 1 :]) % 2**32)
+        number += step * lax.broadcasted_iota(jnp.uint32, shape, axis)
     # Twice, since keys would else merely exchange elements with one another.
     return _mixed(_mixed(number * jnp.uint32(_GOLDEN) + first) ^ second)
 

@@ -1,17 +1,24 @@
-"""Matrix product over the last axis, for 1x1 convolutions and linear layers."""
+"""Matrix product over the last axis, for 1x1 convolutions and linear layers.
+
+On a CPU all positions become one axis first. With several, as `einsum` or `nn.Dense` leave them,
+the kernel's gradient works on a transposed copy of the output's gradient, into which XLA moves the
+activation's and the norm's backward pass: two to four times slower. On accelerators one axis of all
+positions would be a wall: it fixes the order of the axes in memory, which a TPU chooses so that its
+lanes are full, and maps would be copied from one order to the other. There it is a convolution.
+"""
+
+import functools
 
 import jax
+import jax.numpy as jnp
+from jax import lax
 
-from mobilevit_jax.ops.barriers import apart
-from mobilevit_jax.ops.dispatch import Form, current_form
+from mobilevit_jax.ops.convolution import plain_conv
+from mobilevit_jax.ops.dispatch import by_platform, current_form
 
 
 def pointwise(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None) -> jax.Array:
     """Multiplies every position's channels by a matrix, and adds a bias.
-
-    All positions become one axis first. With several, as `einsum` or `nn.Dense` leave them, the
-    kernel's gradient on a CPU works on a transposed copy of the output's gradient, into which XLA
-    moves the activation's and the norm's backward pass: two to four times slower.
 
     Args:
         x: [..., c].
@@ -21,28 +28,55 @@ def pointwise(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None) ->
     Returns:
         [..., features].
     """
-    rows = x.reshape(-1, x.shape[-1]) @ kernel
-    if bias is not None:
-        rows = _gradient_once(rows + bias.reshape(1, -1), current_form())
-    return rows.reshape(*x.shape[:-1], kernel.shape[-1])
+    return _pointwise(x, kernel, () if bias is None else (bias,), current_form())
 
 
-def _as_it_is(rows: jax.Array, form: Form) -> jax.Array:
-    """Returns the rows; on a CPU their gradient is computed once for kernel, bias and input.
-
-    XLA would move a transposition that comes after them into the bias's sum, which then takes
-    several times as long.
-    """
-    return rows
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _pointwise(x, kernel, bias, form):
+    return by_platform(form, _rows, _convolution, x, kernel, bias)
 
 
-def _forward(rows, form):
-    return rows, None
+def _forward(x, kernel, bias, form):
+    return _pointwise(x, kernel, bias, form), (x, kernel, bias)
 
 
-def _backward(form, _, gradient):
-    return (apart(gradient, form),)
+def _backward(form, residuals, gradient):
+    def convolution(x, kernel, bias, gradient):
+        return jax.vjp(_convolution, x, kernel, bias)[1](gradient)
+
+    return by_platform(form, _rows_gradients, convolution, *residuals, gradient)
 
 
-_gradient_once = jax.custom_vjp(_as_it_is, nondiff_argnums=(1,))
-_gradient_once.defvjp(_forward, _backward)
+_pointwise.defvjp(_forward, _backward)
+
+
+def _rows(x, kernel, bias):
+    rows = _product(_as_rows(x), kernel)
+    rows = sum((b.reshape(1, -1) for b in bias), rows)
+    return rows.reshape(*x.shape[:-1], -1)
+
+
+def _rows_gradients(x, kernel, bias, gradient):
+    rows = _as_rows(gradient)
+    if bias:
+        # Computed once for kernel, bias and input. XLA would move a transposition that comes before
+        # into the bias's sum, which then takes several times as long.
+        rows = lax.optimization_barrier(rows)
+    to_x, to_kernel = jax.vjp(_product, _as_rows(x), kernel)[1](rows)
+    return to_x.reshape(x.shape), to_kernel, tuple(jnp.sum(rows, 0) for _ in bias)
+
+
+def _as_rows(x):
+    return x.reshape(-1, x.shape[-1])
+
+
+def _product(rows, kernel):
+    return rows @ kernel
+
+
+def _convolution(x, kernel, bias):
+    if x.ndim == 4:
+        y = plain_conv(x, kernel[None, None], 1, 1)
+    else:
+        y = x @ kernel
+    return sum((b.reshape((1,) * (x.ndim - 1) + (-1,)) for b in bias), y)

@@ -50,17 +50,21 @@ HloModule jit_step
 ENTRY %main (x: f32[2,3]) -> f32[2] {
   %x = f32[2,3]{1,0} parameter(0)
   %copy.1 = f32[2,3]{0,1} copy(%x)
-  %copy-start.1 = (f32[2,3]{0,1}, f32[2,3]{0,1}, u32[]) copy-start(%copy.1)
-  %copy-done.1 = f32[2,3]{0,1} copy-done(%copy-start.1)
+  %copy-start.1 = (f32[2,3]{0,1:S(1)}, f32[2,3]{0,1}, u32[]) copy-start(%copy.1)
+  %copy-done.1 = f32[2,3]{0,1:S(1)} copy-done(%copy-start.1)
+  %copy.2 = f32[2,3]{1,0:S(1)} copy(%copy-done.1)
+  %copy-start.2 = (f32[2,3]{0,1}, f32[2,3]{0,1:S(1)}, u32[]) copy-start(%copy.2)
   ROOT %fusion.2 = f32[2]{0} fusion(%copy-done.1), kind=kLoop, calls=%fused
 }
 """
 
 
-def test_only_the_entry_is_counted():
+def test_what_the_entry_writes_to_main_memory_is_counted():
     from tpu_program import written
 
-    assert list(written(PROGRAM)) == [("copy", 24), ("copy", 52), ("fusion", 8)]
+    assert list(written(PROGRAM)) == [
+        *(("copy", 24), ("copy-start", 0), ("copy", 0), ("copy-start", 24), ("fusion", 8))
+    ]
 
 
 @pytest.mark.parametrize("size", ["xxs", "s"])
