@@ -52,7 +52,8 @@ _pointwise.defvjp(_forward, _backward)
 
 def _rows(x, kernel, bias):
     rows = _product(_as_rows(x), kernel)
-    rows = sum((b.reshape(1, -1) for b in bias), rows)
+    for b in bias:
+        rows = rows + b.reshape(1, -1)
     return rows.reshape(*x.shape[:-1], -1)
 
 
@@ -79,4 +80,6 @@ def _convolution(x, kernel, bias):
         y = plain_conv(x, kernel[None, None], 1, 1)
     else:
         y = x @ kernel
-    return sum((b.reshape((1,) * (x.ndim - 1) + (-1,)) for b in bias), y)
+    for b in bias:
+        y = y + b.reshape((1,) * (x.ndim - 1) + (-1,))
+    return y
