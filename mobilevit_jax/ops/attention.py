@@ -86,9 +86,9 @@ def _backward(heads, form, residuals, gradient):
 
         return gradients
 
-    def tpu(qkv, query, key, value, output, gradient):
-        operands = (_turned(x) for x in (qkv, output, gradient))
-        return _turned(flash_gradients(*operands, heads), qkv)
+    def tpu(qkv, _query, _key, _value, output, gradient):
+        turned, received, sent = (_turned(x) for x in (qkv, output, gradient))
+        return _turned(flash_gradients(turned, received, sent, heads), qkv)
 
     cpu, accelerator = joined(_in_parts(_turned_gradients, _CACHED)), joined(_plain_gradients)
     chosen = _if_flash(tpu, accelerator, qkv)
