@@ -3,13 +3,15 @@
 What cannot be read is named by its path; what is no image is told, not passed over.
 """
 
+import json
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from mobilevit_jax.data.decode import IMAGE_ENDINGS
-from mobilevit_jax.errors import DataError
+from mobilevit_jax.errors import DataError, shortened
 
 # Thumbnails and the like that systems leave in folders.
 _SYSTEM = (".", "@eaDir", "__MACOSX")
@@ -109,6 +111,39 @@ def read_text(path: Path) -> str:
         start = error.start
     line = data.count(b"\n", 0, start) + 1
     raise DataError(f"{path} is not text in UTF-8 (see line {line}); save it in that encoding")
+
+
+def read_json(path: Path, change: Callable[[dict[str, Any]], Any] = dict) -> Any:
+    """Reads JSON in UTF-8.
+
+    Args:
+        path: The file.
+        change: Makes of each object what stands in its place.
+
+    Raises:
+        DataError: As `read_text`, or if it is no JSON, or a key stands twice in an object; names
+            the object by its id if it has one.
+    """
+
+    def join(pairs: list[tuple[str, Any]]) -> Any:
+        entry = dict(pairs)
+        if len(entry) < len(pairs):
+            twice = ascii(Counter(key for key, _ in pairs).most_common(1)[0][0])
+            what = f": the entry of id {shortened(entry['id'], 40)}" if "id" in entry else ""
+            raise DataError(f"{path}{what} has the key {shortened(twice, 40)} twice; keep one")
+        return change(entry)
+
+    try:
+        return json.loads(read_text(path), object_pairs_hook=join)
+    except DataError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"cannot read {path}: {shortened(error)}") from error
+
+
+def read_lines(path: Path) -> list[str]:
+    """Returns the lines of a text in UTF-8; raises as `read_text`."""
+    return read_text(path).splitlines()
 
 
 def _refuse(error: OSError, path: Path | None = None) -> NoReturn:

@@ -6,10 +6,10 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mobilevit_jax.base.locks import NO_LOCKS, file_lock
 from mobilevit_jax.data.builders import BUILDERS, load_builder
@@ -58,9 +58,15 @@ def prepare(
     """
     builder_name, _, config = dataset.partition("/")
     builder_class = load_builder(builder_name)
-    _check_arguments(builder_class, config, source, name, skip_bad_images, validation_share)
-    root = resolve_data_dir(data_dir)
     origin = Path(source).expanduser().absolute() if source else None
+    options = {
+        "source": origin,
+        "name": name,
+        "skip_bad_images": skip_bad_images,
+        "validation_share": validation_share,
+    }
+    _check_arguments(builder_class, config, options)
+    root = resolve_data_dir(data_dir)
     stored = f"{name or builder_name}/{config}".rstrip("/")
     directory = root / stored / str(builder_class.VERSION)
     prepared = f"{stored}:{builder_class.VERSION}"
@@ -73,13 +79,7 @@ def prepare(
         else:
             _remove_leftovers(directory.parent)
             builder = builder_class(
-                data_dir=root,
-                config=config or None,
-                source=origin,
-                name=name,
-                skip_bad_images=skip_bad_images,
-                validation_share=validation_share,
-                progress=progress,
+                data_dir=root, config=config or None, progress=progress, **options
             )
             _check_space(builder, root)
             _write(builder)
@@ -87,15 +87,9 @@ def prepare(
 
 
 def _check_arguments(
-    builder_class: "type[StoredBuilder]",
-    config: str,
-    source: str | Path | None,
-    name: str | None,
-    skip_bad_images: bool,
-    validation_share: float | None,
+    builder_class: "type[StoredBuilder]", config: str, options: Mapping[str, Any]
 ) -> None:
-    builder = builder_class.name
-    configs = list(builder_class.builder_configs)
+    builder, configs = builder_class.name, list(builder_class.builder_configs)
     if config and config not in configs:
         if not configs:
             raise ConfigurationError(f"{builder} has no configurations: write {builder!r}")
@@ -104,15 +98,11 @@ def _check_arguments(
         raise ConfigurationError(
             f"{builder}: choose {', '.join(f'{builder}/{c}' for c in configs)}"
         )
-    options = {
-        "source": source,
-        "name": name,
-        "skip-bad-images": skip_bad_images,
-        "validation-share": validation_share is not None,
-    }
-    given = [option for option, value in options.items() if value]
+    given = [option for option, value in options.items() if value not in (None, False)]
     if given and not builder_class.takes_source:
-        raise ConfigurationError(f"{builder} is drawn, not read: it takes no --{given[0]}")
+        option = given[0].replace("_", "-")
+        raise ConfigurationError(f"{builder} is drawn, not read: it takes no --{option}")
+    name, validation_share = options["name"], options["validation_share"]
     if validation_share is not None and not 0 < validation_share < 1:
         raise ConfigurationError(
             f"--validation-share must be above 0 and below 1, such as 0.1; got {validation_share:g}"
@@ -154,7 +144,10 @@ def _check_same(
             f"{directory} is already prepared from {metadata.get('source')}, not from {source}; "
             "choose another --name, or remove that directory"
         )
-    lacking = builder_class.splits_in(source) - set(metadata.get("splits", ()))
+    try:
+        lacking = builder_class.splits_in(source) - set(metadata.get("splits", ()))
+    except (DataError, OSError):  # once it is stored, the source may be gone
+        return
     if lacking:
         raise DataError(
             f"{directory} was prepared when {source} had no {', '.join(sorted(lacking))}; remove "

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mobilevit_jax.data.builders import BUILDERS
+from mobilevit_jax.data.builders.class_names import class_names, names_of
 from mobilevit_jax.data.coco_names import COCO_CATEGORIES, class_names_coco
 from mobilevit_jax.data.imagenet_names import imagenet_classes
 from mobilevit_jax.data.record_parser import RecordParser
@@ -260,40 +261,23 @@ def _describe(name: str, directory: Path, builder: Any) -> DatasetInfo:
     metadata = builder.info.metadata or {}
     if metadata.get("builder") not in BUILDERS:
         metadata = {}  # somebody else's, where the same keys may mean anything
-    class_names = _class_names(builder.info.features)
+    names = class_names(builder.info.features)
+    readable = imagenet_classes()
+    if names and all(name in readable for name in names):
+        names = tuple(readable[name] for name in names)
     category_ids = metadata.get("category_ids", ())
-    if class_names == class_names_coco():  # also as TFDS prepares it
+    if names == class_names_coco():  # also as TFDS prepares it
         category_ids = category_ids or COCO_CATEGORIES
     return DatasetInfo(
         name=name,
         directory=directory,
         splits={split: int(info.num_examples) for split, info in builder.info.splits.items()},
-        class_names=class_names,
+        class_names=names,
         skipped={split: len(names) for split, names in metadata.get("skipped", {}).items()},
         category_ids=tuple(category_ids),
         notes=metadata.get("notes", {}),
-        mask_names=_names_of(builder.info.features, "mask"),
+        mask_names=names_of(builder.info.features, "mask"),
     )
-
-
-def _class_names(features: Any) -> tuple[str, ...]:
-    objects = getattr(features["objects"], "feature", {}) if "objects" in features else {}
-    if "label" in features:
-        names = _names_of(features, "label")
-    elif "label" in objects:
-        names = _names_of(objects, "label")
-    else:
-        names = _names_of(features, "mask")
-    readable = imagenet_classes()
-    if names and all(name in readable for name in names):
-        return tuple(readable[name] for name in names)
-    return names
-
-
-def _names_of(features: Any, name: str) -> tuple[str, ...]:
-    """Returns the names of the values of a label, or of a mask (`LabeledImage`), if any."""
-    feature = features[name] if name in features else None
-    return tuple(getattr(feature, "names", None) or ())
 
 
 def _folders(directory: Path) -> list[Path]:

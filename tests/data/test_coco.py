@@ -56,7 +56,8 @@ def test_what_is_stored(tmp_path, data_dir):
     assert info.splits == {"train": 3, "validation": 3}
     assert info.class_names == class_names_coco()
     assert info.category_ids == tuple(COCO_CATEGORIES)
-    assert info.notes == {} and info.skipped == {}
+    assert info.notes == {"validation": {"images, called 'val2017' in the source": 3}}
+    assert info.skipped == {}
     records = records_of(data_dir)
     assert sorted(records) == [10, 11, 12]
     record = records[10]
@@ -217,6 +218,10 @@ FAULTS = {
         _twice("categories", 0, id=91, name=" toothbrush"),
         "categories 90 and 91 have the same name, 'toothbrush'",
     ),
+    "annotation id twice": (
+        _twice("annotations", 0, id="1001", image_id=11),
+        "annotation 1001 is not the only one of its id; give each an id of its own",
+    ),
     "missing image": (
         _twice("annotations", 0, id=5, image_id=77),
         "annotation 5 is of image 77, which is not listed",
@@ -335,6 +340,37 @@ def test_the_encoding_of_a_file(tmp_path, data_dir):
     fails(source, data_dir, "cannot read .*instances_train2017.json: ")
     path.write_text(text, "utf-8-sig")
     assert "Zahnbürste" in prepare("coco", source=source, data_dir=data_dir).class_names
+
+
+@pytest.mark.parametrize("builder", ["coco", "coco_segmentation"])
+@pytest.mark.parametrize(
+    ("old", "new", "match"),
+    [
+        (
+            '"image_id": 10',
+            '"image_id": 11, "image_id": 10',
+            "entry of id 1001 has the key 'image",
+        ),
+        ('"images"', '"categories": [], "images"', "has the key 'categories'"),
+    ],
+)
+def test_keys_that_stand_there_twice(tmp_path, data_dir, builder, old, new, match):
+    source = write_split(tmp_path / "source", "train2017", content())
+    path = source / "annotations" / "instances_train2017.json"
+    path.write_text(path.read_text().replace(old, new, 1))
+    with pytest.raises(DataError, match=f"train2017.json.*{match}.*twice; keep one$"):
+        prepare(builder, source=source, data_dir=data_dir)
+
+
+@pytest.mark.parametrize("builder", ["coco", "coco_segmentation"])
+def test_images_that_the_file_does_not_list_are_counted(tmp_path, data_dir, builder):
+    source = write_split(tmp_path / "source", "train2017", content())
+    (source / "train2017" / "more").mkdir()
+    for name in ("more/1.png", "2.jpg"):
+        (source / "train2017" / name).write_bytes(encoded(1))
+    info = prepare(builder, source=source, data_dir=data_dir)
+    note = "images left out, not listed in instances_train2017.json, such as 2.jpg"
+    assert info.splits == {"train": 3} and info.notes == {"train": {note: 2}}
 
 
 def test_splits_with_different_categories(tmp_path, data_dir):

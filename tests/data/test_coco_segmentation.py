@@ -137,7 +137,8 @@ def test_polygons_without_area_are_left_out_and_counted(tmp_path, data_dir):
     )
     info = prepare("coco_segmentation", source=source, data_dir=data_dir)
     what = "polygons that are empty or not of three points and more left out"
-    assert info.notes == {"validation": {what: 3}}
+    called = "images, called 'val2017' in the source"
+    assert info.notes == {"validation": {what: 3, called: 3}}
     assert [mask.any() for _, mask in sorted(masks_of(data_dir).items())] == [False, False, True]
 
 

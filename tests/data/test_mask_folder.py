@@ -177,6 +177,8 @@ class TestClassFile:
             read_classes(tmp_path)
         with pytest.raises(DataError, match="cannot read .*classes.json: Expecting"):
             classes_of(tmp_path, "{", "classes.json")
+        with pytest.raises(DataError, match="classes.json has the key 'a' twice; keep one"):
+            classes_of(tmp_path, '{"colors": {"a": [1, 2, 3], "a": [4, 5, 6]}}', "classes.json")
         (tmp_path / "classes.json").rename(tmp_path / "classes.txt")
         (tmp_path / "classes.txt").write_bytes(b"\xff\xfe")
         with pytest.raises(DataError, match="classes.txt is not text in UTF-8"):

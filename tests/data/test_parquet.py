@@ -89,9 +89,9 @@ def fails(source, data_dir, match: str, kind: type[Exception] = DataError, **opt
     assert list(data_dir.rglob("*")) == []
 
 
-def check(info, data_dir) -> None:
+def check(info, data_dir, notes=None) -> None:
     assert info.splits == {"train": 20, "validation": 6}
-    assert info.notes == {} and info.skipped == {}
+    assert info.notes == (notes or {}) and info.skipped == {}
     for split, numbers in (("train", range(20)), ("validation", range(20, 26))):
         records = records_of(data_dir, split)
         assert sorted(records) == [f"{number:03}.png" for number in numbers]
@@ -128,7 +128,8 @@ def test_folders_of_splits_with_numbered_files(tmp_path, data_dir):
     for index in range(2):
         write(tmp_path / "source" / "train" / f"{index:04}.parquet", rows_of(10, 10 * index))
     write(tmp_path / "source" / "dev" / "0000.parquet", rows_of(6, 20))
-    check(prepare("parquet", source=tmp_path / "source", data_dir=data_dir), data_dir)
+    info = prepare("parquet", source=tmp_path / "source", data_dir=data_dir)
+    check(info, data_dir, {"validation": {"images, called 'dev' in the source": 6}})
 
 
 def test_one_file_a_split_with_a_hash_and_bytes_alone(tmp_path, data_dir):

@@ -11,7 +11,8 @@ from mobilevit_jax.data.prepare import prepare
 from mobilevit_jax.data.sources import open_split
 from mobilevit_jax.errors import ConfigurationError, DataError
 from tests.data.boxes_layout import NAMES as BOXES
-from tests.data.boxes_layout import write_voc, write_yolo
+from tests.data.boxes_layout import write_coco, write_voc, write_yolo
+from tests.data.street_scenes import NAMES as STREET
 from tests.data.street_scenes import write_streets
 from tests.data.test_image_folder import write_folder
 from tests.data.test_parquet import rows_of, write
@@ -118,10 +119,36 @@ def test_other_names_of_validation_are_told(source, data_dir, folder):
     (source / "test").rename(source / folder)
     info = prepare("image_folder", source=source, data_dir=data_dir)
     assert info.splits == {"train": 40, "validation": 40}
-    assert info.notes == {"validation": {f"images, from the folder {folder!r}": 40}}
+    assert info.notes == {"validation": {f"images, called {folder!r} in the source": 40}}
     shutil.copytree(source / folder, source / "validation")
     other = data_dir.with_name("other")
     fails(source, other, None, f"has both ({folder}|validation) and ({folder}|validation), which")
+
+
+@pytest.mark.parametrize("builder", ["yolo", "voc_detection", "coco", "parquet", "mask_folder"])
+def test_classes_that_look_alike_are_told(tmp_path, data_dir, builder):
+    """Every builder of a user's own classes says it, of each split."""
+    source, names = tmp_path / "source", [*BOXES[:2], f"{BOXES[0].upper()}  "]
+    if builder == "parquet":
+        write(source / "train.parquet", rows_of(6), names=names)
+    elif builder == "mask_folder":
+        write_streets(source, ("train",), colors=False)
+        (source / "classes.txt").write_text("\n".join([*STREET[:-1], STREET[0].upper()]))
+    elif builder == "coco":
+        path = write_coco(source) / "annotations" / "instances_train.json"
+        path.write_text(path.read_text().replace(BOXES[2], names[2]))
+        (source / "annotations" / "instances_val.json").unlink()
+    elif builder == "yolo":
+        (write_yolo(source) / "data.yaml").write_text(f"train: images/train\nnames: {names}\n")
+    else:
+        write_voc(source)
+        (source / "ImageSets" / "Main" / "val.txt").unlink()
+        for path in (source / "Annotations").iterdir():
+            path.write_text(path.read_text().replace(BOXES[2], names[2]))
+    info = prepare(builder, source=source, data_dir=data_dir)
+    notes = [note for note in info.notes["train"] if "look alike" in note]
+    assert len(notes) == 1 and info.notes["train"][notes[0]] == 2
+    assert STREET[0] in notes[0] if builder == "mask_folder" else BOXES[0] in notes[0]
 
 
 def test_shares_that_cannot_be(source, data_dir):

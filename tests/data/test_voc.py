@@ -146,15 +146,38 @@ def test_masks_that_do_not_fit(year, data_dir):
 def test_missing_files(year, data_dir):
     (year / "JPEGImages" / "2007_000001.jpg").unlink()
     (year / "SegmentationClass" / "2007_000003.png").unlink()
-    fails(year, data_dir, "2007_000001.jpg is missing, as are the files of 1 more of the 3 images")
+    fails(
+        year,
+        data_dir,
+        "train.txt, line 1: .*/2007_000001.jpg is missing, as are the files of 1 more",
+    )
     info = prepare("voc_segmentation", source=year, data_dir=data_dir, skip_bad_images=True)
     assert info.splits["train"] == 1 and info.skipped == {"train": 2}
+
+
+def test_images_of_both_lists_are_counted(year, data_dir):
+    add_augmented(year, ["2007_000001", "2007_000004"])
+    with (year / "ImageSets/Segmentation/val.txt").open("a") as file:
+        file.write("2007_000003\n")
+    info = prepare("voc_segmentation", source=year, data_dir=data_dir)
+    assert info.splits == {"train": 3, "validation": 2, "train_aug": 2}
+    assert info.notes == {"validation": {"images that are in train, too": 1}}
+
+
+def test_lists_in_capitals(year, data_dir):
+    lists = year / "ImageSets/Segmentation"
+    text = (lists / "train.txt").read_text()
+    (lists / "train.txt").rename(lists / "Train.TXT")
+    info = prepare("voc_segmentation", source=year, data_dir=data_dir)
+    assert info.splits == {"train": 3, "validation": 1}
+    (lists / "train.txt").write_text(text)
+    fails(year, data_dir.with_name("other"), "Train.TXT and .*train.txt differ in capitals alone")
 
 
 def test_lists_that_cannot_be(year, data_dir):
     path = year / "ImageSets/Segmentation/train.txt"
     path.write_text("2007_000001\n2007_000002\n2007_000001\n")
-    fails(year, data_dir, "train.txt lists 2007_000001 twice")
+    fails(year, data_dir, "train.txt lists 2007_000001 twice, also in line 3")
     path.write_text("\n")
     fails(year, data_dir, "train.txt lists no images")
     path.unlink()

@@ -99,6 +99,16 @@ def test_the_20_classes_come_in_their_own_order(source, data_dir):
     assert len(records_of(data_dir)["train_00.jpg"]["boxes"]) == 20
 
 
+def test_lists_in_capitals(source, data_dir):
+    lists = source / "ImageSets" / "Main"
+    text = (lists / "train.txt").read_text()
+    (lists / "train.txt").rename(lists / "Train.TXT")
+    check(prepare("voc_detection", source=source, data_dir=data_dir), data_dir)
+    (lists / "train.txt").write_text(text)
+    match = "has both Train and train, which are the split 'train'"
+    fails(source, data_dir.with_name("other"), match)
+
+
 def test_without_lists_all_images_are_of_one_split(source, data_dir):
     for path in (source / "ImageSets" / "Main").iterdir():
         path.unlink()

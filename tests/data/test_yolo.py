@@ -13,6 +13,8 @@ from mobilevit_jax.data.sources import open_split
 from mobilevit_jax.errors import ConfigurationError, DataError
 from tests.data.boxes_layout import NAMES, SIZE, draw, write_yolo
 
+VAL = {"validation": {"images, called 'val' in the source": 8}}
+
 
 @pytest.fixture
 def data_dir(tmp_path):
@@ -41,7 +43,7 @@ def check(info, data_dir) -> None:
     """Checks that what is stored is what was drawn."""
     assert info.splits == {"train": 16, "validation": 8}
     assert info.class_names == NAMES and info.category_ids == (0, 1, 2)
-    assert info.notes == {} and info.skipped == {}
+    assert info.notes == VAL and info.skipped == {}
     for split, drawn_as in (("train", "train"), ("validation", "val")):
         records = records_of(data_dir, split)
         for drawn in draw(drawn_as):
@@ -120,7 +122,7 @@ def test_background_is_counted(source, data_dir):
     label_of(source, "train_03").unlink()
     label_of(source, "train_04").write_text("\n")
     info = prepare("yolo", source=source, data_dir=data_dir)
-    assert info.notes == {"train": {"images without a label file, taken as background": 1}}
+    assert info.notes == VAL | {"train": {"images without a label file, taken as background": 1}}
     records = records_of(data_dir)
     assert len(records) == 16
     assert len(records["train_03.jpg"]["boxes"]) == len(records["train_04.jpg"]["boxes"]) == 0
@@ -129,7 +131,7 @@ def test_background_is_counted(source, data_dir):
 def test_outlines_become_boxes_and_are_counted(source, data_dir):
     label_of(source).write_text("1 0.1 0.2 0.5 0.1 0.4 0.75 0.2 0.6\n2 0.5 0.5 0.25 0.5\n")
     info = prepare("yolo", source=source, data_dir=data_dir)
-    assert info.notes == {"train": {"outlines of objects taken as the boxes around them": 1}}
+    assert info.notes == VAL | {"train": {"outlines of objects taken as the boxes around them": 1}}
     record = records_of(data_dir)["train_00.jpg"]
     expected = [[0.1, 0.1, 0.5, 0.75], [0.375, 0.25, 0.625, 0.75]]
     np.testing.assert_allclose(record["boxes"], expected, atol=1e-6)
@@ -141,7 +143,7 @@ def test_boxes_that_pass_the_edge(source, data_dir):
     label_of(source, "train_00").write_text("0 0.2 0.5 0.401 1.0005\n")
     label_of(source, "train_01").write_text("0 1.004 0.5 0.4 0.4\n")
     info = prepare("yolo", source=source, data_dir=data_dir)
-    assert info.notes == {"train": {"boxes cut off at the edge of their image": 1}}
+    assert info.notes == VAL | {"train": {"boxes cut off at the edge of their image": 1}}
     records = records_of(data_dir)
     np.testing.assert_allclose(records["train_00.jpg"]["boxes"], [[0, 0, 0.4005, 1]], atol=1e-6)
     np.testing.assert_allclose(records["train_01.jpg"]["boxes"], [[0.804, 0.3, 1, 0.7]], atol=1e-6)
@@ -212,7 +214,17 @@ def test_labels_without_images_left_out_are_counted(source, data_dir):
     (source / "images" / "train" / "train_06.jpg").write_bytes(b"no image")
     info = prepare("yolo", source=source, data_dir=data_dir, skip_bad_images=True)
     assert info.splits["train"] == 14 and info.skipped == {"train": 1}
-    assert info.notes == {"train": {"label files without an image left out": 1}}
+    assert info.notes == VAL | {"train": {"label files without an image left out": 1}}
+
+
+def test_two_images_of_one_label_file(source, data_dir):
+    picture = source / "images" / "train" / "train_00.png"
+    picture.write_bytes(draw("val")[0].image)
+    match = "train_00.jpg and .*train_00.png share the label file .*train_00.txt; keep one"
+    fails(source, data_dir, match)
+    label_of(source).unlink()  # then both show nothing
+    info = prepare("yolo", source=source, data_dir=data_dir)
+    assert info.notes["train"] == {"images without a label file, taken as background": 2}
 
 
 def test_a_damaged_image_is_named(source, data_dir):
@@ -225,7 +237,8 @@ def test_images_in_both_splits_are_counted(source, data_dir):
     lines = f"names: [{', '.join(NAMES)}]\ntrain: images/train\nval: [images/train]\n"
     (source / "data.yaml").write_text(lines)
     info = prepare("yolo", source=source, data_dir=data_dir)
-    assert info.notes == {"validation": {"images that are in train, too": 16}}
+    what = ("images that are in train, too", "images, called 'val' in the source")
+    assert info.notes == {"validation": dict.fromkeys(what, 16)}
 
 
 DESCRIPTIONS = {
@@ -323,5 +336,5 @@ def test_files_of_systems_links_and_capitals(source, data_dir):
     info = prepare("yolo", source=source, data_dir=data_dir)
     assert info.splits == {"train": 16, "validation": 8}
     note = "files left out, not named like an image, such as .thumbs"
-    assert info.notes == {"validation": {note: 2}}
+    assert info.notes == {"validation": VAL["validation"] | {note: 2}}
     assert len(records_of(data_dir, "validation")["val_00.jpg"]["boxes"]) == 1

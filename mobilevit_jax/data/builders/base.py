@@ -11,6 +11,7 @@ import collections
 import hashlib
 import os
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property, partial
@@ -20,7 +21,8 @@ from typing import Any, NamedTuple
 import tensorflow_datasets as tfds
 
 from mobilevit_jax.base.cores import usable_cores
-from mobilevit_jax.data.builders.splits import draw, find_split_folders
+from mobilevit_jax.data.builders.class_names import class_names, look_alikes
+from mobilevit_jax.data.builders.splits import Splits, draw, find_split_folders
 from mobilevit_jax.errors import ConfigurationError, DataError, count
 
 Progress = Callable[[str, int, int], None]
@@ -28,6 +30,7 @@ Progress = Callable[[str, int, int], None]
 
 SHARD_BYTES = 256 * 2**20
 _PROGRESS_EVERY = 64
+_IN_TRAIN = "images that are in train, too"
 
 
 class Item(NamedTuple):
@@ -53,12 +56,15 @@ class StoredBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
 
     Attributes:
         takes_source: Whether the data come from files that the user names.
+        layout: What the directory that they name must hold, for messages.
+        called: What the splits are called in the source, where only folders or files tell.
         notes: {split: {what: how often}}, what `mobilevit prepare` says besides the counts.
     """
 
     name = "stored"
     VERSION = tfds.core.Version("1.0.0")
     takes_source = True
+    layout = ""
 
     def __init__(
         self,
@@ -88,14 +94,32 @@ class StoredBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         self.skip_bad_images = skip_bad_images
         self.skipped: dict[str, list[str]] = {}
         self.validation_share = validation_share
-        self.notes: dict[str, dict[str, int]] = collections.defaultdict(dict)
-        self._folders: dict[str, Path] = {}
+        self.notes: dict[str, Counter[str]] = collections.defaultdict(Counter)
+        self.called: dict[str, str] = {}
         self._progress = progress
         self._metadata = tfds.core.MetadataDict()
         if name is not None:
             # As TFDS does in its own read-only builder.
             self.name = name  # pyright: ignore[reportAttributeAccessIssue]
         super().__init__(data_dir=data_dir, config=config)
+
+    @cached_property
+    def folder(self) -> Path:
+        """The source, which must be there.
+
+        Raises:
+            ConfigurationError: If none is given.
+            DataError: If it is no directory.
+        """
+        if self.source is None:
+            raise ConfigurationError(
+                f"{type(self).name} needs --source, a directory of {self.layout}"
+            )
+        if not self.source.is_dir():
+            raise DataError(
+                f"the source {self.source} is not a directory; it must hold {self.layout}"
+            )
+        return self.source
 
     @abstractmethod
     def features(self) -> tfds.features.FeaturesDict:
@@ -138,37 +162,46 @@ class StoredBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     def extra_metadata(self) -> dict[str, Any]:
         """Returns what `metadata.json` says besides what it says of every data set.
 
-        `sources` knows "category_ids" (a number for each class) and "notes" ({split: {what: how
-        often}}).
+        `sources` knows "category_ids" (a number for each class).
         """
         return {}
 
     @classmethod
     def splits_in(cls, source: Path) -> set[str]:
-        """Returns the splits that a source offers now, where a quick look tells."""
+        """Returns the splits that a source offers now, where a quick look tells.
+
+        Raises:
+            DataError: If it is not in the layout.
+        """
         del source
         return set()
 
-    def split_folders(self, parent: Path) -> dict[str, Path]:
+    def split_folders(self, parent: Path) -> Splits:
         """Returns the folder of each split in a directory of the source.
 
-        A folder called val, valid or dev is the validation split, which is noted. If a validation
-        split is to be drawn and there are no folders of usual names, the directory itself is the
-        training split.
+        If a validation split is to be drawn and there are no folders of usual names, the directory
+        itself is the training split.
 
         Raises:
             DataError: If a folder has a name that no split can have, or two are one split.
         """
-        self._folders = find_split_folders(parent, undivided=self.validation_share is not None)
-        return self._folders
+        folders = find_split_folders(parent, undivided=self.validation_share is not None)
+        self.called = folders.called
+        return folders
 
     @cached_property
     def split_items(self) -> Mapping[str, Sequence[Item]]:
         """What `items` returns, and the validation split where it is to be drawn."""
         items = dict(self.items())
-        for split, folder in self._folders.items():
-            if split == "validation" != folder.name:
-                self.notes[split][f"images, from the folder {folder.name!r}"] = len(items[split])
+        name = self.called.get("validation", "validation")
+        if name != "validation":
+            what = f"images, called {name!r} in the source"
+            self.notes["validation"][what] = len(items["validation"])
+        training = {item.key for item in items.get("train", ())}
+        for split in items:
+            self.notes[split] += look_alikes(class_names(self.info.features))
+            if not split.startswith("train"):  # VOC's train_aug holds train
+                self.notes[split][_IN_TRAIN] = sum(item.key in training for item in items[split])
         return items if self.validation_share is None else self._with_validation(items)
 
     def _with_validation(self, items: dict[str, Sequence[Item]]) -> dict[str, Sequence[Item]]:
@@ -255,19 +288,15 @@ class StoredBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
                 f"none of the {len(items)} images of the split {split!r} can be decoded"
             )
         self.check_stored(split, items)
-        extra = self.extra_metadata()
-        notes = extra.pop("notes", {})
-        for name in self.notes:
-            notes = {**notes, name: {**notes.get(name, {}), **self.notes[name]}}
         # TFDS writes the metadata after the last shard.
         self._metadata.update(
             builder=type(self).name,
             source=str(self.source) if self.source else None,
             splits=sorted(self.split_items),
             validation_share=self.validation_share,
-            notes=notes,
+            notes={name: dict(+notes) for name, notes in self.notes.items() if +notes},
             skipped={name: sorted(keys) for name, keys in self.skipped.items()},
-            **extra,
+            **self.extra_metadata(),
         )
 
     def _example_writer(self) -> tfds.core.ExampleWriter:

@@ -9,6 +9,7 @@ out; both are counted in `metadata.json`.
 import io
 import os
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +20,7 @@ import tensorflow_datasets as tfds
 
 from mobilevit_jax.data.builders.base import Item, StoredBuilder
 from mobilevit_jax.data.builders.coco_files import (
+    LAYOUT,
     CocoImage,
     ImageEntry,
     Instances,
@@ -28,7 +30,6 @@ from mobilevit_jax.data.builders.coco_files import (
     locate,
     read_all,
     read_checked,
-    split_names,
 )
 from mobilevit_jax.errors import DataError
 
@@ -48,7 +49,7 @@ OBJECT = np.dtype(
         ("is_crowd", bool),
     ]
 )
-Content = tuple[dict[int, str], dict[str, list[Item]], dict[str, dict[str, int]]]
+Content = tuple[dict[int, str], dict[str, list[Item]]]
 
 
 class ObjectsBuilder(StoredBuilder, skip_registration=True):
@@ -57,7 +58,7 @@ class ObjectsBuilder(StoredBuilder, skip_registration=True):
     @property
     @abstractmethod
     def _content(self) -> Content:
-        """The categories by their numbers, the items of each split, and its notes.
+        """The categories by their numbers, and the items of each split.
 
         The content of an item is a `CocoImage` with objects of the type `OBJECT`.
         """
@@ -114,40 +115,38 @@ class ObjectsBuilder(StoredBuilder, skip_registration=True):
         }
 
     def extra_metadata(self) -> dict[str, Any]:
-        """Returns the ids of the categories, by class, and what was done to boxes."""
-        categories, _, notes = self._content
-        return {"category_ids": list(categories), "notes": notes}
+        """Returns the ids of the categories, by class."""
+        return {"category_ids": list(self._content[0])}
 
 
 class Coco(ObjectsBuilder, skip_registration=True):
     """Images with the boxes of objects, from files in the layout of COCO."""
 
     name = "coco"
+    layout = LAYOUT
 
     @classmethod
     def splits_in(cls, source: Path) -> set[str]:
         """Returns the splits that have both annotations and a folder of images."""
-        return split_names(source)
+        return set(find_splits(source))
 
     @cached_property
     def _content(self) -> Content:
         categories: dict[int, str] = {}
-        items, notes = {}, {}
-        for split, files, instances in read_all(find_splits(self.source, "coco")):
+        splits, items = find_splits(self.folder), {}
+        self.called = splits.called
+        for split, files, instances in read_all(splits, self.notes):
             categories = instances.categories
-            objects, counts = _objects(instances)
+            objects = _objects(instances, self.notes[split])
             items[split] = locate(
                 instances.images, objects, files, allow_missing=self.skip_bad_images
             )
-            if any(counts.values()):
-                notes[split] = {note: count for note, count in counts.items() if count}
-        return categories, items, notes
+        return categories, items
 
 
-def _objects(instances: Instances) -> tuple[list[np.ndarray], dict[str, int]]:
-    """Returns the objects of each image, and how many boxes had to be changed."""
+def _objects(instances: Instances, counts: Counter[str]) -> list[np.ndarray]:
+    """Returns the objects of each image, and counts the boxes that had to be changed."""
     labels = {number: label for label, number in enumerate(instances.categories)}
-    counts = {CLIPPED: 0, _EMPTY: 0}
     objects, farthest = [], 0.0
     for image in instances.images:
         rows = []
@@ -171,7 +170,7 @@ def _objects(instances: Instances) -> tuple[list[np.ndarray], dict[str, int]]:
                 )
         objects.append(np.array(rows, OBJECT))
     _check_kind_of_boxes(instances, counts, farthest)
-    return objects, counts
+    return objects
 
 
 def clip_box(
@@ -186,7 +185,7 @@ def clip_box(
     return (stored[0], stored[1], stored[2], stored[3]), beyond > _TOLERANCE
 
 
-def _check_kind_of_boxes(instances: Instances, counts: dict[str, int], farthest: float) -> None:
+def _check_kind_of_boxes(instances: Instances, counts: Counter[str], farthest: float) -> None:
     """Raises if most boxes pass the edge of their image, or none the first pixel.
 
     These are corners, or in other units.

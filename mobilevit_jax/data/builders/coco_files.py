@@ -3,11 +3,10 @@
 What is wrong with a file is found here, before anything is stored, and named by its id.
 """
 
-import collections
 import contextlib
-import json
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +16,10 @@ import numpy as np
 
 from mobilevit_jax.data.builders.base import Item
 from mobilevit_jax.data.builders.class_names import class_name, fits_a_line
-from mobilevit_jax.data.builders.splits import by_split
+from mobilevit_jax.data.builders.splits import Splits, by_split
 from mobilevit_jax.data.decode import decode_image
-from mobilevit_jax.data.files import read_bytes, read_text
-from mobilevit_jax.errors import ConfigurationError, DataError, shortened
+from mobilevit_jax.data.files import list_images, read_bytes, read_json, some_names
+from mobilevit_jax.errors import DataError, shortened
 
 LAYOUT = "<folder>/<image> and annotations/instances_<folder>.json, such as train2017"
 _STEM = re.compile(r"instances_(.+)\.json")
@@ -72,20 +71,15 @@ class CocoImage(NamedTuple):
     objects: Any
 
 
-def find_splits(source: Path | None, builder: str) -> dict[str, SplitFiles]:
-    """Returns the files of every split that has annotations and a folder of images.
+def find_splits(source: Path) -> Splits:
+    """Returns the `SplitFiles` of every split that has annotations and a folder of images.
 
     The annotations of a folder that is not there are passed over: COCO has them all in one
     archive.
 
     Raises:
-        ConfigurationError: If no source is given.
         DataError: If there is no split, or a name stands for two.
     """
-    if source is None:
-        raise ConfigurationError(f"{builder} needs --source, a directory of {LAYOUT}")
-    if not source.is_dir():
-        raise DataError(f"the source {source} is not a directory; it must hold {LAYOUT}")
     stems = [stem for stem, _ in _annotation_files(source)]
     if not stems:
         raise DataError(
@@ -98,14 +92,6 @@ def find_splits(source: Path | None, builder: str) -> dict[str, SplitFiles]:
             "name"
         )
     return by_split(named, source / "annotations")
-
-
-def split_names(source: Path) -> set[str]:
-    """Returns the names of the splits of a source."""
-    try:
-        return set(by_split(_complete_splits(source), source))
-    except DataError:  # once it is stored, the source may be gone
-        return set()
 
 
 def _annotation_files(source: Path) -> list[tuple[str, Path]]:
@@ -136,13 +122,8 @@ def read_instances(path: Path, *, regions: bool) -> Instances:
         DataError: If it is no such file; for an image that is listed twice, an annotation of an
             image or a category that is not listed, and whatever else cannot be true.
     """
-    try:
-        # Polygons as lists of Python's numbers would take gigabytes.
-        content = json.loads(read_text(path), object_hook=_keep_regions if regions else _shed)
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"cannot read {path}: {shortened(error)}") from error
+    # Polygons as lists of Python's numbers would take gigabytes.
+    content = read_json(path, _keep_regions if regions else _shed)
     if not isinstance(content, dict):
         raise DataError(f"{path} is not a file of COCO's annotations")
     for key in _LISTS:
@@ -204,9 +185,14 @@ def _keep_regions(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_all(
-    splits: dict[str, SplitFiles], *, regions: bool = False
+    splits: dict[str, SplitFiles], notes: dict[str, Counter[str]], *, regions: bool = False
 ) -> Iterator[tuple[str, SplitFiles, Instances]]:
     """Yields the annotations of each split, one at a time: they are large.
+
+    Args:
+        splits: From `find_splits`.
+        notes: Of each split; counts here what is in its folder and not in its file.
+        regions: See `read_instances`.
 
     Raises:
         DataError: As `read_instances`, and if the splits do not have the same categories.
@@ -220,6 +206,12 @@ def read_all(
             raise DataError(
                 f"{instances.path} has other categories than {first.path}; make them the same"
             )
+        listed = {os.path.normpath(files.images / entry.file_name) for entry in instances.images}
+        there = list_images(files.images).images
+        others = [path for path in there if os.path.normpath(path) not in listed]
+        what = f"images left out, not listed in {files.annotations.name}, such as"
+        if others:
+            notes[split][f"{what} {some_names(others[:1], files.images)}"] = len(others)
         yield split, files, instances
 
 
@@ -303,7 +295,7 @@ def _images(entries: Iterable[tuple[str, dict[str, Any]]], path: Path) -> dict[i
                 f"{where} has the size {width}x{height}; it must be the image's own, in pixels"
             )
         images[number] = ImageEntry(number, file_name, width, height, [])
-    counts = collections.Counter(image.file_name for image in images.values())
+    counts = Counter(image.file_name for image in images.values())
     name, count = counts.most_common(1)[0] if counts else ("", 0)
     if count > 1:
         raise DataError(f"{path}: the image file {shortened(name)} is listed {count} times")
@@ -316,11 +308,15 @@ def _attach(
     categories: dict[int, str],
 ) -> None:
     """Sorts the annotations to their images, their ids as numbers."""
+    seen: set[int] = set()
     for place, (where, annotation) in enumerate(entries):
         if annotation.get("id") is None:
             annotation["id"] = place + 1
         for key in ("id", "image_id", "category_id"):
             annotation[key] = _whole(annotation, key, where)
+        if annotation["id"] in seen:
+            raise DataError(f"{where} is not the only one of its id; give each an id of its own")
+        seen.add(annotation["id"])
         image = images.get(annotation["image_id"])
         if image is None:
             raise DataError(f"{where} is of image {annotation['image_id']}, which is not listed")

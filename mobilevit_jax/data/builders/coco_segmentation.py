@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import tensorflow_datasets as tfds
 
 from mobilevit_jax.data.builders.base import Item
 from mobilevit_jax.data.builders.coco_files import (
+    LAYOUT,
     CocoImage,
     ImageEntry,
     Instances,
@@ -24,11 +24,9 @@ from mobilevit_jax.data.builders.coco_files import (
     locate,
     read_all,
     read_checked,
-    split_names,
 )
 from mobilevit_jax.data.builders.run_length import draw_runs, read_runs
 from mobilevit_jax.data.builders.segmentation import SegmentationBuilder
-from mobilevit_jax.data.builders.voc_segmentation import segmentation_features
 from mobilevit_jax.data.coco_names import COCO_CATEGORIES
 from mobilevit_jax.data.voc_names import VOC_OF_COCO
 from mobilevit_jax.errors import DataError, shortened
@@ -47,19 +45,16 @@ class CocoSegmentation(SegmentationBuilder, skip_registration=True):
     """Images of COCO with masks of the classes of PASCAL VOC."""
 
     name = "coco_segmentation"
-
-    def features(self) -> tfds.features.FeaturesDict:
-        """Returns image (as in its file), mask (PNG) of the same size, and the image's name."""
-        return segmentation_features()
+    layout = LAYOUT
 
     @classmethod
     def splits_in(cls, source: Path) -> set[str]:
         """Returns the splits that have both annotations and a folder of images."""
-        return split_names(source)
+        return set(find_splits(source))
 
     def items(self) -> Mapping[str, Sequence[Item]]:
         """Returns the images of each split."""
-        return self._content[0]
+        return self._content
 
     def example(self, item: Item) -> dict[str, Any]:
         """Reads an image, whose bytes pass untouched, and draws its mask."""
@@ -69,23 +64,19 @@ class CocoSegmentation(SegmentationBuilder, skip_registration=True):
         data = read_checked(image)
         return {"image": io.BytesIO(data), "mask": _draw(image), "name": image.path.name}
 
-    def extra_metadata(self) -> dict[str, Any]:
-        """Returns what was left out of each split."""
-        return {"notes": self._content[1]}
-
     @cached_property
-    def _content(self) -> tuple[dict[str, list[Item]], dict[str, dict[str, int]]]:
-        """The items and the notes of each split."""
-        items, notes = {}, {}
-        splits = find_splits(self.source, "coco_segmentation")
-        for split, files, instances in read_all(splits, regions=True):
-            regions, left_out = _regions(instances, allow_bad=self.skip_bad_images)
+    def _content(self) -> dict[str, list[Item]]:
+        """The items of each split."""
+        splits, items = find_splits(self.folder), {}
+        self.called = splits.called
+        for split, files, instances in read_all(splits, self.notes, regions=True):
+            regions, self.notes[split][_LEFT_OUT] = _regions(
+                instances, allow_bad=self.skip_bad_images
+            )
             items[split] = locate(
                 instances.images, regions, files, allow_missing=self.skip_bad_images
             )
-            if left_out:
-                notes[split] = {_LEFT_OUT: left_out}
-        return items, notes
+        return items
 
 
 def _regions(

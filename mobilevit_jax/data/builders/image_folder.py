@@ -4,7 +4,6 @@ A class folder may have folders in it. What is left out, because its name is not
 or because it is in no class folder, is counted and named.
 """
 
-import collections
 import io
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -14,7 +13,7 @@ from typing import Any, NamedTuple
 import tensorflow_datasets as tfds
 
 from mobilevit_jax.data.builders.base import Item, StoredBuilder
-from mobilevit_jax.data.builders.class_names import appearance, class_name
+from mobilevit_jax.data.builders.class_names import class_name
 from mobilevit_jax.data.builders.splits import USUAL_FOLDERS
 from mobilevit_jax.data.decode import IMAGE_ENDINGS, decode_image
 from mobilevit_jax.data.files import (
@@ -25,7 +24,7 @@ from mobilevit_jax.data.files import (
     read_bytes,
     some_names,
 )
-from mobilevit_jax.errors import ConfigurationError, DataError
+from mobilevit_jax.errors import DataError
 
 _LAYOUT = "<split>/<class>/<image>, such as train/cat/1.jpg"
 
@@ -44,6 +43,7 @@ class ImageFolder(StoredBuilder, skip_registration=True):
     """A user's own images, one folder a class within one folder a split."""
 
     name = "image_folder"
+    layout = _LAYOUT
 
     def features(self) -> tfds.features.FeaturesDict:
         """Returns image (encoded as in its file), label, and name (path within the source)."""
@@ -69,16 +69,6 @@ class ImageFolder(StoredBuilder, skip_registration=True):
         decode_image(data, name=str(path))
         return {"image": io.BytesIO(data), "label": label, "name": printable(item.key)}
 
-    def extra_metadata(self) -> dict[str, Any]:
-        """Returns what was left out of each split, and classes that are easily mixed up."""
-        assert self.source is not None
-        alike = _mixed_up(self._class_names)
-        notes = {
-            name: alike | _left_out(split.left_out, self.source)
-            for name, split in self._splits.items()
-        }
-        return {"notes": {name: its_notes for name, its_notes in notes.items() if its_notes}}
-
     def classes_of(self, item: Item) -> tuple[str]:
         """Returns the one class of an image."""
         return (item.content.label,)
@@ -90,23 +80,19 @@ class ImageFolder(StoredBuilder, skip_registration=True):
     @cached_property
     def _splits(self) -> dict[str, _Split]:
         """The classes and images of each split, checked."""
-        if self.source is None:
-            raise ConfigurationError(f"image_folder needs --source, a directory of {_LAYOUT}")
-        if not self.source.is_dir():
-            raise DataError(f"the source {self.source} is not a directory; it must hold {_LAYOUT}")
-        splits: dict[str, _Split] = {}
-        for split, folder in self.split_folders(self.source).items():
-            splits[split] = self._list_split(folder)
+        folders = self.split_folders(self.folder)
+        splits = {split: self._list_split(folder) for split, folder in folders.items()}
         if not splits:
-            raise DataError(f"{self.source} has no folders; it must hold {_LAYOUT}")
+            raise DataError(f"{self.folder} has no folders; it must hold {_LAYOUT}")
         # They belong to no split, but are not to be lost without a word.
         loose = next(iter(splits.values())).left_out
-        loose += filter(is_image, set(_folders(self.source)[1]).difference(loose))
-        _check_classes(self.source, splits)
+        loose += filter(is_image, set(_folders(self.folder)[1]).difference(loose))
+        _check_classes(self.folder, splits)
+        for name, split in splits.items():
+            self.notes[name].update(_left_out(split.left_out, self.folder))
         return splits
 
     def _list_split(self, folder: Path) -> _Split:
-        assert self.source is not None
         folders, others = _folders(folder)
         origins: dict[str, Path] = {}
         split = _Split({}, others)
@@ -119,13 +105,13 @@ class ImageFolder(StoredBuilder, skip_registration=True):
                     "put their images into one, or rename one"
                 )
             origins[label] = class_folder
-            split.classes[label] = _list_class(class_folder, label, self.source, split.left_out)
+            split.classes[label] = _list_class(class_folder, label, self.folder, split.left_out)
         if split.classes:
             return split
         if any(map(is_image, others)):
             raise DataError(
                 f"{folder} holds images directly, but the layout is {_LAYOUT}; if "
-                f"{folder.name!r} is a class, {self.source.name!r} must be a split (such as "
+                f"{folder.name!r} is a class, {self.folder.name!r} must be a split (such as "
                 "'train') of the directory that is given as the source, or give "
                 "--validation-share 0.1 to have the splits drawn"
             )
@@ -189,11 +175,3 @@ def _left_out(paths: list[Path], source: Path) -> dict[str, int]:
         for reason, files in reasons.items()
         if files
     }
-
-
-def _mixed_up(names: list[str]) -> dict[str, int]:
-    """Returns a note about classes whose names look alike."""
-    groups = collections.Counter(map(appearance, names))
-    alike = [name for name in names if groups[appearance(name)] > 1]
-    which = ", ".join(map(ascii, alike))
-    return {f"classes have names that look alike: {which}": len(alike)} if alike else {}

@@ -29,7 +29,7 @@ from mobilevit_jax.data.builders.base import Item, StoredBuilder
 from mobilevit_jax.data.decode import decode_image, quiet_decoders
 from mobilevit_jax.data.files import read_text
 from mobilevit_jax.data.imagenet_names import imagenet_classes
-from mobilevit_jax.errors import ConfigurationError, DataError, shortened
+from mobilevit_jax.errors import DataError, shortened
 
 TRAIN_TAR = "ILSVRC2012_img_train.tar"
 VALIDATION_TAR = "ILSVRC2012_img_val.tar"
@@ -52,6 +52,7 @@ class ImageNet(StoredBuilder, skip_registration=True):
     """ILSVRC2012, 1,281,167 training and 50,000 validation images of 1000 classes."""
 
     name = "imagenet"
+    layout = f"{TRAIN_TAR} or {VALIDATION_TAR}"
 
     def features(self) -> tfds.features.FeaturesDict:
         """Returns image (JPEG, RGB or greyscale), label (WordNet ids, sorted), and file name."""
@@ -85,21 +86,18 @@ class ImageNet(StoredBuilder, skip_registration=True):
 
     @cached_property
     def _index(self) -> dict[str, list[Item]]:
-        if self.source is None:
-            raise ConfigurationError(f"imagenet needs --source, a directory with {TRAIN_TAR}")
-        splits = self.splits_in(self.source)
+        splits = self.splits_in(self.folder)
         if not splits:
-            names = " or ".join(_ARCHIVES.values())
-            raise DataError(f"{self.source} has no {names}; see image-net.org/download")
+            raise DataError(f"{self.folder} has no {self.layout}; see image-net.org/download")
         index = {}
         # The small archive first: what is wrong with it shows at once.
         if "validation" in splits:
-            index["validation"] = list(_index_validation(self.source))
+            index["validation"] = list(_index_validation(self.folder))
         if "train" in splits:
-            index["train"] = list(_index_train(self.source / TRAIN_TAR))
+            index["train"] = list(_index_train(self.folder / TRAIN_TAR))
         for split, items in index.items():
             if not items:
-                raise DataError(f"{self.source / _ARCHIVES[split]} has no images")
+                raise DataError(f"{self.folder / _ARCHIVES[split]} has no images")
         return index
 
 

@@ -12,7 +12,6 @@ count, of RGB and of palettes; the values of a greyscale mask are still the line
 all colours are shades of grey.
 """
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mobilevit_jax.data.builders.class_names import class_name
-from mobilevit_jax.data.files import read_text
+from mobilevit_jax.data.files import read_json, read_lines
 from mobilevit_jax.data.masks import decode_colors, decode_mask
 from mobilevit_jax.data.voc_names import VOID
 from mobilevit_jax.errors import DataError, count, nearest
@@ -125,17 +124,12 @@ def read_classes(source: Path) -> MaskClasses:
             f"{source} needs one file that names the classes, {', '.join(FILES)}, and {found}"
         )
     path = there[0]
-    try:
-        text = read_text(path)
-        entries = _from_json(path, text) if path.suffix == ".json" else _from_lines(text)
-    except json.JSONDecodeError as error:
-        raise DataError(f"cannot read {path}: {error}") from error
-    return _join(path, entries)
+    return _join(path, (_from_json if path.suffix == ".json" else _from_lines)(path))
 
 
-def _from_lines(text: str) -> list[_Entry]:
+def _from_lines(path: Path) -> list[_Entry]:
     entries: list[_Entry] = []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(read_lines(path), 1):
         line = line.strip()
         if not line or line.startswith("#"):
             continue
@@ -149,8 +143,8 @@ def _from_lines(text: str) -> list[_Entry]:
     return entries if len(entries) > VOID else [*entries, _Entry(VOID, "", "void", None)]
 
 
-def _from_json(path: Path, text: str) -> list[_Entry]:
-    content = json.loads(text)
+def _from_json(path: Path) -> list[_Entry]:
+    content = read_json(path)
     shape = '{"classes": [names], "colors": {name: [r, g, b]}, "void": value}'
     if not isinstance(content, dict) or not _are_names(content.get("classes")):
         raise DataError(f"{path} must hold {shape}")

@@ -5,22 +5,17 @@ file that names the classes, see `mask_classes`. The mask of `images/town/1.jpg`
 `masks/town/1.png`, or `1_mask.png`, or `1_L.png` as CamVid has it.
 """
 
-import io
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import tensorflow_datasets as tfds
-
 from mobilevit_jax.data.builders.base import Item
-from mobilevit_jax.data.builders.mask_classes import FILES, MaskClasses, read_classes
-from mobilevit_jax.data.builders.segmentation import SegmentationBuilder
-from mobilevit_jax.data.builders.voc_segmentation import segmentation_features
-from mobilevit_jax.data.decode import IMAGE_ENDINGS, decode_image
+from mobilevit_jax.data.builders.mask_classes import FILES
+from mobilevit_jax.data.builders.segmentation import OwnClassesBuilder
+from mobilevit_jax.data.decode import IMAGE_ENDINGS
 from mobilevit_jax.data.files import list_images, printable, read_bytes, some_names, without_ending
-from mobilevit_jax.data.masks import check_size
-from mobilevit_jax.errors import ConfigurationError, DataError
+from mobilevit_jax.errors import DataError
 
 _LAYOUT = f"<split>/images, <split>/masks and {FILES[0]}"
 _ENDINGS = ("_mask", "_L")
@@ -31,15 +26,11 @@ class _Pair(NamedTuple):
     mask: Path
 
 
-class MaskFolder(SegmentationBuilder, skip_registration=True):
+class MaskFolder(OwnClassesBuilder, skip_registration=True):
     """A user's own images with a mask each, of the user's own classes; void is 255."""
 
     name = "mask_folder"
-    zero = "one class, 0, leaves nothing to tell apart"
-
-    def features(self) -> tfds.features.FeaturesDict:
-        """Returns image (as in its file), mask (PNG) of its size, and name (path in the source)."""
-        return segmentation_features(self._classes.names)
+    layout = _LAYOUT
 
     def items(self) -> Mapping[str, Sequence[Item]]:
         """Returns the pairs of image and mask of each split."""
@@ -48,34 +39,14 @@ class MaskFolder(SegmentationBuilder, skip_registration=True):
     def example(self, item: Item) -> dict[str, Any]:
         """Reads an image, whose bytes pass untouched, and turns its mask into class indices."""
         pair: _Pair = item.content
-        image, mask = read_bytes(pair.image), read_bytes(pair.mask)
-        pixels = decode_image(image, name=str(pair.image))
-        classes = self._classes.read(mask, name=str(pair.mask))
-        check_size(classes, pixels, name=str(pair.mask), image_name=f"its image {pair.image.name}")
-        return {"image": io.BytesIO(image), "mask": classes, "name": printable(item.key)}
-
-    def check_stored(self, split: str, items: Sequence[Item]) -> None:
-        """Refuses a split without classes, and notes the classes that none of its masks has."""
-        super().check_stored(split, items)
-        names, seen = self._classes.names, self._values[split]
-        unseen = [name for index, name in enumerate(names) if index not in seen]
-        if unseen:
-            what = f"of the {len(names)} classes without a pixel, such as {unseen[0]!r}"
-            self.notes[split][what] = len(unseen)
-
-    @cached_property
-    def _classes(self) -> MaskClasses:
-        if self.source is None:
-            raise ConfigurationError(f"mask_folder needs --source, a directory of {_LAYOUT}")
-        if not self.source.is_dir():
-            raise DataError(f"the source {self.source} is not a directory; it must hold {_LAYOUT}")
-        return read_classes(self.source)
+        names = {"image_name": str(pair.image), "mask_name": str(pair.mask)}
+        mask = self.own.read(read_bytes(pair.mask), name=names["mask_name"])
+        return self.pair(read_bytes(pair.image), mask, name=printable(item.key), **names)
 
     @cached_property
     def _pairs_of_folders(self) -> dict[str, tuple[Path, Path]]:
         """{split: (its folder of images, its folder of masks)}."""
-        assert self.source is not None  # `_classes` has looked
-        images, masks = self.source / "images", self.source / "masks"
+        images, masks = self.folder / "images", self.folder / "masks"
         if images.is_dir():
             found = self.split_folders(images)
             pairs = {
@@ -83,7 +54,7 @@ class MaskFolder(SegmentationBuilder, skip_registration=True):
                 for split, folder in found.items()
             }
         else:
-            found = self.split_folders(self.source)
+            found = self.split_folders(self.folder)
             pairs = {
                 split: (folder / "images", folder / "masks") for split, folder in found.items()
             }
@@ -93,13 +64,12 @@ class MaskFolder(SegmentationBuilder, skip_registration=True):
                     raise DataError(f"{folder} is not there; a source holds {_LAYOUT}")
         if not pairs:
             raise DataError(
-                f"{images if images.is_dir() else self.source} has no folders of splits; a source "
+                f"{images if images.is_dir() else self.folder} has no folders of splits; a source "
                 f"holds {_LAYOUT}, or give --validation-share 0.1 to have the splits drawn"
             )
         return pairs
 
     def _list(self, split: str, images: Path, masks: Path) -> list[Item]:
-        assert self.source is not None
         found = self._by_stem(split, images, IMAGE_ENDINGS)
         if not found:
             raise DataError(f"{images} has no image ({', '.join(IMAGE_ENDINGS)})")
@@ -115,7 +85,7 @@ class MaskFolder(SegmentationBuilder, skip_registration=True):
             pair = _Pair(image, fitting[0] if fitting else masks / f"{stem}.png")
             size = image.stat().st_size if image.exists() else 0
             # Greyscale masks take some 5 kB.
-            items.append(Item(image.relative_to(self.source).as_posix(), size + 5000, pair))
+            items.append(Item(image.relative_to(self.folder).as_posix(), size + 5000, pair))
         if lacking and not self.skip_bad_images:
             raise DataError(
                 f"{lacking[0]} has no mask in {masks}, as have {len(lacking) - 1} more of the "

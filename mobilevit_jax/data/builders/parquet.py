@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import tensorflow_datasets as tfds
 
 from mobilevit_jax.data.builders.base import Item, StoredBuilder
+from mobilevit_jax.data.builders.class_names import CLASSES, check_names, read_names
 from mobilevit_jax.data.builders.parquet_files import (
     LAYOUT,
     Columns,
@@ -26,7 +27,6 @@ from mobilevit_jax.data.builders.parquet_files import (
     read_groups,
     read_images,
 )
-from mobilevit_jax.data.builders.user_files import CLASSES, check_names, check_source, read_names
 from mobilevit_jax.data.decode import decode_image
 from mobilevit_jax.errors import DataError, nearest
 
@@ -54,6 +54,7 @@ class Parquet(StoredBuilder, skip_registration=True):
     """Labelled images from Parquet files, as the Hugging Face hub stores them."""
 
     name = "parquet"
+    layout = LAYOUT
 
     def features(self) -> tfds.features.FeaturesDict:
         """Returns image (as in its row), label, and name (that of its file, or shard and row)."""
@@ -68,10 +69,7 @@ class Parquet(StoredBuilder, skip_registration=True):
     @classmethod
     def splits_in(cls, source: Path) -> set[str]:
         """Returns the splits that have files."""
-        try:
-            return set(find_shards(source))
-        except DataError:  # once it is stored, the source may be gone
-            return set()
+        return set(find_shards(source))
 
     def items(self) -> Mapping[str, Sequence[Item]]:
         """Returns the rows of each split."""
@@ -111,15 +109,11 @@ class Parquet(StoredBuilder, skip_registration=True):
             "name": Path(path).name if path else item.key,
         }
 
-    def extra_metadata(self) -> dict[str, Any]:
-        """Returns how many classes have no names."""
-        if self._names is not None or self._columns.text:
-            return {}
-        return {"notes": {next(iter(self._shards)): {_UNNAMED: len(self._classes[0])}}}
-
     @cached_property
     def _shards(self) -> dict[str, list[Path]]:
-        return find_shards(check_source(self.source, Parquet.name, LAYOUT))
+        shards = find_shards(self.folder)
+        self.called = shards.called
+        return shards
 
     @cached_property
     def _columns(self) -> Columns:
@@ -137,8 +131,7 @@ class Parquet(StoredBuilder, skip_registration=True):
     @cached_property
     def _names(self) -> list[str] | None:
         """The names of the classes, where somebody has named them."""
-        assert self.source is not None  # _shards has checked it
-        file, named = self.source / CLASSES, self._columns.names
+        file, named = self.folder / CLASSES, self._columns.names
         if not file.is_file():
             return named
         listed = read_names(file)
@@ -158,7 +151,9 @@ class Parquet(StoredBuilder, skip_registration=True):
                     f"{self.source}: labels go up to {labels[-1]}, and no file names the classes; "
                     f"list them in {CLASSES}"
                 )
-            labels = labels if text else list(range(labels[-1] + 1))
+            if not text:
+                labels = list(range(labels[-1] + 1))
+                self.notes[next(iter(self._shards))][_UNNAMED] = len(labels)
         classes = enumerate(labels)
         return (
             check_names(labels, self.source),
@@ -176,8 +171,7 @@ class Parquet(StoredBuilder, skip_registration=True):
 
     def _rows_of(self, shard: Path, split: str) -> Iterator[Item]:
         """Yields the rows of a file, their labels checked."""
-        assert self.source is not None
-        place = shard.relative_to(self.source).as_posix()
+        place = shard.relative_to(self.folder).as_posix()
         for group in read_groups(shard, self._columns.label):
             size = group.size // max(len(group.labels), 1)
             for index, label in enumerate(group.labels):

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mobilevit_jax.data.builders.splits import by_split
-from mobilevit_jax.data.builders.user_files import check_names
+from mobilevit_jax.data.builders.class_names import check_names
+from mobilevit_jax.data.builders.splits import Splits, by_split
 from mobilevit_jax.data.files import is_hidden
 from mobilevit_jax.errors import ConfigurationError, DataError, shortened
 
@@ -47,8 +47,8 @@ class Group(NamedTuple):
     labels: list[Any]
 
 
-def find_shards(source: Path) -> dict[str, list[Path]]:
-    """Returns the files of each split.
+def find_shards(source: Path) -> Splits:
+    """Returns the list of files of each split.
 
     Raises:
         DataError: If there are none, some of a split are missing, or a split is in two folders.

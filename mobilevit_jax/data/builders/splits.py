@@ -14,7 +14,20 @@ USUAL_FOLDERS = ("train", "test", "validation", "val", "valid", "dev")
 _KNOWN = re.compile(r"(train|test|val|valid|validation|dev)\d*")
 
 
-def find_split_folders(parent: Path, *, undivided: bool) -> dict[str, Path]:
+class Splits(dict[str, Any]):
+    """{split: what it has}.
+
+    Attributes:
+        called: {split: its name in the source}.
+    """
+
+    def __init__(self) -> None:
+        """Begins without any."""
+        super().__init__()
+        self.called: dict[str, str] = {}
+
+
+def find_split_folders(parent: Path, *, undivided: bool) -> Splits:
     """Returns the folder of each split; one called val, valid or dev is the validation split.
 
     Args:
@@ -27,7 +40,7 @@ def find_split_folders(parent: Path, *, undivided: bool) -> dict[str, Path]:
     """
     folders = [e for e in sorted(parent.iterdir()) if e.is_dir() and not is_hidden(e.name)]
     if undivided and not any(_KNOWN.fullmatch(folder.name.lower()) for folder in folders):
-        return {"train": parent}
+        return by_split([("train", parent)], parent)
     return by_split(((folder.name, folder) for folder in folders), parent)
 
 
@@ -51,22 +64,22 @@ def split_name(name: str, where: object) -> str:
     return name
 
 
-def by_split(named: Iterable[tuple[str, Any]], where: object) -> dict[str, Any]:
+def by_split(named: Iterable[tuple[str, Any]], where: object) -> Splits:
     """Returns {split: what it has} of {name: what it has}.
 
     Raises:
         DataError: If a name cannot be a split, or two stand for one.
     """
-    found: dict[str, tuple[str, Any]] = {}
+    found = Splits()
     for name, content in named:
         split = split_name(name, where)
         if split in found:
             raise DataError(
-                f"{where} has both {found[split][0]} and {name}, which are the split {split!r}; "
-                "keep one"
+                f"{where} has both {found.called[split]} and {name}, which are the split "
+                f"{split!r}; keep one"
             )
-        found[split] = name, content
-    return {split: content for split, (_, content) in found.items()}
+        found[split], found.called[split] = content, name
+    return found
 
 
 def draw(names: Iterable[str], share: float) -> set[str]:

@@ -16,11 +16,11 @@ stored like a crowd of COCO: it takes no part in training, and evaluation ignore
 finds there.
 """
 
-import collections
 import itertools
 import os
 import re
 import xml.etree.ElementTree as ET
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -28,20 +28,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mobilevit_jax.data.builders.class_names import CLASSES, read_names
 from mobilevit_jax.data.builders.coco import CLIPPED, OBJECT, Content, ObjectsBuilder, clip_box
 from mobilevit_jax.data.builders.coco_files import ImageEntry, SplitFiles, locate
 from mobilevit_jax.data.builders.splits import by_split
-from mobilevit_jax.data.builders.user_files import (
-    CLASSES,
-    add_notes,
-    check_source,
-    in_train_too,
-    read_lines,
-    read_names,
-)
 from mobilevit_jax.data.builders.voc_segmentation import inside_folder
 from mobilevit_jax.data.decode import IMAGE_ENDINGS, read_image
-from mobilevit_jax.data.files import read_bytes, without_ending
+from mobilevit_jax.data.files import read_bytes, read_lines, without_ending
 from mobilevit_jax.errors import DataError, nearest, shortened
 
 LAYOUT = "VOC2012/{Annotations,JPEGImages,ImageSets/Main}, or <split>/ with images and XML files"
@@ -87,18 +80,16 @@ class VocDetection(ObjectsBuilder, skip_registration=True):
     """Images with the boxes of objects, from the XML files of PASCAL VOC."""
 
     name = "voc_detection"
+    layout = LAYOUT
 
     @classmethod
     def splits_in(cls, source: Path) -> set[str]:
         """Returns the splits that have a list or a folder."""
-        try:
-            return set(_find(source).parts)
-        except DataError:  # once it is stored, the source may be gone
-            return set()
+        return set(_find(source).parts)
 
     @cached_property
     def _content(self) -> Content:
-        root, parts, notes = _find(self.source)
+        root, parts, left_out = _find(self.folder)
         read = {split: list(_read_part(part)) for split, part in parts.items()}
         everything = itertools.chain.from_iterable(read.values())
         found = sorted({thing.name for marked in everything for thing in marked.objects})
@@ -107,18 +98,16 @@ class VocDetection(ObjectsBuilder, skip_registration=True):
             raise DataError(f"{root} has no objects: none of its XML files names one")
         labels = {name: label for label, name in enumerate(names)}
         numbers, items = itertools.count(1), {}
+        for place, counts in left_out.items():
+            self.notes[place].update(counts)
         for split, marked in read.items():
-            counts = collections.Counter(notes.get(split))
-            objects = [_objects(one, labels, numbers, counts) for one in marked]
+            objects = [_objects(one, labels, numbers, self.notes[split]) for one in marked]
             images, files = [one.image for one in marked], parts[split].files
             items[split] = locate(images, objects, files, allow_missing=self.skip_bad_images)
-            notes[split] = dict(counts)
-        add_notes(notes, in_train_too(items))
-        return dict(enumerate(names, 1)), items, notes
+        return dict(enumerate(names, 1)), items
 
 
-def _find(source: Path | None) -> _Found:
-    source = check_source(source, VocDetection.name, LAYOUT)
+def _find(source: Path) -> _Found:
     years = [year for year in sorted(source.glob("VOC*")) if (year / "Annotations").is_dir()]
     if (source / "Annotations").is_dir():
         years = [source]
@@ -175,22 +164,24 @@ def _stems(folder: Path, endings: tuple[str, ...]) -> list[str]:
 def _lists(root: Path, images: Path, present: set[str]) -> dict[str, tuple[Path, list[str]]]:
     """Returns the list of each split; `present` are the names of the XML files."""
     folder, read = root / "ImageSets" / "Main", {}
-    for path in sorted(folder.glob("*.txt")):
+    for path in sorted(folder.glob("*.[tT][xX][tT]")):
         lines = [line.strip() for line in read_lines(path) if line.strip()]
         of_class = lines and all(_OF_CLASS.fullmatch(line) for line in lines)
         if of_class and _LIST_OF_CLASS.fullmatch(path.stem):
             continue
         stems = [_stem_of(line, images.name, present) for line in lines]
-        twice = [stem for stem, count in collections.Counter(stems).items() if count > 1]
+        twice = [stem for stem, count in Counter(stems).items() if count > 1]
         if twice:
             raise DataError(f"{path} lists {twice[0]} twice")
         if not stems:
             raise DataError(f"{path} lists no images; fill it or remove it")
-        read[path.stem] = path, stems
-    others = {stem for name, (_, stems) in read.items() if name != "trainval" for stem in stems}
-    if "trainval" in read and others.issuperset(read["trainval"][1]):
-        del read["trainval"]  # "train+validation" names the same images
-    return by_split(read.items(), folder)
+        read[path] = stems
+    both = {path for path in read if path.stem.lower() == "trainval"}
+    others = {stem for path in read if path not in both for stem in read[path]}
+    for path in both:
+        if others.issuperset(read[path]):
+            del read[path]  # "train+validation" names the same images
+    return by_split(((path.stem, (path, stems)) for path, stems in read.items()), folder)
 
 
 def _stem_of(line: str, images: str, present: set[str]) -> str:
@@ -279,7 +270,7 @@ def _objects(
     marked: _Marked,
     labels: Mapping[str, int],
     numbers: Iterator[int],
-    notes: collections.Counter[str],
+    notes: Counter[str],
 ) -> np.ndarray:
     """Returns `OBJECT` [n], and adds to the notes of its split."""
     rows = []

@@ -13,7 +13,6 @@ A line of a list is the name of an image, with or without an ending, or the path
 that of its mask. An image may be in a folder of JPEGImages, and of any kind that is decoded.
 """
 
-import io
 import posixpath
 import re
 import unicodedata
@@ -23,21 +22,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import tensorflow_datasets as tfds
 
 from mobilevit_jax.data.builders.base import Item
 from mobilevit_jax.data.builders.segmentation import SegmentationBuilder
-from mobilevit_jax.data.decode import IMAGE_ENDINGS, decode_image
+from mobilevit_jax.data.decode import IMAGE_ENDINGS
 from mobilevit_jax.data.files import (
     list_images,
     printable,
     read_bytes,
-    read_text,
+    read_lines,
     without_ending,
 )
-from mobilevit_jax.data.masks import check_size, decode_mask
+from mobilevit_jax.data.masks import decode_mask
 from mobilevit_jax.data.voc_names import VOC_CLASSES, VOID
-from mobilevit_jax.errors import ConfigurationError, DataError
+from mobilevit_jax.errors import DataError
 
 LAYOUT = "VOC2012/{JPEGImages,SegmentationClass,ImageSets/Segmentation}"
 _IMAGES, _LISTS = "JPEGImages", "ImageSets/Segmentation"
@@ -66,22 +64,19 @@ class _Pair(NamedTuple):
     name: str  # path in JPEGImages, without an ending
     image: Path
     mask: Path
+    where: str  # the list and its line
 
 
 class VocSegmentation(SegmentationBuilder, skip_registration=True):
     """Images of PASCAL VOC with masks of its 20 classes, background 0 and void 255."""
 
     name = "voc_segmentation"
-
-    def features(self) -> tfds.features.FeaturesDict:
-        """Returns image (as in its file), mask (PNG) of the same size, and the image's name."""
-        return segmentation_features()
+    layout = LAYOUT
 
     @classmethod
     def splits_in(cls, source: Path) -> set[str]:
         """Returns the splits that have a list."""
-        years = _years(source)
-        return set(_lists(years[0])) if years else set()
+        return set(_lists(_find_root(source)))
 
     def items(self) -> Mapping[str, Sequence[Item]]:
         """Returns the pairs of image and mask of each split."""
@@ -90,16 +85,14 @@ class VocSegmentation(SegmentationBuilder, skip_registration=True):
     def example(self, item: Item) -> dict[str, Any]:
         """Reads an image, whose bytes pass untouched, and its mask, and compares their sizes."""
         pair: _Pair = item.content
-        image, mask = read_bytes(pair.image), read_bytes(pair.mask)
-        pixels = decode_image(image, name=str(pair.image))
-        classes = decode_mask(mask, name=str(pair.mask))
-        check_size(classes, pixels, name=str(pair.mask), image_name=f"its image {pair.image.name}")
-        check_classes(classes, str(pair.mask))
-        return {"image": io.BytesIO(image), "mask": classes, "name": pair.name}
+        names = {"image_name": str(pair.image), "mask_name": str(pair.mask)}
+        mask = decode_mask(read_bytes(pair.mask), name=names["mask_name"])
+        check_classes(mask, names["mask_name"])
+        return self.pair(read_bytes(pair.image), mask, name=pair.name, **names)
 
     @cached_property
     def _listing(self) -> dict[str, list[Item]]:
-        root = _find_root(self.source)
+        root = _find_root(self.folder)
         lists = _lists(root)
         if "train_aug" not in lists and (root / _MASKS["train_aug"]).is_dir():
             raise DataError(
@@ -125,7 +118,7 @@ class VocSegmentation(SegmentationBuilder, skip_registration=True):
         items, missing = [], []
         for pair in pairs:
             lacking = [path for path in (pair.image, pair.mask) if not path.is_file()]
-            missing += lacking[:1]
+            missing += [f"{pair.where}: {path}" for path in lacking[:1]]
             # Greyscale masks take some 5 kB.
             size = 0 if lacking else pair.image.stat().st_size + 5000
             items.append(Item(pair.name, size, pair))
@@ -135,21 +128,6 @@ class VocSegmentation(SegmentationBuilder, skip_registration=True):
                 f"{len(pairs)} images of {split}; complete them, or use --skip-bad-images"
             )
         return items
-
-
-def segmentation_features(
-    class_names: Sequence[str] = VOC_CLASSES,
-) -> tfds.features.FeaturesDict:
-    """Returns what a data set with masks of some classes stores: image, mask and name."""
-    return tfds.features.FeaturesDict(
-        {
-            "image": tfds.features.Image(shape=(None, None, 3)),
-            "mask": tfds.features.LabeledImage(
-                labels=list(class_names), shape=(None, None, 1), encoding_format="png"
-            ),
-            "name": tfds.features.Text(),
-        }
-    )
 
 
 def check_classes(mask: np.ndarray, name: str) -> None:
@@ -167,11 +145,7 @@ def check_classes(mask: np.ndarray, name: str) -> None:
         )
 
 
-def _find_root(source: Path | None) -> Path:
-    if source is None:
-        raise ConfigurationError(f"voc_segmentation needs --source, a directory with {LAYOUT}")
-    if not source.is_dir():
-        raise DataError(f"the source {source} is not a directory; it must hold {LAYOUT}")
+def _find_root(source: Path) -> Path:
     years = _years(source)
     if not years:
         raise DataError(f"{source} has no {LAYOUT}")
@@ -192,9 +166,12 @@ def _years(source: Path) -> list[Path]:
 def _lists(root: Path) -> dict[str, Path]:
     found = {}
     for split, names in _FILES.items():
-        paths = [root / name for name in names if (root / name).is_file()]
-        if paths:
-            found[split] = paths[0]
+        for path in (root / name for name in names):
+            there = [p for p in sorted(path.parent.glob("*")) if p.name.lower() == path.name]
+            if len(there) > 1:
+                raise DataError(f"{there[0]} and {there[1]} differ in capitals alone; keep one")
+            if there and split not in found:
+                found[split] = there[0]
     return found
 
 
@@ -211,25 +188,26 @@ def _by_name(folder: Path) -> dict[str, Path]:
 
 
 def _read_list(path: Path, masks: Path, images: dict[str, Path]) -> list[_Pair]:
-    lines = (line.strip() for line in read_text(path).splitlines())
-    pairs = [_read_line(line, masks, images) for line in lines if line]
+    pairs: dict[str, _Pair] = {}
+    for number, line in enumerate(map(str.strip, read_lines(path)), 1):
+        if not line:
+            continue
+        pair = _read_line(line, f"{path}, line {number}", masks, images)
+        if pair.name in pairs:
+            raise DataError(f"{path} lists {pair.name} twice, also in line {number}")
+        pairs[pair.name] = pair
     if not pairs:
         raise DataError(f"{path} lists no images")
-    seen: set[str] = set()
-    for pair in pairs:
-        if pair.name in seen:
-            raise DataError(f"{path} lists {pair.name} twice")
-        seen.add(pair.name)
-    return pairs
+    return list(pairs.values())
 
 
-def _read_line(line: str, masks: Path, images: dict[str, Path]) -> _Pair:
+def _read_line(line: str, where: str, masks: Path, images: dict[str, Path]) -> _Pair:
     """Returns the files of a line, which may be missing."""
-    pairs = [_pair(image, mask, masks, images) for image, mask in _readings(line)]
+    pairs = [_pair(image, mask, where, masks, images) for image, mask in _readings(line)]
     return next((pair for pair in pairs if pair.image.is_file()), pairs[-1])
 
 
-def _pair(text: str, mask: str, masks: Path, images: dict[str, Path]) -> _Pair:
+def _pair(text: str, mask: str, where: str, masks: Path, images: dict[str, Path]) -> _Pair:
     folder = masks.parent / _IMAGES
     name = unicodedata.normalize("NFC", inside_folder(text, _IMAGES))
     stem = without_ending(name)
@@ -237,7 +215,7 @@ def _pair(text: str, mask: str, masks: Path, images: dict[str, Path]) -> _Pair:
     stem = without_ending(image.relative_to(folder).as_posix())
     names = [inside_folder(mask, masks.name)] if mask else [f"{stem}.png", f"{stem}.PNG"]
     found = [masks / name for name in names if (masks / name).is_file()]
-    return _Pair(printable(stem), image, found[0] if found else masks / names[0])
+    return _Pair(printable(stem), image, found[0] if found else masks / names[0], where)
 
 
 def _readings(line: str) -> Iterator[tuple[str, str]]:

@@ -4,9 +4,9 @@ An image without a label file, or with an empty one, is one of the background. T
 those of the upright image, whatever its EXIF orientation, and an area is that of the box.
 """
 
-import collections
 import itertools
 import os
+from collections import Counter
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -17,9 +17,8 @@ import numpy as np
 from mobilevit_jax.data.builders.base import Item
 from mobilevit_jax.data.builders.coco import CLIPPED, OBJECT, Content, ObjectsBuilder
 from mobilevit_jax.data.builders.coco_files import CocoImage
-from mobilevit_jax.data.builders.user_files import add_notes, in_train_too
 from mobilevit_jax.data.builders.yolo_labels import read_labels
-from mobilevit_jax.data.builders.yolo_layout import Found, Layout, find_layout
+from mobilevit_jax.data.builders.yolo_layout import LAYOUT, Found, Layout, find_layout
 from mobilevit_jax.data.decode import decode_image
 from mobilevit_jax.data.files import printable, read_bytes
 from mobilevit_jax.errors import DataError, count
@@ -35,14 +34,12 @@ class Yolo(ObjectsBuilder, skip_registration=True):
     """Images with the boxes of objects, from the text files of YOLO."""
 
     name = "yolo"
+    layout = LAYOUT
 
     @classmethod
     def splits_in(cls, source: Path) -> set[str]:
         """Returns the splits that data.yaml names, or that have folders."""
-        try:
-            return set(find_layout(source).places)
-        except DataError:  # once it is stored, the source may be gone
-            return set()
+        return set(find_layout(source).places)
 
     def example(self, item: Item) -> dict[str, Any]:
         """Reads an image; its bytes pass untouched, but they must decode."""
@@ -55,33 +52,31 @@ class Yolo(ObjectsBuilder, skip_registration=True):
 
     @cached_property
     def _content(self) -> Content:
-        layout = find_layout(self.source)
-        numbers = itertools.count(1)
-        items, notes = {}, {}
+        source = self.source
+        layout = find_layout(source if source and source.is_file() else self.folder)
+        self.called = layout.places.called
+        numbers, items = itertools.count(1), {}
         for split in layout.places:
-            found = layout.find(split)
-            counts = self._missing(split, found)
-            items[split] = list(_items(layout, split, found.images, numbers, counts))
-            notes[split] = dict(counts)
-        add_notes(notes, in_train_too(items))
-        return dict(enumerate(layout.names)), items, notes
+            found, notes = layout.find(split), self.notes[split]
+            self._note_missing(split, found)
+            items[split] = list(_items(layout, split, found.images, numbers, notes))
+        return dict(enumerate(layout.names)), items
 
-    def _missing(self, split: str, found: Found) -> collections.Counter[str]:
+    def _note_missing(self, split: str, found: Found) -> None:
         """Counts what has no counterpart, or raises."""
         missing = [image for image in found.images if not os.path.exists(image)]
-        counts = collections.Counter[str]()
         if found.others:
-            counts[f"{_OTHERS} {printable(found.others[0].name)}"] = len(found.others)
+            what = f"{_OTHERS} {printable(found.others[0].name)}"
+            self.notes[split][what] = len(found.others)
         if self.skip_bad_images:  # reading names the missing ones
-            counts[_ORPHANS] = len(found.orphans)
-            return counts
+            self.notes[split][_ORPHANS] = len(found.orphans)
+            return
         for paths, lack in ((missing, "listed but not there"), (found.orphans, "without an image")):
             if paths:
                 raise DataError(
                     f"{paths[0]} is {lack}, as are {len(paths) - 1} more of the split {split!r}; "
                     "complete them, or leave them out by --skip-bad-images"
                 )
-        return counts
 
 
 def _items(
@@ -89,7 +84,7 @@ def _items(
     split: str,
     images: list[Path],
     numbers: Iterator[int],
-    notes: collections.Counter[str],
+    notes: Counter[str],
 ) -> Iterator[Item]:
     """Yields the items of a split and adds to its notes."""
     total = 0

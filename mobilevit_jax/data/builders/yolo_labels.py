@@ -5,14 +5,14 @@ A box is `class x y width height`, with x and y of its centre; an outline, as of
 image's width and height.
 """
 
-import collections
 import math
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
 from mobilevit_jax.data.builders.coco import CLIPPED, OBJECT
-from mobilevit_jax.data.builders.user_files import read_lines
+from mobilevit_jax.data.files import read_lines
 from mobilevit_jax.errors import DataError, shortened
 
 OUTLINES = "outlines of objects taken as the boxes around them"
@@ -25,7 +25,7 @@ _TOLERANCE = 0.002
 Box = tuple[float, float, float, float]
 
 
-def read_labels(path: Path, classes: int, notes: collections.Counter[str]) -> np.ndarray:
+def read_labels(path: Path, classes: int, notes: Counter[str]) -> np.ndarray:
     """Reads a label file.
 
     Args:
@@ -70,7 +70,7 @@ def _numbers(line: str, where: str) -> list[float]:
     return numbers
 
 
-def _corners(coordinates: list[float], where: str, notes: collections.Counter[str]) -> Box:
+def _corners(coordinates: list[float], where: str, notes: Counter[str]) -> Box:
     """Returns (ymin, xmin, ymax, xmax) of a box or an outline, which may pass the edge."""
     for value in coordinates:
         if not -_SLACK <= value <= 1 + _SLACK:
@@ -86,7 +86,7 @@ def _corners(coordinates: list[float], where: str, notes: collections.Counter[st
     return y - height / 2, x - width / 2, y + height / 2, x + width / 2
 
 
-def _clip(corners: Box, where: str, notes: collections.Counter[str]) -> Box:
+def _clip(corners: Box, where: str, notes: Counter[str]) -> Box:
     # As float32 stores them: a sliver may end where it begins.
     box = np.clip(np.array(corners, np.float32), 0, 1).tolist()
     if box[2] <= box[0] or box[3] <= box[1]:

@@ -10,16 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mobilevit_jax.data.builders.splits import by_split
-from mobilevit_jax.data.builders.user_files import (
-    CLASSES,
-    check_names,
-    check_source,
-    read_lines,
-    read_names,
-)
+from mobilevit_jax.data.builders.class_names import CLASSES, check_names, read_names
+from mobilevit_jax.data.builders.splits import Splits, by_split
 from mobilevit_jax.data.decode import IMAGE_ENDINGS
-from mobilevit_jax.data.files import is_hidden, list_images, read_bytes
+from mobilevit_jax.data.files import is_hidden, list_images, read_bytes, read_lines
 from mobilevit_jax.errors import DataError, shortened
 
 LAYOUT = (
@@ -52,12 +46,12 @@ class Layout:
     Attributes:
         root: The folder that everything is found from.
         names: Of the classes.
-        places: Of each split, the folders and text files that have its images.
+        places: Of each split, a list of the folders and text files that have its images.
     """
 
     root: Path
     names: list[str]
-    places: dict[str, list[Path]]
+    places: Splits
 
     def label_of(self, image: Path) -> Path:
         """Returns the label file of an image, be it there or not."""
@@ -85,10 +79,17 @@ class Layout:
         if not images:
             places, kinds = ", ".join(map(str, self.places[split])), ", ".join(IMAGE_ENDINGS)
             raise DataError(f"the split {split!r} has no images ({kinds}): {places}")
-        seen: set[Path] = set()
+        seen, owners = set(), {}
         for image in images:
+            label = self.label_of(image)
+            other = owners.setdefault(label, image)
             if image in seen:
                 raise DataError(f"the split {split!r} has {image} twice; list it once")
+            if other != image and label.exists():
+                raise DataError(
+                    f"{other} and {image} share the label file {label}; keep one, or rename one "
+                    "and give it labels of its own"
+                )
             seen.add(image)
         return Found(images, orphans, others)
 
@@ -117,21 +118,17 @@ class Layout:
         return Found(images, [], [])
 
 
-def find_layout(source: Path | None) -> Layout:
+def find_layout(source: Path) -> Layout:
     """Finds out how a source is laid out.
 
     Args:
         source: The folder of data.yaml, or a file of that kind, or a folder with `CLASSES`.
 
     Raises:
-        ConfigurationError: If no source is given.
         DataError: If it is in no such layout, or its description is wrong.
     """
-    if source is not None and source.is_file():
-        folder, file = source.parent, source
-    else:
-        folder = check_source(source, "yolo", LAYOUT)
-        file = _description(folder)
+    is_file = source.is_file()
+    folder, file = (source.parent, source) if is_file else (source, _description(source))
     if file is None:
         if not (folder / CLASSES).is_file():
             raise DataError(
@@ -148,10 +145,11 @@ def find_layout(source: Path | None) -> Layout:
     given = folder / str(content.get("path", ""))
     root = _plain(given if os.path.isdir(given) else folder)
     named = [(key, content[key]) for key in _KEYS if content.get(key, "") not in _NOTHING]
-    places = {
-        split: [_resolve(entry, file, (root, folder)) for entry in _entries(value, split, file)]
-        for split, value in by_split(named, file).items()
-    }
+    resolved = (
+        (key, [_resolve(entry, file, (root, folder)) for entry in _entries(value, key, file)])
+        for key, value in named
+    )
+    places = by_split(resolved, file)
     return Layout(root, _names(content, file), places or _folders(root))
 
 
@@ -213,10 +211,10 @@ def _names(content: Mapping[str, Any], file: Path) -> list[str]:
     return check_names(names, file)
 
 
-def _entries(value: Any, split: str, file: Path) -> list[str]:
+def _entries(value: Any, key: str, file: Path) -> list[str]:
     entries = value if isinstance(value, list) else [value]
     if not all(isinstance(entry, str) for entry in entries):
-        raise DataError(f"{file}: {split} must be a folder, a text file, or a list of these")
+        raise DataError(f"{file}: {key} must be a folder, a text file, or a list of these")
     return entries
 
 
@@ -233,7 +231,7 @@ def _resolve(entry: str, file: Path, bases: Sequence[Path]) -> Path:
     )
 
 
-def _folders(root: Path) -> dict[str, list[Path]]:
+def _folders(root: Path) -> Splits:
     """Returns the folders of images of each split, where no file names them."""
     images = root / "images"
     inner = _subfolders(images) if images.is_dir() else []
