@@ -10,6 +10,7 @@ from PIL import Image
 
 from mobilevit_jax.data.decode import read_image
 from tests.data.street_scenes import NAMES, SIZE, write_streets
+from tests.data.test_parquet import streets_of, write_pairs
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("real_model")]
 
@@ -110,23 +111,30 @@ def test_segmentation(mobilevit, tmp_path, test_images):
     assert ran.status == 2 and "--results is for detections" in ran.err
 
 
-def test_own_classes(mobilevit, tmp_path, data_dir):
-    """The commands that README shows, from a folder of masks to a predicted one."""
+@pytest.mark.parametrize(
+    "builder", ["mask_folder", pytest.param("parquet", marks=pytest.mark.slow)]
+)
+def test_own_classes(mobilevit, tmp_path, data_dir, builder):
+    """The commands that README shows, from images and masks to a predicted one."""
     source = write_streets(tmp_path / "streets", splits=("train",), count=30)
+    name = f"my_{builder}"
+    if builder == "parquet":
+        write_pairs(source / "data" / "train.parquet", streets_of(30))
+        (source / "label_colors.txt").rename(source / "classes.txt")
     ran = mobilevit(
-        *("prepare", "mask_folder", "--source", source, "--name", "my_masks"),
+        *("prepare", builder, "--source", source, "--name", name),
         *("--validation-share", 0.3),
     )
     assert ran.status == 0, ran.err
-    assert ran.out.startswith("my_masks (11 classes) is in ")
+    assert ran.out.startswith(f"{name} (11 classes) is in ")
     (drawn,) = re.findall(r"validation: (\d+) of 30 images of train, drawn by", ran.err)
     run = tmp_path / "run"
     ran = mobilevit(
         *("train", EXPERIMENTS / "segmentation" / "mask_folder.py", "--tiny", "--workdir", run),
-        *("--data.dataset", "my_masks", "--data.test", "None", "--epochs", 3),
+        *("--data.dataset", name, "--data.test", "None", "--epochs", 3),
     )
     assert ran.status == 0, ran.err
-    assert "mIoU" in ran.out and "11 classes of my_masks" in ran.err
+    assert "mIoU" in ran.out and f"11 classes of {name}" in ran.err
 
     plots = tmp_path / "examples.png"
     ran = mobilevit("evaluate", "--weights", run, "--plots", plots)

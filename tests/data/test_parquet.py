@@ -13,9 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from mobilevit_jax.data.builders.parquet import Parquet
+from mobilevit_jax.data.masks import decode_mask, mask_class_names
 from mobilevit_jax.data.prepare import prepare
 from mobilevit_jax.data.sources import open_split
 from mobilevit_jax.errors import ConfigurationError, DataError
+from tests.data.street_scenes import NAMES as STREET
+from tests.data.street_scenes import STREET as COLORS
+from tests.data.street_scenes import colored, draw_street, png
 
 NAMES = ["tench", "goldfish", "great white shark"]
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -57,6 +61,22 @@ def write(
     schema = pa.schema([("image", image), ("label", label or pa.int64())], metadata=metadata)
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist(rows, schema), path, row_group_size=group)
+
+
+def write_pairs(path: Path, rows: list[dict[str, Any]], group: int = 2) -> None:
+    """Writes images and masks."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    schema = pa.schema([("image", IMAGE), ("mask", IMAGE)])
+    pq.write_table(pa.Table.from_pylist(rows, schema), path, row_group_size=group)
+
+
+def streets_of(count: int, first: int = 0, color: bool = False) -> list[dict[str, Any]]:
+    rows = []
+    for number in range(first, first + count):
+        image, mask = draw_street(number)
+        cells = {"image": png(image), "mask": png(colored(mask) if color else mask)}
+        rows.append({k: {"bytes": v, "path": f"{number:03}.png"} for k, v in cells.items()})
+    return rows
 
 
 @pytest.fixture
@@ -132,6 +152,16 @@ def test_folders_of_splits_with_numbered_files(tmp_path, data_dir):
     check(info, data_dir, {"validation": {"images, called 'dev' in the source": 6}})
 
 
+@pytest.mark.parametrize(
+    "form", ["{0}/{0}-{1:05}-of-00002.parquet", "default/{0}/{1:04}.parquet", "{0}/part{1}.parquet"]
+)
+def test_folders_of_splits_with_files_of_other_names(tmp_path, data_dir, form):
+    for index in range(2):
+        write(tmp_path / "source" / form.format("train", index), rows_of(10, 10 * index))
+        write(tmp_path / "source" / form.format("validation", index), rows_of(3, 20 + 3 * index))
+    check(prepare("parquet", source=tmp_path / "source", data_dir=data_dir), data_dir)
+
+
 def test_one_file_a_split_with_a_hash_and_bytes_alone(tmp_path, data_dir):
     source = tmp_path / "source"
     rows = [row | {"image": row["image"]["bytes"]} for row in rows_of(4)]
@@ -170,20 +200,27 @@ def test_labels_that_are_names(tmp_path, data_dir, kind):
     fails(source, tmp_path / "other", match)
 
 
-def test_memory_is_that_of_a_row_group(tmp_path, data_dir):
+@pytest.mark.parametrize("masks", [False, True])
+def test_memory_is_that_of_a_row_group(tmp_path, data_dir, masks):
     """As many bytes at most for sixteen groups as for four, of 100 kB each."""
     peaks = {}
     usual = pa.default_memory_pool()
     for groups in (4, 16):
         source = tmp_path / f"{groups}"
-        write(source / "train.parquet", rows_of(10 * groups, size=60), group=10)
+        rows = rows_of(10 * groups, size=60)
+        if masks:  # half of the bytes
+            rows = [row | {"image": row["image"], "mask": row["image"]} for row in rows[::2]]
+            write_pairs(source / "train.parquet", rows, group=5)
+            (source / "classes.txt").write_text("a\nb\n")
+        else:
+            write(source / "train.parquet", rows, group=10)
         builder = Parquet(data_dir=data_dir, source=source)
         items = builder.items()["train"]
         pool = pa.proxy_memory_pool(usual)
         pa.set_memory_pool(pool)
         tracemalloc.start()
         try:
-            assert sum(1 for _ in builder.fetched(items)) == 10 * groups
+            assert sum(1 for _ in builder.fetched(items)) == len(rows)
             peaks[groups] = pool.max_memory() + tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
@@ -231,6 +268,80 @@ def test_bad_images_are_skipped_and_counted(source, data_dir):
     assert metadata["skipped"]["train"] == [f"{FIRST}, row 5"]
 
 
+class TestMasks:
+    """Two columns of images."""
+
+    @pytest.fixture
+    def streets(self, tmp_path):
+        source = tmp_path / "streets"
+        write_pairs(source / "data" / "train-00000-of-00001.parquet", streets_of(4))
+        write_pairs(source / "data" / "test-00000-of-00001.parquet", streets_of(2, 10))
+        (source / "classes.txt").write_text("\n".join(STREET))
+        return source
+
+    @pytest.mark.parametrize(
+        ("image", "mask"),
+        [
+            *(("image", "mask"), ("image", "annotation"), ("image", "segmentation_mask")),
+            ("pixel_values", "label"),
+        ],
+    )
+    def test_pairs(self, streets, data_dir, image, mask):
+        for path in streets.rglob("*.parquet"):
+            table = pq.read_table(path)
+            pq.write_table(table.rename_columns([image, mask]), path, row_group_size=2)
+        info = prepare("parquet", source=streets, data_dir=data_dir)
+        assert info.splits == {"train": 4, "test": 2}
+        assert info.class_names == mask_class_names(info) == STREET and info.notes == {}
+        for split, first in (("train", 0), ("test", 10)):
+            records = records_of(data_dir, split)
+            assert sorted(records) == [f"{first + n:03}.png" for n in range(info.splits[split])]
+            for number, name in enumerate(sorted(records), first):
+                pixels, classes = draw_street(number)
+                assert records[name]["image"] == png(pixels)
+                np.testing.assert_array_equal(decode_mask(records[name]["mask"], name=""), classes)
+
+    def test_colours(self, streets, data_dir):
+        (streets / "classes.txt").unlink()
+        lines = [f"{r} {g} {b} {name}" for name, (r, g, b) in COLORS.items()] + ["0 0 0 void"]
+        (streets / "label_colors.txt").write_text("\n".join(lines))
+        write_pairs(streets / "data" / "train-00000-of-00001.parquet", streets_of(3, color=True))
+        prepare("parquet", source=streets, data_dir=data_dir)
+        for number, (_, record) in enumerate(sorted(records_of(data_dir).items())):
+            mask = decode_mask(record["mask"], name="")
+            np.testing.assert_array_equal(mask, draw_street(number)[1])
+
+    def test_without_names_of_classes(self, streets, data_dir):
+        (streets / "classes.txt").unlink()
+        fails(
+            streets, data_dir, "streets needs one file that names the classes, classes.txt, .*none"
+        )
+
+    @pytest.mark.parametrize(
+        ("change", "match"),
+        [
+            ({"mask": None}, ": there is no mask"),
+            ({"mask": {"bytes": None, "path": "a.png"}}, ": the mask is a path, a.png, without"),
+            (
+                {"mask": {"bytes": png(np.full((48, 64), 20, np.uint8)), "path": None}},
+                ", mask has the value 20 at 3072 pixels",
+            ),
+            (
+                {"image": {"bytes": encoded(1), "path": None}},
+                ", mask is 64x48, but its image .* 12x",
+            ),
+        ],
+    )
+    def test_a_row_that_cannot_be_is_named(self, streets, data_dir, change, match):
+        rows = streets_of(4)
+        rows[2] |= change
+        file = "data/train-00000-of-00001.parquet"
+        write_pairs(streets / file, rows)
+        fails(streets, data_dir, f"^{file}, row 2{match}")
+        info = prepare("parquet", source=streets, data_dir=data_dir, skip_bad_images=True)
+        assert info.skipped == {"train": 1}
+
+
 def test_shards_that_are_missing_or_too_many(source, data_dir):
     (source / FIRST).rename(source / "kept")
     fails(
@@ -267,7 +378,10 @@ COLUMNS = {
         "images, .* it has left, right among",
     ),
     "a label of a kind": ({"image": None, "label": 0.5}, "column 'label' holds double; a label is"),
-    "a mask": ({"image": None, "label": None}, "column 'label' holds struct<.*; a label is"),
+    "two masks": (
+        {"image": None, "annotation": None, "label": None},
+        "one column of masks, or one that is called 'mask'; it has annotation, label among",
+    ),
 }
 
 

@@ -1,8 +1,9 @@
-"""Labelled images from Parquet files, as the Hugging Face hub stores them; see `parquet_files`.
+"""Images with labels or masks from Parquet files, as the Hugging Face hub stores them.
 
-A source holds the files of each split, such as `data/train-00000-of-00005.parquet`. The classes are
-those of the files' own description; where that has none, those that `classes.txt` in the source
-lists, or the labels themselves, numbers or sorted names.
+A source holds the files of each split, such as `data/train-00000-of-00005.parquet`; see
+`parquet_files`. The classes of labels are those of the files' own description; where that has
+none, those that `classes.txt` in the source lists, or the labels themselves, numbers or sorted
+names. Those of masks a file in the source names, see `mask_classes`.
 
 The rows of a row group stay together, in an order of their own: groups and rows are shuffled, each
 by a hash, and no more than a group is in memory.
@@ -27,6 +28,7 @@ from mobilevit_jax.data.builders.parquet_files import (
     read_groups,
     read_images,
 )
+from mobilevit_jax.data.builders.segmentation import OwnClassesBuilder
 from mobilevit_jax.data.decode import decode_image
 from mobilevit_jax.errors import DataError, nearest
 
@@ -43,11 +45,12 @@ class _Row(NamedTuple):
     label: Any
 
 
-class _Image(NamedTuple):
+class _Cells(NamedTuple):
     """What stands in a row."""
 
-    image: Any
     label: Any
+    image: Any
+    mask: Any = None
 
 
 class Parquet(StoredBuilder, skip_registration=True):
@@ -55,6 +58,14 @@ class Parquet(StoredBuilder, skip_registration=True):
 
     name = "parquet"
     layout = LAYOUT
+
+    def __new__(cls, *, source: Path | None = None, **options: Any) -> Any:
+        """Chooses the builder of masks for files that have some."""
+        shards = find_shards(source) if source and source.is_dir() else {}
+        kind: Any = cls
+        if any(read_columns(files[0]).mask for files in shards.values()):
+            kind = ParquetMasks
+        return super().__new__(kind)
 
     def features(self) -> tfds.features.FeaturesDict:
         """Returns image (as in its row), label, and name (that of its file, or shard and row)."""
@@ -82,32 +93,21 @@ class Parquet(StoredBuilder, skip_registration=True):
 
     def fetched(self, items: Sequence[Item]) -> Iterator[Item]:
         """Reads the images of the rows, a row group at a time."""
-        column = self._columns.image
+        columns = [name for name in (self._columns.image, self._columns.mask) if name]
         for (shard, group), rows in itertools.groupby(items, lambda item: item.content[:2]):
-            images = read_images(shard, group, column)
+            images = read_images(shard, group, columns)
             for item in rows:
                 row: _Row = item.content
-                yield item._replace(content=_Image(images[row.index], row.label))
+                cells = (column[row.index] for column in images)
+                yield item._replace(content=_Cells(row.label, *cells))
             del images  # before the next are read
 
     def example(self, item: Item) -> dict[str, Any]:
         """Takes an image out of its row; its bytes pass untouched, but they must decode."""
-        image, label = item.content
-        if image is None:
-            raise DataError(f"{item.key}: there is no image")
-        data = image.get("bytes") if isinstance(image, dict) else image
-        path = image.get("path") if isinstance(image, dict) else None
-        if data is None:
-            raise DataError(
-                f"{item.key}: the image is a path, {path}, without its bytes; store the data set "
-                "with embedded images"
-            )
+        data, name = _bytes_of(item, "image")
         decode_image(data, name=item.key)
-        return {
-            "image": io.BytesIO(data),
-            "label": self._classes[1][label],
-            "name": Path(path).name if path else item.key,
-        }
+        label = self._classes[1][item.content.label]
+        return {"image": io.BytesIO(data), "label": label, "name": name}
 
     @cached_property
     def _shards(self) -> dict[str, list[Path]]:
@@ -176,7 +176,8 @@ class Parquet(StoredBuilder, skip_registration=True):
             size = group.size // max(len(group.labels), 1)
             for index, label in enumerate(group.labels):
                 key = f"{place}, row {group.first + index}"
-                self._check_label(label, key, split)
+                if self._columns.label:
+                    self._check_label(label, key, split)
                 row = _Row(shard, group.number, index, label)
                 yield Item(key, size, row, f"{place}, group {group.number}")
 
@@ -196,3 +197,36 @@ class Parquet(StoredBuilder, skip_registration=True):
         if not text and (label < 0 or (names is not None and label >= len(names))):
             known = f" of 0 to {len(names) - 1}" if names else ", which count from 0"
             raise DataError(f"{key}: the label {label} is not one of the classes{known}")
+
+
+class ParquetMasks(OwnClassesBuilder, Parquet, skip_registration=True):
+    """Images with masks from Parquet files, of the classes that a file in the source names."""
+
+    name = "parquet"
+
+    def classes_of(self, item: Item) -> tuple[str, ...]:
+        """Returns no class: masks tell in the end."""
+        return ()
+
+    def example(self, item: Item) -> dict[str, Any]:
+        """Takes an image, whose bytes pass untouched, and its mask out of their row."""
+        data, name = _bytes_of(item, "image")
+        where = f"{item.key}, mask"
+        mask = self.own.read(_bytes_of(item, "mask")[0], name=where)
+        return self.pair(data, mask, name=name, image_name=item.key, mask_name=where)
+
+
+def _bytes_of(item: Item, what: str) -> tuple[bytes, str]:
+    """Returns the bytes of an image or a mask, and what it is called."""
+    cell = getattr(item.content, what)
+    if cell is None:
+        raise DataError(f"{item.key}: there is no {what}")
+    if not isinstance(cell, dict):
+        return cell, item.key
+    path, data = cell.get("path"), cell["bytes"]
+    if data is None:
+        raise DataError(
+            f"{item.key}: the {what} is a path, {path}, without its bytes; store the data set with "
+            "embedded images"
+        )
+    return data, Path(path).name if path else item.key

@@ -1,25 +1,26 @@
 """Reads Parquet files of images as the Hugging Face hub stores them, by pyarrow.
 
-An image is a column of `{bytes, path}`, or of bytes. What pyarrow raises becomes a `DataError` that
-names the file. Memory holds one row group at a time.
+An image, or a mask, is a column of `{bytes, path}`, or of bytes. What pyarrow raises becomes a
+`DataError` that names the file. Memory holds one row group at a time.
 """
 
 import contextlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from mobilevit_jax.data.builders.class_names import check_names
-from mobilevit_jax.data.builders.splits import Splits, by_split
+from mobilevit_jax.data.builders.splits import Splits, by_split, usual_split
 from mobilevit_jax.data.files import is_hidden
 from mobilevit_jax.errors import ConfigurationError, DataError, shortened
 
-LAYOUT = "<split>-00000-of-00005.parquet and the others (in data/, too), or <split>/0000.parquet"
+LAYOUT = "<split>-00000-of-00005.parquet and the others (in data/, too), or <split>/*.parquet"
 # The hub's own conversion numbers the files of a folder; "-" and a hash may follow the total.
 _SHARD = re.compile(r"(?P<split>.+)-(?P<index>\d{5})-of-(?P<total>\d{5})(-[0-9a-f]+)?")
 _LABELS = ("label", "labels")
+_MASKS = (*_LABELS, "mask", "masks", "annotation", "annotations", "segmentation_mask")
 
 
 class Columns(NamedTuple):
@@ -27,19 +28,21 @@ class Columns(NamedTuple):
 
     Attributes:
         image: The name of the column of images.
-        label: That of the labels.
+        label: That of the labels; "" where there are masks.
+        mask: That of the masks; "" where there are labels.
         names: Of the classes; None where the file does not tell.
         text: Whether labels are names themselves.
     """
 
     image: str
     label: str
+    mask: str
     names: list[str] | None
     text: bool
 
 
 class Group(NamedTuple):
-    """A row group: its number, its first row in the file, its bytes, and its labels."""
+    """A row group: its number, its first row in the file, its bytes, and its labels or None."""
 
     number: int
     first: int
@@ -57,14 +60,7 @@ def find_shards(source: Path) -> Splits:
     for path in sorted(source.rglob("*.parquet")):
         if any(map(is_hidden, path.relative_to(source).parts)):
             continue
-        match = _SHARD.fullmatch(path.stem)
-        if match:
-            place = path.parent, match["split"]
-        elif path.stem.isdigit():
-            place = path.parent.parent, path.parent.name
-        else:
-            place = path.parent, path.stem
-        named.setdefault(place, []).append(path)
+        named.setdefault(_place(path, source), []).append(path)
     if not named:
         raise DataError(f"{source} has no Parquet files; it must hold {LAYOUT}")
     folders = sorted({folder for folder, _ in named})
@@ -76,6 +72,17 @@ def find_shards(source: Path) -> Splits:
     for (_, split), shards in named.items():
         _check_complete(split, shards)
     return by_split(((split, shards) for (_, split), shards in named.items()), source)
+
+
+def _place(path: Path, source: Path) -> tuple[Path, str]:
+    """Returns the folder of the data set that a file is of, and the name of its split."""
+    match, folder = _SHARD.fullmatch(path.stem), path.parent
+    name = match["split"] if match else path.stem
+    is_split = folder != source and usual_split(folder.name) is not None
+    # Of train/test-00000-of-00001.parquet, the file's name counts.
+    if path.stem.isdigit() or is_split and usual_split(name) in (None, usual_split(folder.name)):
+        return folder.parent, folder.name
+    return folder, name
 
 
 def _check_complete(split: str, shards: list[Path]) -> None:
@@ -92,14 +99,15 @@ def _check_complete(split: str, shards: list[Path]) -> None:
         )
     missing = sorted(set(range(int(totals[0]))).difference(indices))
     if missing:
+        name = next(match["split"] for match in matches if match)
         raise DataError(
             f"{where} lacks {len(missing)} of its {int(totals[0])} files, such as "
-            f"{split}-{missing[0]:05}-of-{totals[0]}.parquet; download them as well"
+            f"{name}-{missing[0]:05}-of-{totals[0]}.parquet; download them as well"
         )
 
 
 def read_columns(shard: Path) -> Columns:
-    """Returns which columns of a file hold images and labels, by its schema.
+    """Returns which columns of a file hold images and labels or masks, by its schema.
 
     Raises:
         DataError: If it is no Parquet file, or does not have one of each.
@@ -108,41 +116,48 @@ def read_columns(shard: Path) -> Columns:
         schema = file.schema_arrow
         types = dict(zip(schema.names, schema.types, strict=True))
     features = _features(schema.metadata, shard)
-    images = [name for name, kind in types.items() if _holds_images(kind)]
-    if len(images) > 1 and "image" in images:
-        images = ["image"]
-    if len(images) != 1:
-        raise DataError(
-            f"{shard} must have one column of images, {{bytes, path}}, or one that is called "
-            f"'image'; it has {', '.join(images) or 'none'} among {shortened(', '.join(types))}"
-        )
-    labels = [
-        name
-        for name in types
-        if name in _LABELS or features.get(name, {}).get("_type") == "ClassLabel"
-    ]
-    if len(labels) > 1 and "label" in labels:
-        labels = ["label"]
-    if len(labels) != 1:
-        raise DataError(
-            f"{shard} must have one column of labels, or one that is called 'label'; it has "
-            f"{', '.join(labels) or 'none'} among {shortened(', '.join(types))}"
-        )
-    pa, kind = _pyarrow(), types[labels[0]]
+    pictures = [name for name, kind in types.items() if _holds_images(kind)]
+    labels = [name for name in types if name in _LABELS and name not in pictures]
+    masks = [] if labels else [name for name in pictures if name in _MASKS]
+    images = [name for name in pictures if name not in masks]
+    image = _one(images, "images, {bytes, path}", "image", shard, types)
+    if masks:
+        return Columns(image, "", _one(masks, "masks", "mask", shard, types), None, False)
+    labels = labels or [n for n in types if features.get(n, {}).get("_type") == "ClassLabel"]
+    label = _one(labels, "labels", "label", shard, types)
+    names, text = _classes(label, types[label], features, shard)
+    return Columns(image, label, "", names, text)
+
+
+def _one(names: list[str], what: str, usual: str, shard: Path, types: Iterable[str]) -> str:
+    """Returns the one column of a kind, or of several that of the usual name."""
+    if len(names) == 1 or usual in names:
+        return usual if usual in names else names[0]
+    raise DataError(
+        f"{shard} must have one column of {what}, or one that is called {usual!r}; it has "
+        f"{', '.join(names) or 'none'} among {shortened(', '.join(types))}"
+    )
+
+
+def _classes(
+    label: str, kind: Any, features: Mapping[str, Any], shard: Path
+) -> tuple[list[str] | None, bool]:
+    """Returns the names of the classes, if the file tells, and whether labels are names."""
+    pa = _pyarrow()
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
     if not text and not pa.types.is_integer(kind):
         raise DataError(
-            f"{shard}: the column {labels[0]!r} holds {shortened(kind, 60)}; a label is a number "
-            "or a name"
+            f"{shard}: the column {label!r} holds {shortened(kind, 60)}; a label is a number or a "
+            "name"
         )
-    names = features.get(labels[0], {}).get("names")
+    names = features.get(label, {}).get("names")
     if names is not None:
-        where = f"{shard}, column {labels[0]!r}"
+        where = f"{shard}, column {label!r}"
         if not isinstance(names, list):
             raise DataError(f"{where}: its classes are no list")
         names = check_names(names, where)
-    return Columns(images[0], labels[0], None if text else names, text)
+    return None if text else names, text
 
 
 def _holds_images(kind: Any) -> bool:
@@ -168,7 +183,7 @@ def _features(metadata: Mapping[bytes, bytes] | None, shard: Path) -> dict[str, 
 
 
 def read_groups(shard: Path, label: str) -> Iterator[Group]:
-    """Yields the row groups of a file with the labels alone.
+    """Yields the row groups of a file with the labels alone; without those if `label` is "".
 
     Raises:
         DataError: If they cannot be read.
@@ -177,19 +192,19 @@ def read_groups(shard: Path, label: str) -> Iterator[Group]:
         first = 0
         for number in range(file.num_row_groups):
             described = file.metadata.row_group(number)
-            labels = _read(file, shard, number, label)
+            labels = _read(file, shard, number, label) if label else [None] * described.num_rows
             yield Group(number, first, described.total_byte_size, labels)
             first += described.num_rows
 
 
-def read_images(shard: Path, number: int, image: str) -> list[Any]:
-    """Returns the images of a row group: None, bytes, or {"bytes", "path"}.
+def read_images(shard: Path, number: int, columns: Sequence[str]) -> list[list[Any]]:
+    """Returns the images of a row group, column by column: None, bytes, or {"bytes", "path"}.
 
     Raises:
         DataError: If they cannot be read.
     """
     with _opened(shard) as file:
-        return _read(file, shard, number, image)
+        return [_read(file, shard, number, column) for column in columns]
 
 
 @contextlib.contextmanager

@@ -39,9 +39,15 @@ def find_split_folders(parent: Path, *, undivided: bool) -> Splits:
         DataError: If a folder has a name that no split can have, or two are one split.
     """
     folders = [e for e in sorted(parent.iterdir()) if e.is_dir() and not is_hidden(e.name)]
-    if undivided and not any(_KNOWN.fullmatch(folder.name.lower()) for folder in folders):
+    if undivided and not any(usual_split(folder.name) for folder in folders):
         return by_split([("train", parent)], parent)
     return by_split(((folder.name, folder) for folder in folders), parent)
+
+
+def usual_split(name: str) -> str | None:
+    """Returns the split that a name usually stands for, whatever its capitals; None for others."""
+    match = _KNOWN.fullmatch(name.lower())
+    return match and (match[1] if match[1] in ("train", "test") else "validation")
 
 
 def split_name(name: str, where: object) -> str:
@@ -53,9 +59,8 @@ def split_name(name: str, where: object) -> str:
     Raises:
         DataError: If it cannot be a split; says `where` it stands.
     """
-    match = _KNOWN.fullmatch(name.lower())
-    if match:
-        return match[1] if match[1] in ("train", "test") else "validation"
+    if usual := usual_split(name):
+        return usual
     if not name.isidentifier() or not name.isascii() or name.lower() == "all":
         raise DataError(
             f"{where}: {shortened(name, 40)!r} cannot be a split: its name must be of letters, "
