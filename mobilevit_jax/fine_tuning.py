@@ -79,6 +79,7 @@ def load_initial(
     matched, names_note = _matched({path: values[path] for path in kept}, head, loaded, class_names)
     notes = (
         f"starting from {experiment.init_from}: {loaded.description}",
+        *loaded.notes,
         *_notes_on_heads(heads, loaded.model, model),
         *_notes_on_options(loaded.model, model),
         *names_note,

@@ -4,7 +4,6 @@ What a source is, is decided in this order: a path that exists (a work directory
 a `config.json`, a weight file), then an id of the Hugging Face hub.
 """
 
-import contextlib
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,7 +19,6 @@ from mobilevit_jax.convert.config import read_config, timm_processor
 from mobilevit_jax.convert.infer_model import recognise
 from mobilevit_jax.errors import ConfigurationError, DataError
 from mobilevit_jax.models.initial import initialise
-from mobilevit_jax.models.problem_types import unsaid
 from mobilevit_jax.models.registry import head_named, head_of, kind_of, model_name, with_options
 from mobilevit_jax.models.variables import variable_shapes
 from mobilevit_jax.processing import CONFIG_NAME as PROCESSOR_NAME
@@ -95,8 +93,9 @@ def load_weights(
     Args:
         source: A work directory of `mobilevit train`; a directory with `config.json` and weights,
             as `save_pretrained`, transformers and timm write them; a weight file (safetensors, or
-            PyTorch's, which is read without executing it); or an id of the Hugging Face hub, such
-            as "apple/mobilevit-small".
+            PyTorch's, which is read without executing it), with the `config.json` beside it if it
+            is called as in such a directory (`files.WEIGHT_FILES`); or an id of the Hugging Face
+            hub, such as "apple/mobilevit-small".
         checkpoint: Of a work directory: "latest", "best" by the validation metric, "average" of
             the best that were kept (as CVNets averages its five best), or a step.
         raw: Whether the raw weights are taken instead of their exponential moving average, from a
@@ -116,6 +115,8 @@ def load_weights(
     _check_arguments(path, checkpoint, raw, revision, channel_order, backbone)
     if (path / EXPERIMENT).is_file():
         return _load_run(path, checkpoint, raw)
+    if _is_described(path):
+        return _load_directory(path.parent, str(source), allow_half, backbone, path)
     if path.is_file():
         return _load_file(path, not raw, allow_half, channel_order)
     if path.is_dir():
@@ -151,7 +152,7 @@ def _check_arguments(
         )
     if revision is not None and source.exists():
         raise ConfigurationError(f"{source} is a path; only an id of the hub has revisions")
-    if source.is_file():
+    if source.is_file() and not _is_described(source):
         return
     if channel_order is not None:
         raise ConfigurationError(
@@ -162,9 +163,16 @@ def _check_arguments(
 
 
 def _load_directory(
-    directory: Path, name: str, allow_half: bool, backbone: nn.Module | None
+    directory: Path,
+    name: str,
+    allow_half: bool,
+    backbone: nn.Module | None,
+    file: Path | None = None,
 ) -> Pretrained:
-    """Loads a directory with `config.json`; `name` is what the user called it."""
+    """Loads a directory with `config.json`, or one file of it.
+
+    `name` is what the user called it.
+    """
     if not (directory / CONFIG).is_file():
         raise DataError(
             f"{directory} has neither {EXPERIMENT} nor {CONFIG}, so it is neither a work "
@@ -172,7 +180,7 @@ def _load_directory(
         )
     configured = read_config(directory, backbone)
     model = configured.model
-    path = _weight_file(directory)
+    path = file or _weight_file(directory)
     tensors = files.read_state_dict(path)
     try:
         if configured.layout == "native":
@@ -181,10 +189,18 @@ def _load_directory(
             variables = load_state_dict(model, tensors, allow_half=allow_half)
     except DataError as error:
         raise DataError(f"{path} does not fit {directory / CONFIG}: {error}") from error
+    notes = ()
     if (directory / PROCESSOR_NAME).is_file():
         processor = ImageProcessor.load(directory)
+    elif configured.processor:
+        processor = configured.processor
     else:
-        processor = configured.processor or _usual_processor(model)
+        processor = _usual_processor(model)
+        notes = (
+            f"{directory} has no {PROCESSOR_NAME}; assumed: images are resized to "
+            f"{processor.size} and cropped to {processor.crop_size} pixels, channels in the order "
+            f"{processor.channel_order}",
+        )
     return Pretrained(
         model,
         variables,
@@ -193,6 +209,7 @@ def _load_directory(
         _name_of(model),
         f"weights of {name}",
         names_assumed=not configured.class_names,
+        notes=notes,
     )
 
 
@@ -207,7 +224,6 @@ def _load_file(
     path: Path, averaged: bool, allow_half: bool, channel_order: str | None
 ) -> Pretrained:
     """Loads a bare weight file: names and shapes tell the model, its naming the channel order."""
-    _check_beside(path)
     tensors = files.read_state_dict(path, averaged=averaged)
     try:
         found = recognise({name: np.shape(tensor) for name, tensor in tensors.items()})
@@ -225,20 +241,18 @@ def _load_file(
         _name_of(model),
         f"weights of {path}",
         names_assumed=True,
+        notes=tuple(
+            f"{path.with_name(name)} is not followed: it may be of other weights; a file called "
+            f"{files.WEIGHT_FILES[0]} goes with the {CONFIG} beside it"
+            for name in (CONFIG, PROCESSOR_NAME)
+            if path.with_name(name).is_file()
+        ),
     )
 
 
-def _check_beside(path: Path) -> None:
-    """Refuses a file of a directory whose configuration says what the tensors do not."""
-    said: list[str] = []
-    if path.name in files.WEIGHT_FILES and path.with_name(CONFIG).is_file():
-        with contextlib.suppress(DataError, ConfigurationError):  # of another kind, or damaged
-            said = unsaid(read_config(path.parent).model)
-    if said:
-        raise ConfigurationError(
-            f"{path.with_name(CONFIG)} says {', '.join(said)}, which {path.name} alone does not; "
-            f"name the directory {path.parent}"
-        )
+def _is_described(path: Path) -> bool:
+    """Whether a path is a weight file of a directory with `config.json`, by its name."""
+    return path.name in files.WEIGHT_FILES and path.is_file() and path.with_name(CONFIG).is_file()
 
 
 def _usual_processor(model: "Model") -> ImageProcessor:

@@ -10,6 +10,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import mobilevit_jax as mvj
+from mobilevit_jax.cli.weights import SelectionOptions
 from mobilevit_jax.data.imagenet_names import class_names_imagenet
 from mobilevit_jax.errors import ConfigurationError, DataError
 from mobilevit_jax.models.registry import with_options
@@ -71,8 +72,7 @@ def test_directories_keep_what_logits_stand_for(xxs, tmp_path, layout, problem):
     assert first[0] == model
     mvj.save_pretrained(tmp_path / "b", *first, layout=layout)
     assert load_weights(tmp_path / "b").model == model
-    with pytest.raises(ConfigurationError, match=f"says problem_type='{problem}', which .* alone"):
-        load_weights(tmp_path / "b" / "model.safetensors")
+    assert load_weights(tmp_path / "b" / "model.safetensors").model == model
     with pytest.raises(ConfigurationError, match=f"does not say problem_type='{problem}'; save a"):
         save_weights(tmp_path / "w.safetensors", *first, layout="cvnets")
     assert not (tmp_path / "w.safetensors").exists()
@@ -128,6 +128,53 @@ def test_a_training_checkpoint_of_cvnets(xxs, tmp_path, averaged):
     write_torch(tmp_path / "checkpoint.pt", checkpoint)
     loaded = load_weights(tmp_path / "checkpoint.pt", raw=not averaged)
     assert_equal(loaded.variables, variables if averaged else other)
+
+
+def test_a_weight_file_goes_with_the_configuration_beside_it(copy, xxs):
+    """If it is called as in such a directory; else it may be of another model, which is said."""
+    loaded = load_weights(copy / "model.safetensors")
+    assert (loaded.processor, loaded.class_names, loaded.notes) == (PROCESSOR, NAMES, ())
+    with pytest.raises(ConfigurationError, match="says itself which order its channels have"):
+        load_weights(copy / "model.safetensors", channel_order="rgb")
+    (copy / "model.safetensors").rename(copy / "mine.safetensors")
+    loaded = load_weights(copy / "mine.safetensors")
+    assert loaded.processor == mvj.ImageProcessor() and loaded.names_assumed
+    assert [note.partition(" is not followed")[0] for note in loaded.notes] == [
+        str(copy / "config.json"),
+        str(copy / "preprocessor_config.json"),
+    ]
+
+
+def test_a_directory_without_a_processor_says_what_is_assumed(copy, capsys):
+    (copy / "preprocessor_config.json").unlink()
+    loaded = SelectionOptions().load(str(copy))
+    assert loaded.processor == mvj.ImageProcessor()
+    (note,) = loaded.notes
+    assert note in " ".join(capsys.readouterr().err.split())
+    assert note.startswith(f"{copy} has no preprocessor_config.json; assumed: images are resized")
+    assert note.endswith("to 288 and cropped to (256, 256) pixels, channels in the order bgr")
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"num_classes": "3"}, "num_classes must be of the type int, such as 1000; got '3'"),
+        ({"num_classes": None}, "num_classes must be of the type int"),
+        ({"num_classes": 6.0}, "num_classes must be of the type int"),
+        ({"dropout": "0.1"}, "dropout must be of the type float"),
+        ({"fusion": "no"}, "fusion must be of the type bool, such as True; got 'no'"),
+        ({"remat": 1}, "remat must be of the type bool"),
+    ],
+)
+def test_options_of_another_type(saved, options, match):
+    with pytest.raises(ConfigurationError, match=match):
+        mvj.from_pretrained(saved, **options)
+
+
+@pytest.mark.parametrize("image", [None, [None], 3, b"bytes"])
+def test_what_is_no_image(saved, image):
+    with pytest.raises(DataError, match="image 0 must be a path, a Pillow image or an array, not"):
+        mvj.load_predictor(saved)(image)
 
 
 def test_a_pickled_file_in_a_directory(xxs, copy):
@@ -221,8 +268,8 @@ def test_arguments_of_another_kind_of_source(saved, arguments, message):
         load_weights(saved, **arguments)
 
 
-def test_the_order_of_channels_may_be_said_of_a_bare_file(xxs, saved):
-    path = saved / "model.safetensors"
+def test_the_order_of_channels_may_be_said_of_a_bare_file(saved, copy):
+    path = (copy / "model.safetensors").rename(copy / "weights.safetensors")
     assert load_weights(path).processor.channel_order == "bgr"
     assert load_weights(path, channel_order="rgb").processor.channel_order == "rgb"
     with pytest.raises(ConfigurationError, match="says itself which order its channels have"):

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from mobilevit_jax.cli.console import say
 from mobilevit_jax.cli.options import called
 from mobilevit_jax.errors import ConfigurationError
 from mobilevit_jax.pretrained import Choice, Pretrained, load_weights
@@ -33,8 +34,8 @@ class SelectionOptions:
     channel_order: Literal["bgr", "rgb"] | None = None
 
     def load(self, source: str) -> Pretrained:
-        """Loads them from what `mobilevit_jax.pretrained.load_weights` takes."""
-        return load_weights(
+        """Loads them from what `load_weights` takes, and says what was assumed."""
+        loaded = load_weights(
             source,
             checkpoint=self._choice(),
             raw=self.raw,
@@ -42,6 +43,9 @@ class SelectionOptions:
             allow_half=self.allow_half,
             channel_order=self.channel_order,
         )
+        for note in loaded.notes:
+            say(note)
+        return loaded
 
     def _choice(self) -> Choice:
         if self.checkpoint.isdecimal():

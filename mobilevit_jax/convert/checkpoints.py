@@ -73,7 +73,8 @@ def find_state_dict(contents: Any, averaged: bool, path: Path) -> Tensors:
     """Finds the state dict in what a weight file holds.
 
     Args:
-        contents: Tensors by their names, or a checkpoint of a training, with any other objects.
+        contents: Tensors by their names, or a checkpoint of a training, with any other objects; or
+            a list of that alone.
         averaged: Whether the averaged weights (EMA) of a checkpoint that has both are taken.
         path: Of the file, for messages.
 
@@ -84,6 +85,9 @@ def find_state_dict(contents: Any, averaged: bool, path: Path) -> Tensors:
         DataError: If there is none, there are several, or only averaged weights where raw ones are
             wanted.
     """
+    for _ in range(_DEPTH):
+        if isinstance(contents, list | tuple) and len(contents) == 1:
+            contents = contents[0]
     networks = list(_networks(contents))
     if not networks:
         return _without_prefixes(_usual_state_dict(contents, averaged, path))
@@ -161,7 +165,7 @@ def _check_whole(network: _Network, path: Path) -> None:
 
 def is_tensor(value: Any) -> bool:
     """Whether what a file holds is a tensor, read or not."""
-    return isinstance(value, torch_file.Tensor | np.ndarray)
+    return isinstance(value, torch_file.Tensor | np.ndarray) and value.dtype != object
 
 
 def _holds_tensors(value: Any, known: dict[tuple[int, int], bool], depth: int = _DEPTH) -> bool:

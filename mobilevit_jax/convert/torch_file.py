@@ -29,10 +29,10 @@ __all__ = ["LEGACY_MAGIC", "Tensor", "opened", "read_legacy"]
 # Bytes of the number that files from before PyTorch 1.6 begin with, as it is pickled.
 LEGACY_MAGIC: Final = b"\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"
 
-# A few kilobytes of a zip archive may stand for gigabytes, and each byte of a pickle for an object
-# of two hundred: more than these are not unpacked. Pickles of checkpoints have some 100 kB.
+# A few kilobytes of a zip archive may stand for gigabytes: more than these are not unpacked.
+# Pickles of checkpoints have some 100 kB, but for those that hold arrays of NumPy's.
 _UNPACKED_BYTES: Final = 2**30
-_PICKLE_BYTES: Final = 2**22
+_PICKLE_BYTES: Final = 2**27
 
 # What zipfile raises for archives that are damaged, or of a kind that it does not read.
 _ZIP_ERRORS: Final = (
@@ -200,4 +200,6 @@ def _without_torch(contents: Any, torch: Any) -> Any:
         return tensor.numpy()
     if isinstance(contents, Mapping):
         return {key: _without_torch(value, torch) for key, value in contents.items()}
+    if isinstance(contents, list | tuple):
+        return [_without_torch(value, torch) for value in contents]
     return contents

@@ -8,9 +8,11 @@ time nor memory can be spent without bound.
 
 import functools
 import io
+import math
 import pickle
+import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final, NoReturn, Protocol
+from typing import Any, Final, Literal, NoReturn, Protocol
 
 import ml_dtypes
 import numpy as np
@@ -35,6 +37,8 @@ _DTYPES: Final[dict[str, np.dtype]] = {
         )
     },
 }
+# Types of NumPy's, as it pickles them.
+_NUMBERS: Final = re.compile(r"b1|[iu][1248]|f[248]|c8|c16")
 _STORAGES: Final = {
     "BoolStorage": "bool",
     "ByteStorage": "uint8",
@@ -52,6 +56,8 @@ _STORAGES: Final = {
 
 # A tensor that was expanded (strides of 0) may have more elements than its storage, up to these.
 _EXPANDED_ELEMENTS: Final = 2**24
+# Each opcode may make an object of two hundred bytes; those of checkpoints are some ten thousand.
+_OPCODES: Final = 2**19
 # What calls are given in all: each may copy it, and a few bytes give the same again and again.
 _GIVEN_ELEMENTS: Final = 2**20
 
@@ -62,6 +68,40 @@ class Record(Protocol):
     def read(self, dtype: np.dtype) -> np.ndarray:
         """Returns the bytes, uint8 [n], of elements of a type in the order of this machine."""
         ...
+
+
+class _Text(Sealed):
+    """Bytes as text, which is how PyTorch's protocol has them; they are made when wanted."""
+
+    __slots__ = ("_data",)
+
+    def __init__(self, text: str):
+        self._data: str | bytes = text
+
+    def read(self) -> bytes:
+        """Returns the bytes; raises ValueError if the text is of other characters."""
+        if isinstance(self._data, str):
+            self._data = self._data.encode("latin1")
+        return self._data
+
+
+def _encode(text: Any = None, encoding: Any = None) -> Any:
+    plain = type(text) is str and encoding == "latin1"
+    return _Text(text) if plain else Thing("_codecs.encode")
+
+
+class _ArrayType(Sealed):
+    """Stands for a type of NumPy's; `dtype` is None unless it is one of plain numbers."""
+
+    __slots__ = ("dtype",)
+
+    def __init__(self, code: Any = None, *_: Any):
+        plain = type(code) is str and _NUMBERS.fullmatch(code)
+        self.dtype: np.dtype | None = np.dtype(code) if plain else None
+
+    def __setstate__(self, state: Any) -> None:
+        if self.dtype and type(state) is tuple and len(state) > 1 and state[1] in ("<", ">"):
+            self.dtype = self.dtype.newbyteorder(state[1])
 
 
 class _Storage(Sealed):
@@ -167,6 +207,35 @@ class Tensor(Sealed):
         return array
 
 
+class _Array(Tensor):
+    """An array of NumPy's, whose elements stand in the pickle; no tensor until they are known."""
+
+    __slots__ = ("_data", "_kind", "_order")
+
+    def __init__(self, *_: Any):
+        self.shape, self.dtype = (), np.dtype(object)
+
+    def __setstate__(self, state: Any) -> None:
+        match state:
+            case (int(), tuple(shape), _ArrayType(dtype=np.dtype() as kind), fortran, data):
+                self.shape, self.dtype = _sizes(shape), kind.newbyteorder("=")
+                self._kind, self._data = kind, data
+                self._order: Literal["C", "F"] = "F" if fortran is True else "C"
+
+    def numpy(self) -> np.ndarray:
+        """Returns the elements; raises `DataError` if there are not as many as its shape says."""
+        try:
+            data = self._data.read() if isinstance(self._data, _Text) else self._data
+            if math.prod(self.shape) * self.dtype.itemsize != len(data):
+                raise DataError(f"its shape {self.shape} is not that of its {len(data)} bytes")
+            array = np.ndarray(self.shape, self._kind, data, order=self._order)
+        except (TypeError, ValueError) as error:
+            if isinstance(error, DataError):
+                raise
+            raise DataError(f"its elements cannot be read ({shortened(error)})") from error
+        return array.astype(self.dtype, copy=False)
+
+
 def _no_dtype() -> NoReturn:
     raise RefusedError("a tensor has no type")
 
@@ -214,6 +283,10 @@ def _table() -> Mapping[tuple[str, str], object]:
         # Of the state of a learning rate schedule, in the checkpoints of a training.
         ("collections", "Counter"): _Allowed(_Dict),
         ("collections", "defaultdict"): _Allowed(lambda *_: _Dict()),
+        ("_codecs", "encode"): _Allowed(_encode),
+        ("numpy", "dtype"): _Allowed(_ArrayType),
+        ("numpy.core.multiarray", "_reconstruct"): _Allowed(_Array),
+        ("numpy._core.multiarray", "_reconstruct"): _Allowed(_Array),
         ("torch", "Size"): _Allowed(tuple),
         ("torch", "device"): _Allowed(lambda *_: None),
         ("torch._utils", "_rebuild_tensor"): _Allowed(_rebuild_tensor),
@@ -275,6 +348,18 @@ def _call(unpickler: Any, opcode: int) -> None:
     stack[-1] = stack[-1](*args)
 
 
+class _Counted(dict):
+    """What to do for each opcode; refuses a pickle of too many."""
+
+    left = _OPCODES
+
+    def __getitem__(self, opcode: int) -> Any:
+        self.left -= 1
+        if self.left < 0:
+            raise RefusedError(f"it takes more than {_OPCODES:,} steps to read")
+        return super().__getitem__(opcode)
+
+
 class Unpickler(pickle._Unpickler):
     """Reads `data.pkl`, with the table above in the place of Python's modules.
 
@@ -290,6 +375,10 @@ class Unpickler(pickle._Unpickler):
 
     def __init__(self, data: bytes, record: Callable[[str], Record]):
         super().__init__(io.BytesIO(data))
+        # Of this instance alone, as the count is.
+        self.dispatch = _Counted(  # pyright: ignore[reportAttributeAccessIssue]
+            type(self).dispatch
+        )
         self._record = record
         self._records: dict[str, Record] = {}
         self.given = 0

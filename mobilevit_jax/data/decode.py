@@ -218,9 +218,15 @@ def pillow_to_rgb(image: "Image", *, name: str) -> np.ndarray:
 
     Returns:
         uint8 [h, w, 3] in RGB, contiguous.
+
+    Raises:
+        DataError: If it is no such image, or has 32 bits.
     """
     from PIL import Image, ImageOps
 
+    if not isinstance(image, Image.Image):
+        what = type(image).__name__
+        raise DataError(f"{name} must be a path, a Pillow image or an array, not {what}")
     quiet_decoders()
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16"):

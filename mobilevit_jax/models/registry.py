@@ -7,6 +7,7 @@ import dataclasses
 import fnmatch
 import functools
 import importlib
+import numbers
 import pkgutil
 from collections.abc import Collection, Mapping
 from types import ModuleType
@@ -24,6 +25,8 @@ COMMON = tuple(field.name for field in dataclasses.fields(Common))
 
 # Fields of a module that are no options: Linen's own, and what a model is put together from.
 _PARTS = {"parent", "name", "backbone", "common"}
+# Of options by the types of their defaults; NumPy's numbers are among them.
+_KINDS = {bool: bool, int: numbers.Integral, float: numbers.Real}
 
 
 @functools.cache
@@ -108,6 +111,7 @@ def build(head: Head, family: Family, options: Mapping[str, Any], name: str) -> 
     fields = defaults | _only(given, below)
     # Without a parent: `create_model` may be called inside a module of the caller's own.
     backbone = family.module(**fields, common=Common(**_only(given, COMMON)), parent=None)
+    _check_kinds(backbone)
     family.check(backbone)
     return _joined(head, backbone, given)
 
@@ -137,8 +141,22 @@ def _on(head: Head, backbone: nn.Module, name: str, options: Mapping[str, Any]) 
 def _joined(head: Head, backbone: nn.Module, options: Mapping[str, Any]) -> Model:
     common, own = _only(options, COMMON), _only(options, option_names(head.module))
     model = head.module(backbone=backbone, common=Common(**common), **own)
+    _check_kinds(model.common)
+    _check_kinds(model)
     head.check(model)
     return model
+
+
+def _check_kinds(part: Any) -> None:
+    """Raises ConfigurationError for an option that is no number, or not yes or no, but must be."""
+    for option in dataclasses.fields(part):
+        value, kind = getattr(part, option.name), type(option.default)
+        fits = isinstance(value, _KINDS.get(kind, object))
+        if kind in _KINDS and (not fits or isinstance(value, bool) is not (kind is bool)):
+            raise ConfigurationError(
+                f"{option.name} must be of the type {kind.__name__}, such as {option.default}; got "
+                f"{value!r}"
+            )
 
 
 def _only(options: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ class Pretrained:
         experiment: Settings of the run that made the weights, if it was a run of this package.
         names_assumed: Whether nobody named the classes, and those of the usual data set of as many
             stand there.
+        notes: What was assumed, or passed over.
     """
 
     model: Any
@@ -32,3 +33,4 @@ class Pretrained:
     description: str
     experiment: TaskSettings | None = None
     names_assumed: bool = False
+    notes: tuple[str, ...] = ()

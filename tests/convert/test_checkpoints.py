@@ -21,7 +21,7 @@ from mobilevit_jax.models import create_model
 from mobilevit_jax.pretrained import load_weights
 from mobilevit_jax.processing import ImageProcessor
 from mobilevit_jax.saving import save_pretrained
-from tests.convert.torch_zip import Raw, call, glob, value, write_torch
+from tests.convert.torch_zip import Raw, call, glob, value, write_torch, write_zip
 from tests.small import random_variables
 
 MODEL = create_model("mobilevit_xxs", num_classes=3)
@@ -150,9 +150,26 @@ def made(module: str, name: str, state: dict) -> Raw:
     return Raw(glob(module, name).opcodes + b")\x81" + value(state) + b"b")
 
 
+def numpy_array(array: np.ndarray, fortran: bool = False) -> Raw:
+    """An array as NumPy pickles it by the second protocol."""
+    order, code = array.dtype.byteorder.replace("=", "<"), array.dtype.str[1:]
+    dtype = call(glob("numpy", "dtype"), code, False, True)
+    dtype = Raw(dtype.opcodes + value((3, order, None, None, None, -1, -1, 0)) + b"b")
+    text = array.tobytes("F" if fortran else "C").decode("latin-1")
+    data = call(glob("_codecs", "encode"), text, "latin1")
+    blank = call(glob("numpy.core.multiarray", "_reconstruct"), glob("numpy", "ndarray"), (0,), "b")
+    return Raw(blank.opcodes + value((1, array.shape, dtype, fortran, data)) + b"b")
+
+
 MODE = call(glob("__main__", "Mode"), 1)
 AROUND = {
     "numpy scalar": numpy_scalar(70.5),
+    "status": call(glob("http", "HTTPStatus"), 200),
+    "flag": call(glob("re", "RegexFlag"), 2),
+    "flags": call(glob("_operator", "or_"), call(glob("re", "RegexFlag"), 2),
+        call(glob("__builtin__", "getattr"), glob("re", "RegexFlag"), "MULTILINE")),
+    "signal": call(glob("signal", "Signals"), 15),
+    "array of objects": call(glob("numpy.core.multiarray", "_reconstruct"), 1),
     "numpy scalar of NumPy 1": call(glob("numpy.core.multiarray", "scalar"), 1, 2),
     "namespace": made("argparse", "Namespace", {"lr": 0.1, "betas": [0.9, 0.999]}),
     "defaultdict": Raw(
@@ -193,6 +210,30 @@ def test_what_programs_put_beside_their_weights(tmp_path, what):
     path = tmp_path / "checkpoint.pt"
     write_torch(path, {"state_dict": tensors, "epoch": 3, "other": AROUND[what]})
     assert_same(read_state_dict(path), tensors)
+
+
+@pytest.mark.parametrize("around", [lambda c: c, lambda c: [c], lambda c: ([c],)])
+@pytest.mark.parametrize("fortran", [False, True])
+def test_arrays_of_numpy_and_a_list_around(tmp_path, weights, around, fortran):
+    """As `torch.save` writes a state dict of arrays, and one in a list alone."""
+    _, tensors = weights
+    path = tmp_path / "arrays.pt"
+    arrays = {name: numpy_array(tensor, fortran) for name, tensor in tensors.items()}
+    write_zip(path, around({"model": arrays, "mean": numpy_array(np.zeros(3, ">f4"))}), {})
+    assert_same(read_state_dict(path), tensors)
+    write_torch(path, [{"model": dict(tensors)}])
+    assert_same(read_state_dict(path), tensors)
+
+
+def test_arrays_of_numpy_in_other_orders_and_too_short(tmp_path):
+    path = tmp_path / "arrays.pt"
+    swapped = np.arange(6, dtype=">f4").reshape(2, 3)
+    write_zip(path, {"w": numpy_array(swapped)}, {})
+    assert_same(read_state_dict(path), {"w": swapped.astype("<f4")})
+    short = numpy_array(swapped).opcodes.replace(b"(I2\nI3\nt", b"(I2\nI4\nt")
+    write_zip(path, {"w": Raw(short)}, {})
+    with pytest.raises(DataError, match="tensor 'w': its shape .2, 4. is not that of its 24 bytes"):
+        read_state_dict(path)
 
 
 def test_weights_in_a_dictionary_of_a_class_of_its_own(tmp_path, weights):

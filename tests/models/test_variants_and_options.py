@@ -267,7 +267,9 @@ class TestNames:
             0.1,
         ]
         assert create_model("mobilevit_xxs", dropout=0.3).backbone.dropout == 0.3
-        with pytest.raises(ConfigurationError, match="dropout must be in .* got True"):
+        with pytest.raises(
+            ConfigurationError, match="dropout must be of the type float.* got True"
+        ):
             create_model("mobilevit_xxs", dropout=True)
 
 

@@ -24,10 +24,10 @@ class Arguments:
 
     shapes/tiny, shapes/quickstart, shapes/detection, shapes/segmentation and shapes/default are
     drawn; image_folder reads <split>/<class>/<image> files, parquet the files that the Hugging Face
-    hub keeps (labels or masks), imagenet the official tars of ILSVRC2012; coco and coco_segmentation read folders of
-    images beside annotations/instances_<folder>.json, yolo images/ and labels/ with data.yaml,
-    voc_detection Annotations/ and JPEGImages/; voc_segmentation reads VOCdevkit, mask_folder
-    <split>/images, <split>/masks and classes.txt.
+    hub keeps (labels or masks), imagenet the official tars of ILSVRC2012; coco and
+    coco_segmentation read folders of images beside annotations/instances_<folder>.json, yolo
+    images/ and labels/ with data.yaml, voc_detection Annotations/ and JPEGImages/; voc_segmentation
+    reads VOCdevkit, mask_folder <split>/images, <split>/masks and classes.txt.
     """
 
     dataset: Annotated[str | None, tyro.conf.Positional, called("[DATASET]")] = None
