@@ -4,7 +4,6 @@ The fields and the file format are those of Hugging Face's `MobileViTImageProces
 `preprocessor_config.json` can be read from there and written for there.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from mobilevit_jax.base.atomic import write_json
+from mobilevit_jax.base.texts import read_object
 from mobilevit_jax.errors import ConfigurationError, DataError, shortened, unknown_name
 from mobilevit_jax.resizing import interpolate, interpolation, on_whole_pixels, pad_to
 
@@ -246,14 +246,7 @@ class ImageProcessor:
         """
         path = Path(path)
         path = path / CONFIG_NAME if path.is_dir() else path
-        try:
-            config = json.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{path}: not valid JSON ({error})") from error
-        if not isinstance(config, dict):
-            raise DataError(f"{path}: holds no JSON object")
+        config = read_object(path)
         try:
             return cls.from_dict(config)
         except ConfigurationError as error:

@@ -17,6 +17,7 @@ import flax.linen as nn
 
 from mobilevit_jax._version import __version__
 from mobilevit_jax.base.json_dataclasses import from_dict
+from mobilevit_jax.base.texts import read_object
 from mobilevit_jax.convert.config_fields import (
     check_widths,
     checked,
@@ -90,7 +91,7 @@ def read_config(directory: str | Path, backbone: nn.Module | None = None) -> Con
             what our model does not do. The message has the path.
     """
     path = Path(directory) / CONFIG_NAME
-    config = _read_json(path)
+    config = read_object(path)
     try:
         if config.get("library") == LIBRARY:
             return Configured("native", *from_native(config, backbone))
@@ -104,18 +105,6 @@ def read_config(directory: str | Path, backbone: nn.Module | None = None) -> Con
         f"{path}: describes no model; expected the config.json of mobilevit_jax ('library'), of "
         "transformers ('model_type') or of timm ('architecture')"
     )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not valid JSON ({error})") from error
-    if not isinstance(config, dict):
-        raise DataError(f"{path}: holds no JSON object")
-    return config
 
 
 def to_native(model: Model, class_names: Sequence[str] | None = None) -> dict[str, Any]:

@@ -1,10 +1,10 @@
 """Weights in several files, and the index that says which tensor is in which."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
+from mobilevit_jax.base.texts import read_object
 from mobilevit_jax.errors import DataError
 
 SUFFIX: Final = ".index.json"
@@ -20,14 +20,9 @@ def read_index(path: str | Path) -> dict[str, list[str]]:
         {name of a file beside the index: names of its tensors}.
 
     Raises:
-        DataError: If it is damaged, names no tensor, or names a file that is elsewhere.
-        OSError: If it cannot be read.
+        DataError: If it cannot be read, names no tensor, or names a file that is elsewhere.
     """
-    try:
-        index: Any = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not valid JSON ({error})") from error
-    where = index.get("weight_map") if isinstance(index, Mapping) else None
+    where = read_object(Path(path)).get("weight_map")
     if not isinstance(where, Mapping) or not where:
         raise DataError(f"{path} has no weight_map that says which tensor is in which file")
     shards: dict[str, list[str]] = {}

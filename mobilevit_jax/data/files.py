@@ -1,17 +1,12 @@
-"""Files as users have them: folders of images among other things, and texts.
+"""Folders of images among other things, as users have them: what is no image is told."""
 
-What cannot be read is named by its path; what is no image is told, not passed over.
-"""
-
-import json
 import os
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn
 
 from mobilevit_jax.data.decode import IMAGE_ENDINGS
-from mobilevit_jax.errors import DataError, shortened
+from mobilevit_jax.errors import DataError
 
 # Thumbnails and the like that systems leave in folders.
 _SYSTEM = (".", "@eaDir", "__MACOSX")
@@ -78,73 +73,18 @@ def some_names(paths: Sequence[Path], folder: Path) -> str:
     return ", ".join(names) + (", ..." if len(paths) > _NAMED else "")
 
 
+def size_of(path: Path) -> int:
+    """Returns the bytes of a file, 0 of one that is not there, which reading it names."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
 def printable(name: str) -> str:
     """Returns a file name as text that UTF-8 can store, whatever its bytes are."""
     return os.fsencode(name).decode("utf-8", "replace")
 
 
-def read_bytes(path: Path) -> bytes:
-    """Reads a file.
-
-    Raises:
-        DataError: If it cannot be read; the message has the path.
-    """
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        _refuse(error, path)
-
-
-def read_text(path: Path) -> str:
-    """Reads a text in UTF-8, with or without a byte-order mark.
-
-    Raises:
-        DataError: If it cannot be read, or is no such text; names the path and the line.
-    """
-    data = read_bytes(path)
-    try:
-        text = data.decode("utf-8-sig")
-        if "\0" not in text:
-            return text
-        start = data.index(0)
-    except UnicodeDecodeError as error:
-        start = error.start
-    line = data.count(b"\n", 0, start) + 1
-    raise DataError(f"{path} is not text in UTF-8 (see line {line}); save it in that encoding")
-
-
-def read_json(path: Path, change: Callable[[dict[str, Any]], Any] = dict) -> Any:
-    """Reads JSON in UTF-8.
-
-    Args:
-        path: The file.
-        change: Makes of each object what stands in its place.
-
-    Raises:
-        DataError: As `read_text`, or if it is no JSON, or a key stands twice in an object; names
-            the object by its id if it has one.
-    """
-
-    def join(pairs: list[tuple[str, Any]]) -> Any:
-        entry = dict(pairs)
-        if len(entry) < len(pairs):
-            twice = ascii(Counter(key for key, _ in pairs).most_common(1)[0][0])
-            what = f": the entry of id {shortened(entry['id'], 40)}" if "id" in entry else ""
-            raise DataError(f"{path}{what} has the key {shortened(twice, 40)} twice; keep one")
-        return change(entry)
-
-    try:
-        return json.loads(read_text(path), object_pairs_hook=join)
-    except DataError:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"cannot read {path}: {shortened(error)}") from error
-
-
-def read_lines(path: Path) -> list[str]:
-    """Returns the lines of a text in UTF-8; raises as `read_text`."""
-    return read_text(path).splitlines()
-
-
-def _refuse(error: OSError, path: Path | None = None) -> NoReturn:
-    raise DataError(f"cannot read {path or error.filename}: {error.strerror}") from error
+def _refuse(error: OSError) -> NoReturn:
+    raise DataError(f"cannot read {error.filename}: {error.strerror}") from error

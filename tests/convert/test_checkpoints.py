@@ -368,7 +368,7 @@ class TestShards:
         [
             ("{", "not valid JSON"),
             ("[" * 100_000, "not valid JSON"),
-            ("[]", "has no weight_map"),
+            ("[]", "holds no JSON object"),
             ('{"weight_map": {}}', "has no weight_map"),
             ('{"weight_map": ["a"]}', "has no weight_map"),
         ],

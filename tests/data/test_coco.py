@@ -337,7 +337,7 @@ def test_the_encoding_of_a_file(tmp_path, data_dir):
     path.write_text(text, "utf-16")
     fails(source, data_dir, "instances_train2017.json is not text in UTF-8")
     path.write_text("[" * 100_000)
-    fails(source, data_dir, "cannot read .*instances_train2017.json: ")
+    fails(source, data_dir, "instances_train2017.json: ")
     path.write_text(text, "utf-8-sig")
     assert "Zahnbürste" in prepare("coco", source=source, data_dir=data_dir).class_names
 
@@ -414,7 +414,7 @@ def test_sources_that_are_not_in_the_layout(tmp_path, data_dir):
         other / "annotations" / "instances_fold.json"
     )
     (other / "fold-1").rename(other / "fold")
-    fails(other, data_dir, "cannot read .*instances_fold.json")
+    fails(other, data_dir, "instances_fold.json")
     (other / "annotations" / "instances_fold.json").write_text("[]")
     fails(other, data_dir, "instances_fold.json is not a file of COCO's annotations")
 

@@ -12,13 +12,12 @@ from mobilevit_jax.cli.console import say
 from mobilevit_jax.cli.options import read
 from mobilevit_jax.cli.runtime import start_jax
 from mobilevit_jax.cli.weights import Selection, SelectionOptions
+from mobilevit_jax.convert.files import SUFFIXES
 from mobilevit_jax.errors import ConfigurationError, ExitStatus
 from mobilevit_jax.pretrained import Pretrained
 from mobilevit_jax.tasks import task_of
 
 Layout = Literal["huggingface", "cvnets", "timm", "native"]
-
-FILE_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,7 @@ def _check_destination(arguments: Arguments) -> None:
 
 
 def _is_file(destination: Path) -> bool:
-    return destination.suffix.lower() in FILE_SUFFIXES
+    return destination.suffix.lower() in SUFFIXES
 
 
 def convert(arguments: Arguments) -> None:

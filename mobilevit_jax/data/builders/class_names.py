@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mobilevit_jax.data.files import read_lines
+from mobilevit_jax.base.texts import read_lines
 from mobilevit_jax.errors import DataError, shortened
 
 CLASSES = "classes.txt"

@@ -14,11 +14,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mobilevit_jax.base.texts import read_bytes, read_json
 from mobilevit_jax.data.builders.base import Item
 from mobilevit_jax.data.builders.class_names import class_name, fits_a_line
 from mobilevit_jax.data.builders.splits import Splits, by_split
 from mobilevit_jax.data.decode import decode_image
-from mobilevit_jax.data.files import list_images, read_bytes, read_json, some_names
+from mobilevit_jax.data.files import list_images, size_of, some_names
 from mobilevit_jax.errors import DataError, shortened
 
 LAYOUT = "<folder>/<image> and annotations/instances_<folder>.json, such as train2017"
@@ -226,13 +227,10 @@ def locate(
     items, missing = [], []
     for entry, its_objects in zip(images, objects, strict=True):
         path = files.images / entry.file_name
-        try:
-            size = os.stat(path).st_size
-        except OSError:
-            size = 0  # reading it names it
+        if not os.path.exists(path):
             missing.append(entry.file_name)
         content = CocoImage(path, entry.image_id, entry.width, entry.height, its_objects)
-        items.append(Item(f"{files.images.name}/{entry.file_name}", size, content))
+        items.append(Item(f"{files.images.name}/{entry.file_name}", size_of(path), content))
     if missing and not allow_missing:
         raise DataError(
             f"{files.images} lacks {len(missing)} of the {len(images)} images that "

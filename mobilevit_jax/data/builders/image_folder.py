@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import tensorflow_datasets as tfds
 
+from mobilevit_jax.base.texts import read_bytes
 from mobilevit_jax.data.builders.base import Item, StoredBuilder
 from mobilevit_jax.data.builders.class_names import class_name
 from mobilevit_jax.data.builders.splits import USUAL_FOLDERS
@@ -21,7 +22,7 @@ from mobilevit_jax.data.files import (
     is_image,
     list_images,
     printable,
-    read_bytes,
+    size_of,
     some_names,
 )
 from mobilevit_jax.errors import DataError
@@ -142,16 +143,9 @@ def _list_class(folder: Path, label: str, source: Path, left_out: list[Path]) ->
         )
     left_out.extend(others)
     return [
-        Item(path.relative_to(source).as_posix(), _size(path), _Image(path, label))
+        Item(path.relative_to(source).as_posix(), size_of(path), _Image(path, label))
         for path in images
     ]
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0  # such as a link to nothing; reading it names it
 
 
 def _check_classes(source: Path, splits: dict[str, _Split]) -> None:

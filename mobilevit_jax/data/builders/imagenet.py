@@ -25,9 +25,9 @@ from typing import Any, NamedTuple
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from mobilevit_jax.base.texts import read_text
 from mobilevit_jax.data.builders.base import Item, StoredBuilder
 from mobilevit_jax.data.decode import decode_image, quiet_decoders
-from mobilevit_jax.data.files import read_text
 from mobilevit_jax.data.imagenet_names import imagenet_classes
 from mobilevit_jax.errors import DataError, shortened
 

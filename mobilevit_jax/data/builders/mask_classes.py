@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mobilevit_jax.base.texts import read_json, read_lines
 from mobilevit_jax.data.builders.class_names import class_name
-from mobilevit_jax.data.files import read_json, read_lines
 from mobilevit_jax.data.masks import decode_colors, decode_mask
 from mobilevit_jax.data.voc_names import VOID
 from mobilevit_jax.errors import DataError, count, nearest

@@ -10,11 +10,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mobilevit_jax.base.texts import read_bytes
 from mobilevit_jax.data.builders.base import Item
 from mobilevit_jax.data.builders.mask_classes import FILES
 from mobilevit_jax.data.builders.segmentation import OwnClassesBuilder
 from mobilevit_jax.data.decode import IMAGE_ENDINGS
-from mobilevit_jax.data.files import list_images, printable, read_bytes, some_names, without_ending
+from mobilevit_jax.data.files import list_images, printable, size_of, some_names, without_ending
 from mobilevit_jax.errors import DataError
 
 _LAYOUT = f"<split>/images, <split>/masks and {FILES[0]}"
@@ -83,9 +84,9 @@ class MaskFolder(OwnClassesBuilder, skip_registration=True):
             if not fitting:
                 lacking.append(image)
             pair = _Pair(image, fitting[0] if fitting else masks / f"{stem}.png")
-            size = image.stat().st_size if image.exists() else 0
             # Greyscale masks take some 5 kB.
-            items.append(Item(image.relative_to(self.folder).as_posix(), size + 5000, pair))
+            size = size_of(image) + 5000
+            items.append(Item(image.relative_to(self.folder).as_posix(), size, pair))
         if lacking and not self.skip_bad_images:
             raise DataError(
                 f"{lacking[0]} has no mask in {masks}, as have {len(lacking) - 1} more of the "

@@ -28,13 +28,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mobilevit_jax.base.texts import read_bytes, read_lines
 from mobilevit_jax.data.builders.class_names import CLASSES, read_names
 from mobilevit_jax.data.builders.coco import CLIPPED, OBJECT, Content, ObjectsBuilder, clip_box
 from mobilevit_jax.data.builders.coco_files import ImageEntry, SplitFiles, locate
 from mobilevit_jax.data.builders.splits import by_split
 from mobilevit_jax.data.builders.voc_segmentation import inside_folder
 from mobilevit_jax.data.decode import IMAGE_ENDINGS, read_image
-from mobilevit_jax.data.files import read_bytes, read_lines, without_ending
+from mobilevit_jax.data.files import without_ending
 from mobilevit_jax.errors import DataError, nearest, shortened
 
 LAYOUT = "VOC2012/{Annotations,JPEGImages,ImageSets/Main}, or <split>/ with images and XML files"

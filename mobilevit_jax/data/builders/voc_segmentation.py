@@ -23,16 +23,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mobilevit_jax.base.texts import read_bytes, read_lines
 from mobilevit_jax.data.builders.base import Item
 from mobilevit_jax.data.builders.segmentation import SegmentationBuilder
 from mobilevit_jax.data.decode import IMAGE_ENDINGS
-from mobilevit_jax.data.files import (
-    list_images,
-    printable,
-    read_bytes,
-    read_lines,
-    without_ending,
-)
+from mobilevit_jax.data.files import list_images, printable, size_of, without_ending
 from mobilevit_jax.data.masks import decode_mask
 from mobilevit_jax.data.voc_names import VOC_CLASSES, VOID
 from mobilevit_jax.errors import DataError
@@ -120,7 +115,7 @@ class VocSegmentation(SegmentationBuilder, skip_registration=True):
             lacking = [path for path in (pair.image, pair.mask) if not path.is_file()]
             missing += [f"{pair.where}: {path}" for path in lacking[:1]]
             # Greyscale masks take some 5 kB.
-            size = 0 if lacking else pair.image.stat().st_size + 5000
+            size = 0 if lacking else size_of(pair.image) + 5000
             items.append(Item(pair.name, size, pair))
         if missing and not self.skip_bad_images:
             raise DataError(

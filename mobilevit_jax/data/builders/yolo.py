@@ -14,13 +14,14 @@ from typing import Any
 
 import numpy as np
 
+from mobilevit_jax.base.texts import read_bytes
 from mobilevit_jax.data.builders.base import Item
 from mobilevit_jax.data.builders.coco import CLIPPED, OBJECT, Content, ObjectsBuilder
 from mobilevit_jax.data.builders.coco_files import CocoImage
 from mobilevit_jax.data.builders.yolo_labels import read_labels
 from mobilevit_jax.data.builders.yolo_layout import LAYOUT, Found, Layout, find_layout
 from mobilevit_jax.data.decode import decode_image
-from mobilevit_jax.data.files import printable, read_bytes
+from mobilevit_jax.data.files import printable, size_of
 from mobilevit_jax.errors import DataError, count
 
 _BACKGROUND = "images without a label file, taken as background"
@@ -98,9 +99,8 @@ def _items(
             notes[_BACKGROUND] += 1
         total += len(objects)
         inside = image.relative_to(layout.root) if image.is_relative_to(layout.root) else image
-        size = os.path.getsize(image) if os.path.exists(image) else 0  # reading it names it
         content = CocoImage(image, number, 0, 0, objects)
-        yield Item(inside.as_posix(), size, content)
+        yield Item(inside.as_posix(), size_of(image), content)
     if notes[_BACKGROUND] == len(images):
         raise DataError(
             f"none of the {count(len(images), 'image')} of the split {split!r} has a label file, "

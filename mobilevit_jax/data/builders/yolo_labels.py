@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from mobilevit_jax.base.texts import read_lines
 from mobilevit_jax.data.builders.coco import CLIPPED, OBJECT
-from mobilevit_jax.data.files import read_lines
 from mobilevit_jax.errors import DataError, shortened
 
 OUTLINES = "outlines of objects taken as the boxes around them"

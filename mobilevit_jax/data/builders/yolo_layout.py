@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mobilevit_jax.base.texts import read_bytes, read_lines
 from mobilevit_jax.data.builders.class_names import CLASSES, check_names, read_names
 from mobilevit_jax.data.builders.splits import Splits, by_split
 from mobilevit_jax.data.decode import IMAGE_ENDINGS
-from mobilevit_jax.data.files import is_hidden, list_images, read_bytes, read_lines
+from mobilevit_jax.data.files import is_hidden, list_images
 from mobilevit_jax.errors import DataError, shortened
 
 LAYOUT = (
