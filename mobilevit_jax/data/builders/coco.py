@@ -27,9 +27,8 @@ from mobilevit_jax.data.builders.coco_files import (
     area_of,
     box_of,
     find_splits,
-    locate,
-    read_all,
     read_checked,
+    read_items,
 )
 from mobilevit_jax.errors import DataError
 
@@ -132,19 +131,10 @@ class Coco(ObjectsBuilder, skip_registration=True):
 
     @cached_property
     def _content(self) -> Content:
-        categories: dict[int, str] = {}
-        splits, items = find_splits(self.folder), {}
-        self.called = splits.called
-        for split, files, instances in read_all(splits, self.notes):
-            categories = instances.categories
-            objects = _objects(instances, self.notes[split])
-            items[split] = locate(
-                instances.images, objects, files, allow_missing=self.skip_bad_images
-            )
-        return categories, items
+        return read_items(self, _objects)
 
 
-def _objects(instances: Instances, counts: Counter[str]) -> list[np.ndarray]:
+def _objects(instances: Instances, counts: Counter[str], _: bool) -> list[np.ndarray]:
     """Returns the objects of each image, and counts the boxes that had to be changed."""
     labels = {number: label for label, number in enumerate(instances.categories)}
     objects, farthest = [], 0.0

@@ -7,7 +7,7 @@ import contextlib
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mobilevit_jax.base.texts import read_bytes, read_json
-from mobilevit_jax.data.builders.base import Item
+from mobilevit_jax.data.builders.base import Item, StoredBuilder
 from mobilevit_jax.data.builders.class_names import class_name, fits_a_line
 from mobilevit_jax.data.builders.splits import Splits, by_split
 from mobilevit_jax.data.decode import decode_image
@@ -185,24 +185,32 @@ def _keep_regions(entry: dict[str, Any]) -> dict[str, Any]:
     return entry
 
 
-def read_all(
-    splits: dict[str, SplitFiles], notes: dict[str, Counter[str]], *, regions: bool = False
-) -> Iterator[tuple[str, SplitFiles, Instances]]:
-    """Yields the annotations of each split, one at a time: they are large.
+def read_items(
+    builder: StoredBuilder,
+    objects_of: Callable[[Instances, Counter[str], bool], list[Any]],
+    *,
+    regions: bool = False,
+) -> tuple[dict[int, str], dict[str, list[Item]]]:
+    """Reads the annotations of each split of a builder's source, one at a time: they are large.
 
     Args:
-        splits: From `find_splits`.
-        notes: Of each split; counts here what is in its folder and not in its file.
+        builder: Its notes count what is in a folder and not in its file.
+        objects_of: Makes of a file, the notes of its split, and whether images may be bad, what is
+            on each image.
         regions: See `read_instances`.
 
+    Returns:
+        The categories, and the items of each split, a `CocoImage` each.
+
     Raises:
-        DataError: As `read_instances`, and if the splits do not have the same categories.
+        DataError: As `read_instances` and `locate`, and if the splits do not have the same
+            categories.
     """
-    first: Instances | None = None
+    splits, items, first = find_splits(builder.folder), {}, None
+    builder.called = splits.called
     for split, files in splits.items():
         instances = read_instances(files.annotations, regions=regions)
-        if first is None:
-            first = Instances(instances.path, instances.categories, [])
+        first = first or Instances(instances.path, instances.categories, [])
         if instances.categories != first.categories:
             raise DataError(
                 f"{instances.path} has other categories than {first.path}; make them the same"
@@ -210,10 +218,14 @@ def read_all(
         listed = {os.path.normpath(files.images / entry.file_name) for entry in instances.images}
         there = list_images(files.images).images
         others = [path for path in there if os.path.normpath(path) not in listed]
-        what = f"images left out, not listed in {files.annotations.name}, such as"
         if others:
-            notes[split][f"{what} {some_names(others[:1], files.images)}"] = len(others)
-        yield split, files, instances
+            what = f"images left out, not listed in {files.annotations.name}, such as"
+            named = some_names(others[:1], files.images)
+            builder.notes[split][f"{what} {named}"] = len(others)
+        bad = builder.skip_bad_images
+        objects = objects_of(instances, builder.notes[split], bad)
+        items[split] = locate(instances.images, objects, files, allow_missing=bad)
+    return first.categories if first else {}, items
 
 
 def locate(

@@ -7,8 +7,8 @@ instance. All images are kept, also those that show nothing of VOC.
 """
 
 import io
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,9 +21,8 @@ from mobilevit_jax.data.builders.coco_files import (
     ImageEntry,
     Instances,
     find_splits,
-    locate,
-    read_all,
     read_checked,
+    read_items,
 )
 from mobilevit_jax.data.builders.run_length import draw_runs, read_runs
 from mobilevit_jax.data.builders.segmentation import SegmentationBuilder
@@ -54,7 +53,7 @@ class CocoSegmentation(SegmentationBuilder, skip_registration=True):
 
     def items(self) -> Mapping[str, Sequence[Item]]:
         """Returns the images of each split."""
-        return self._content
+        return read_items(self, _regions, regions=True)[1]
 
     def example(self, item: Item) -> dict[str, Any]:
         """Reads an image, whose bytes pass untouched, and draws its mask."""
@@ -64,25 +63,11 @@ class CocoSegmentation(SegmentationBuilder, skip_registration=True):
         data = read_checked(image)
         return {"image": io.BytesIO(data), "mask": _draw(image), "name": image.path.name}
 
-    @cached_property
-    def _content(self) -> dict[str, list[Item]]:
-        """The items of each split."""
-        splits, items = find_splits(self.folder), {}
-        self.called = splits.called
-        for split, files, instances in read_all(splits, self.notes, regions=True):
-            regions, self.notes[split][_LEFT_OUT] = _regions(
-                instances, allow_bad=self.skip_bad_images
-            )
-            items[split] = locate(
-                instances.images, regions, files, allow_missing=self.skip_bad_images
-            )
-        return items
-
 
 def _regions(
-    instances: Instances, *, allow_bad: bool
-) -> tuple[list[list[_Region] | DataError], int]:
-    """Returns what there is of VOC's classes on each image, and how many polygons were left out.
+    instances: Instances, notes: Counter[str], allow_bad: bool
+) -> list[list[_Region] | DataError]:
+    """Returns what there is of VOC's classes on each image, and counts what was left out.
 
     In place of what is on an image there may be what is wrong with it, for `example` to raise.
     """
@@ -92,7 +77,7 @@ def _regions(
                 f"{instances.path}: the category {number} is {name!r}; the table from COCO to VOC "
                 "is for COCO's own categories"
             )
-    regions, left_out = [], 0
+    regions = []
     for image in instances.images:
         try:
             its_regions, bad = _regions_of(image, instances.path)
@@ -101,8 +86,8 @@ def _regions(
                 raise
             its_regions, bad = error, 0
         regions.append(its_regions)
-        left_out += bad
-    return regions, left_out
+        notes[_LEFT_OUT] += bad
+    return regions
 
 
 def _regions_of(image: ImageEntry, path: Path) -> tuple[list[_Region], int]:

@@ -18,7 +18,6 @@ import os
 import re
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -71,21 +70,6 @@ class ImageNet(StoredBuilder, skip_registration=True):
 
     def items(self) -> Mapping[str, Sequence[Item]]:
         """Returns the images of each split, by their places in the archives."""
-        return self._index
-
-    def example(self, item: Item) -> dict[str, Any]:
-        """Reads an image and re-encodes it if it is not an RGB or greyscale JPEG."""
-        stored: _Stored = item.content
-        with stored.archive.open("rb") as file:
-            file.seek(stored.offset)
-            data = file.read(stored.size)
-        name = f"{item.key} in {stored.archive}"
-        data = as_plain_jpeg(data, name=name)
-        decode_image(data, name=name)
-        return {"image": io.BytesIO(data), "label": stored.label, "name": item.key}
-
-    @cached_property
-    def _index(self) -> dict[str, list[Item]]:
         splits = self.splits_in(self.folder)
         if not splits:
             raise DataError(f"{self.folder} has no {self.layout}; see image-net.org/download")
@@ -99,6 +83,17 @@ class ImageNet(StoredBuilder, skip_registration=True):
             if not items:
                 raise DataError(f"{self.folder / _ARCHIVES[split]} has no images")
         return index
+
+    def example(self, item: Item) -> dict[str, Any]:
+        """Reads an image and re-encodes it if it is not an RGB or greyscale JPEG."""
+        stored: _Stored = item.content
+        with stored.archive.open("rb") as file:
+            file.seek(stored.offset)
+            data = file.read(stored.size)
+        name = f"{item.key} in {stored.archive}"
+        data = as_plain_jpeg(data, name=name)
+        decode_image(data, name=name)
+        return {"image": io.BytesIO(data), "label": stored.label, "name": item.key}
 
 
 def as_plain_jpeg(data: bytes, *, name: str) -> bytes:

@@ -48,24 +48,18 @@ class MaskFolder(OwnClassesBuilder, skip_registration=True):
     def _pairs_of_folders(self) -> dict[str, tuple[Path, Path]]:
         """{split: (its folder of images, its folder of masks)}."""
         images, masks = self.folder / "images", self.folder / "masks"
-        if images.is_dir():
-            found = self.split_folders(images)
-            pairs = {
-                split: (folder, masks / folder.relative_to(images))
-                for split, folder in found.items()
-            }
-        else:
-            found = self.split_folders(self.folder)
-            pairs = {
-                split: (folder / "images", folder / "masks") for split, folder in found.items()
-            }
+        parent = images if images.is_dir() else self.folder
+        pairs = {}
+        for split, folder in self.split_folders(parent).items():
+            inside = folder, masks / folder.relative_to(parent)
+            pairs[split] = inside if parent == images else (folder / "images", folder / "masks")
         for pair in pairs.values():
             for folder in pair:
                 if not folder.is_dir():
                     raise DataError(f"{folder} is not there; a source holds {_LAYOUT}")
         if not pairs:
             raise DataError(
-                f"{images if images.is_dir() else self.folder} has no folders of splits; a source "
+                f"{parent} has no folders of splits; a source "
                 f"holds {_LAYOUT}, or give --validation-share 0.1 to have the splits drawn"
             )
         return pairs

@@ -17,7 +17,6 @@ import posixpath
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -75,18 +74,6 @@ class VocSegmentation(SegmentationBuilder, skip_registration=True):
 
     def items(self) -> Mapping[str, Sequence[Item]]:
         """Returns the pairs of image and mask of each split."""
-        return self._listing
-
-    def example(self, item: Item) -> dict[str, Any]:
-        """Reads an image, whose bytes pass untouched, and its mask, and compares their sizes."""
-        pair: _Pair = item.content
-        names = {"image_name": str(pair.image), "mask_name": str(pair.mask)}
-        mask = decode_mask(read_bytes(pair.mask), name=names["mask_name"])
-        check_classes(mask, names["mask_name"])
-        return self.pair(read_bytes(pair.image), mask, name=pair.name, **names)
-
-    @cached_property
-    def _listing(self) -> dict[str, list[Item]]:
         root = _find_root(self.folder)
         lists = _lists(root)
         if "train_aug" not in lists and (root / _MASKS["train_aug"]).is_dir():
@@ -108,6 +95,14 @@ class VocSegmentation(SegmentationBuilder, skip_registration=True):
                 f"{sorted(both)[0]}; take them out"
             )
         return {split: self._items(split, its_pairs) for split, its_pairs in pairs.items()}
+
+    def example(self, item: Item) -> dict[str, Any]:
+        """Reads an image, whose bytes pass untouched, and its mask, and compares their sizes."""
+        pair: _Pair = item.content
+        names = {"image_name": str(pair.image), "mask_name": str(pair.mask)}
+        mask = decode_mask(read_bytes(pair.mask), name=names["mask_name"])
+        check_classes(mask, names["mask_name"])
+        return self.pair(read_bytes(pair.image), mask, name=pair.name, **names)
 
     def _items(self, split: str, pairs: list[_Pair]) -> list[Item]:
         items, missing = [], []
