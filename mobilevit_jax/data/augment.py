@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 
 from mobilevit_jax.data.decode import REDUCTIONS, ChannelOrder, decode_image, jpeg_size
-from mobilevit_jax.errors import ConfigurationError
+from mobilevit_jax.errors import check_fields
 
 _Box = tuple[int, int, int, int]  # top, left, height, width in pixels
 
@@ -44,19 +44,13 @@ class AugmentConfig:
 
     def __post_init__(self) -> None:
         low, high = self.crop_scale
-        if not 0 < low <= high <= 1:
-            raise ConfigurationError(
-                f"crop_scale must be (low, high) with 0 < low <= high <= 1, not {self.crop_scale}"
-            )
-        low, high = self.crop_ratio
-        if not 0 < low <= high < math.inf:
-            raise ConfigurationError(
-                f"crop_ratio must be (low, high) with 0 < low <= high, not {self.crop_ratio}"
-            )
-        if not 0 <= self.flip_probability <= 1:
-            raise ConfigurationError(
-                f"flip_probability must be between 0 and 1, not {self.flip_probability}"
-            )
+        least, most = self.crop_ratio
+        check_fields(
+            self,
+            crop_scale=(0 < low <= high <= 1, "(low, high) with 0 < low <= high <= 1"),
+            crop_ratio=(0 < least <= most < math.inf, "(low, high) with 0 < low <= high"),
+            flip_probability=(0 <= self.flip_probability <= 1, "in [0, 1]"),
+        )
 
 
 class _Key(np.random.bit_generator.ISeedSequence):

@@ -10,7 +10,7 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from mobilevit_jax.errors import ConfigurationError
+from mobilevit_jax.errors import check_fields
 
 Range = tuple[float, float]
 
@@ -53,26 +53,23 @@ class BoxAugmentConfig:
     flip_probability: float = 0.5
 
     def __post_init__(self) -> None:
-        for name in ("distort_probability", "flip_probability"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigurationError(f"{name} must be in [0, 1]; got {getattr(self, name)}")
         overlaps = self.crop_overlaps
-        if not overlaps or not all(0 <= overlap <= 1 for overlap in overlaps):
-            raise ConfigurationError(
-                f"crop_overlaps must be some numbers in [0, 1]; got {overlaps}"
-            )
-        if self.crop_tries < 1:
-            raise ConfigurationError(f"crop_tries must be at least 1; got {self.crop_tries}")
+        inside = bool(overlaps) and all(0 <= overlap <= 1 for overlap in overlaps)
+        check_fields(
+            self,
+            distort_probability=(0 <= self.distort_probability <= 1, "in [0, 1]"),
+            flip_probability=(0 <= self.flip_probability <= 1, "in [0, 1]"),
+            crop_overlaps=(inside, "some numbers in [0, 1]"),
+            crop_tries=(self.crop_tries >= 1, "at least 1"),
+        )
         positive = ("crop_scale", "crop_ratio", "contrast", "saturation")
         for name in (*positive, "brightness", "hue"):
             low, high = getattr(self, name)
             lowest = 0 if name in positive else -1
             highest = np.inf if name in positive[1:] else 1
-            if not lowest < low <= high <= highest or high == np.inf:
-                raise ConfigurationError(
-                    f"{name} must be (low, high), {lowest} < low <= high <= {highest}; "
-                    f"got {getattr(self, name)}"
-                )
+            holds = lowest < low <= high <= highest and high != np.inf
+            what = f"(low, high), {lowest} < low <= high <= {highest}"
+            check_fields(self, "", **{name: (holds, what)})
 
 
 def augment_boxes(

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from mobilevit_jax.data.voc_names import VOID
-from mobilevit_jax.errors import ConfigurationError
+from mobilevit_jax.errors import check_fields
 
 _TRIES = 10  # crops drawn for `class_share`, as in later CVNets
 
@@ -44,18 +44,14 @@ class MaskAugmentConfig:
 
     def __post_init__(self) -> None:
         low, high = self.short_side
-        if not 0 < low <= high < math.inf:
-            raise ConfigurationError(
-                f"short_side must be (low, high) with 0 < low <= high, not {self.short_side}"
-            )
-        if self.long_side is not None and not 0 < self.long_side < math.inf:
-            raise ConfigurationError(f"long_side must be above 0 or None, not {self.long_side}")
-        if not 0 < self.class_share <= 1:
-            raise ConfigurationError(f"class_share must be in (0, 1], not {self.class_share}")
-        if not 0 <= self.flip_probability <= 1:
-            raise ConfigurationError(
-                f"flip_probability must be between 0 and 1, not {self.flip_probability}"
-            )
+        long = 1 if self.long_side is None else self.long_side
+        check_fields(
+            self,
+            short_side=(0 < low <= high < math.inf, "(low, high) with 0 < low <= high"),
+            long_side=(0 < long < math.inf, "above 0 or None"),
+            class_share=(0 < self.class_share <= 1, "in (0, 1]"),
+            flip_probability=(0 <= self.flip_probability <= 1, "in [0, 1]"),
+        )
 
 
 def augment_mask(

@@ -23,7 +23,7 @@ from mobilevit_jax.data.batches import (
     weighted_step,
 )
 from mobilevit_jax.data.sampler import RunPlan, Scale
-from mobilevit_jax.errors import ConfigurationError
+from mobilevit_jax.errors import ConfigurationError, check_fields
 
 # Added to the pixels of an image for its encoded record, which is there while it is decoded.
 _RECORD_BYTES = 128 * 1024
@@ -47,10 +47,11 @@ class LoaderConfig:
     skip_bad_images: bool = False
 
     def __post_init__(self) -> None:
-        if self.threads is not None and self.threads < 1:
-            raise ConfigurationError(f"threads must be at least 1, not {self.threads}")
-        if not self.memory_gib > 0:
-            raise ConfigurationError(f"memory_gib must be more than 0, not {self.memory_gib}")
+        check_fields(
+            self,
+            threads=(self.threads is None or self.threads >= 1, "at least 1"),
+            memory_gib=(self.memory_gib > 0, "more than 0"),
+        )
 
 
 @dataclass

@@ -29,7 +29,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from mobilevit_jax.errors import ConfigurationError, DataError, unknown_name
+from mobilevit_jax.errors import ConfigurationError, DataError, check_fields, unknown_name
 
 _DIVISOR = 32  # stride of the deepest feature map
 _RULES = ("cvnets", "area")
@@ -90,9 +90,9 @@ class SamplerConfig:
 
     def __post_init__(self) -> None:
         numbers = ("batch_size", "base_size", "min_size", "max_size", "count", "reference_devices")
-        for field in numbers:
-            if getattr(self, field) < 1:
-                raise ConfigurationError(f"{field} must be at least 1, not {getattr(self, field)}")
+        check_fields(
+            self, "", **{name: (getattr(self, name) >= 1, "at least 1") for name in numbers}
+        )
         if self.rule not in _RULES:
             raise unknown_name("rule of the sampler", self.rule, _RULES)
         if self.batch_size % self.reference_devices:
@@ -103,10 +103,8 @@ class SamplerConfig:
             )
         if self.sizes is not None:
             sizes = self.sizes
-            if not sizes or min(sizes) < 1 or len(set(sizes)) < len(sizes):
-                raise ConfigurationError(
-                    f"sizes must be different whole numbers of at least 1, not {sizes}"
-                )
+            differ = bool(sizes) and min(sizes) >= 1 and len(set(sizes)) == len(sizes)
+            check_fields(self, sizes=(differ, "different whole numbers of at least 1"))
             self._refuse_ranges()
         elif self.min_size > self.max_size:
             raise ConfigurationError(
