@@ -75,19 +75,14 @@ class _Text(Sealed):
 
     __slots__ = ("_data",)
 
-    def __init__(self, text: str):
-        self._data: str | bytes = text
+    def __init__(self, text: Any = None, *_: Any):
+        self._data = text
 
     def read(self) -> bytes:
-        """Returns the bytes; raises ValueError if the text is of other characters."""
+        """Returns the bytes; raises ValueError or TypeError if they were something else."""
         if isinstance(self._data, str):
             self._data = self._data.encode("latin1")
         return self._data
-
-
-def _encode(text: Any = None, encoding: Any = None) -> Any:
-    plain = type(text) is str and encoding == "latin1"
-    return _Text(text) if plain else Thing("_codecs.encode")
 
 
 class _ArrayType(Sealed):
@@ -283,7 +278,7 @@ def _table() -> Mapping[tuple[str, str], object]:
         # Of the state of a learning rate schedule, in the checkpoints of a training.
         ("collections", "Counter"): _Allowed(_Dict),
         ("collections", "defaultdict"): _Allowed(lambda *_: _Dict()),
-        ("_codecs", "encode"): _Allowed(_encode),
+        ("_codecs", "encode"): _Allowed(_Text),
         ("numpy", "dtype"): _Allowed(_ArrayType),
         ("numpy.core.multiarray", "_reconstruct"): _Allowed(_Array),
         ("numpy._core.multiarray", "_reconstruct"): _Allowed(_Array),

@@ -122,7 +122,7 @@ def _find(source: Path) -> _Found:
     folders = [f for f in sorted(source.iterdir()) if f.is_dir() and any(f.glob("*.xml"))]
     if not folders:
         raise DataError(f"{source} has no Annotations and no XML files; it must hold {LAYOUT}")
-    named = [(f.name, _Part(SplitFiles(f, f), _stems(f, (".xml",)))) for f in folders]
+    named = [(f.name, _Part(SplitFiles(f, f), sorted(_files(f, (".xml",))))) for f in folders]
     parts = by_split(named, source)
     return _Found(source, parts, {split: _unmarked(part) for split, part in parts.items()})
 
@@ -132,7 +132,7 @@ def _find_in_year(root: Path) -> _Found:
     images = root / "JPEGImages" if (root / "JPEGImages").is_dir() else root / "images"
     if not images.is_dir():
         raise DataError(f"{root} has Annotations, but no folder JPEGImages")
-    whole = _Part(SplitFiles(annotations, images), _stems(annotations, (".xml",)))
+    whole = _Part(SplitFiles(annotations, images), sorted(_files(annotations, (".xml",))))
     if not whole.stems:
         raise DataError(f"{annotations} has no XML files")
     present = set(whole.stems)
@@ -152,14 +152,17 @@ def _find_in_year(root: Path) -> _Found:
 
 
 def _unmarked(part: _Part) -> dict[str, int]:
-    images = _stems(part.files.images, IMAGE_ENDINGS)
-    return {_UNMARKED: len(set(images).difference(part.stems))}
+    images = _files(part.files.images, IMAGE_ENDINGS)
+    return {_UNMARKED: len(images.keys() - set(part.stems))}
 
 
-def _stems(folder: Path, endings: tuple[str, ...]) -> list[str]:
-    """Returns the names of the files of a kind, sorted, without endings and hidden files."""
-    names = (name for name in os.listdir(folder) if name.lower().endswith(endings))
-    return sorted({Path(name).stem for name in names if not name.startswith(".")})
+def _files(folder: Path, endings: tuple[str, ...]) -> dict[str, list[str]]:
+    """Returns {name without its ending: names} of the files of a kind, without hidden ones."""
+    files: dict[str, list[str]] = {}
+    for name in sorted(os.listdir(folder)):
+        if name.lower().endswith(endings) and not name.startswith("."):
+            files.setdefault(Path(name).stem, []).append(name)
+    return files
 
 
 def _lists(root: Path, images: Path, present: set[str]) -> dict[str, tuple[Path, list[str]]]:
@@ -196,10 +199,7 @@ def _stem_of(line: str, images: str, present: set[str]) -> str:
 def _read_part(part: _Part) -> Iterator[_Marked]:
     """Yields what the XML files of a split say."""
     images = part.files.images
-    stems: dict[str, list[str]] = {}
-    for name in sorted(os.listdir(images)):
-        if name.lower().endswith(IMAGE_ENDINGS):
-            stems.setdefault(Path(name).stem, []).append(name)
+    stems = _files(images, IMAGE_ENDINGS)
     for number, stem in enumerate(part.stems, 1):
         path = part.files.annotations / f"{stem}.xml"
         root = _parse(path if path.exists() else path.with_name(f"{stem}.XML"))
