@@ -25,16 +25,19 @@ class LayerNorm(nn.Module):
 
     Attributes:
         dtype: Type of the output; the statistics are float32.
+        whole: Whether mean and variance are those of a whole map, [b, ..., c], as of PyTorch's
+            `GroupNorm` with one group.
     """
 
     dtype: Dtype = jnp.float32
+    whole: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps [..., c] to the same shape."""
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
         bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
-        return layer_norm(x, scale, bias, _EPS).astype(self.dtype)
+        return layer_norm(x, scale, bias, _EPS, self.whole).astype(self.dtype)
 
 
 class MultiHeadAttention(nn.Module):

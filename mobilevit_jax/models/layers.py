@@ -139,19 +139,19 @@ class Conv(nn.Module):
         k = self.kernel_size
         shape = (k, k, 1 if self.depthwise else x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape).astype(self.dtype)
+        bias = None
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
         if before is not None and not self.depthwise:
             x, before, operands = before(x, *operands), None, ()
         x = x.astype(self.dtype)
         if self.depthwise:
             x = depthwise_conv(x, kernel, self.stride, self.dilation, before, operands)
         elif k == 1 and self.stride == 1:
-            x = pointwise(x, kernel[0, 0])
+            return pointwise(x, kernel[0, 0], bias)
         else:
             x = conv(x, kernel, self.stride, self.dilation)
-        if self.use_bias:
-            bias = self.param("bias", nn.initializers.zeros, (self.features,))
-            x = x + bias.astype(self.dtype).reshape(1, 1, 1, -1)
-        return x
+        return x if bias is None else x + bias.reshape(1, 1, 1, -1)
 
 
 class Dense(nn.Module):

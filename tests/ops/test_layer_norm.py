@@ -28,6 +28,22 @@ def test_value_and_gradients_are_those_of_flax(form, shape):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
+def flax_group_norm(x, scale, bias):
+    module = nn.GroupNorm(num_groups=1, epsilon=EPS, use_fast_variance=False)
+    return module.apply({"params": {"scale": scale, "bias": bias}}, x)
+
+
+@pytest.mark.parametrize("form", ["cpu", "accelerator", "auto"])
+@pytest.mark.parametrize("shape", [(5, 6), (2, 3, 4, 6)])
+def test_a_whole_map_has_one_mean(form, shape):
+    operands = 3 * normal(*shape) + 1, normal(6, seed=1), normal(6, seed=2)
+    norm = functools.partial(layer_norm, eps=EPS, whole=True)
+    ours = value_and_gradients(form, norm, *operands)
+    for a, b in zip(ours, value_and_gradients(form, flax_group_norm, *operands), strict=True):
+        assert a.shape == b.shape
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
 def test_the_statistics_of_bfloat16_are_float32():
     x = jnp.asarray(100 + normal(4, 64), jnp.bfloat16)
     scale, bias = np.ones(64, np.float32), np.zeros(64, np.float32)
