@@ -25,7 +25,10 @@ from mobilevit_jax.training.workdir import saved_steps
 
 # Options that decide which parameters a model has, and those that only change what it does.
 _SHAPING = ("fusion", "kernel_size")
-_SHAPELESS = ("anchor_config", "patch_sizes", "output_stride", "aspp_rates", "align_corners")
+_SHAPELESS = (
+    *("anchor_config", "patch_sizes", "implementation", "output_stride", "aspp_rates"),
+    "align_corners",
+)
 _SHOWN = 5
 
 

@@ -17,9 +17,17 @@ from mobilevit_jax.base.run_files import CHECKPOINTS, EXPERIMENT
 from mobilevit_jax.convert import files, hub, load_state_dict, native
 from mobilevit_jax.convert.config import read_config, timm_processor
 from mobilevit_jax.convert.infer_model import recognise
+from mobilevit_jax.convert.layouts import table_of
 from mobilevit_jax.errors import ConfigurationError, DataError
 from mobilevit_jax.models.initial import initialise
-from mobilevit_jax.models.registry import head_named, head_of, kind_of, model_name, with_options
+from mobilevit_jax.models.registry import (
+    family_of,
+    head_named,
+    head_of,
+    kind_of,
+    model_name,
+    with_options,
+)
 from mobilevit_jax.models.variables import variable_shapes
 from mobilevit_jax.processing import CONFIG_NAME as PROCESSOR_NAME
 from mobilevit_jax.processing import ImageProcessor
@@ -103,8 +111,9 @@ def load_weights(
         revision: Branch, tag or commit of a hub id.
         allow_half: Whether weights in half precision are widened to float32 rather than refused.
         channel_order: Of the images that the weights of a bare file were trained on. None takes
-            what the file's names tell: RGB for timm and for later CVNets' DeepLabv3, else BGR.
-            Later CVNets' SSDLite, RGB, cannot be told from v0.1's by its names.
+            what the file's names tell: RGB for timm, for later CVNets' DeepLabv3 and for all of
+            CVNets' MobileViTv2, else BGR. Of MobileViT, later CVNets' SSDLite, RGB, cannot be told
+            from v0.1's by its names.
         backbone: See `from_pretrained`.
 
     Raises:
@@ -195,7 +204,7 @@ def _load_directory(
     elif configured.processor:
         processor = configured.processor
     else:
-        processor = _usual_processor(model)
+        processor = _usual_processor(model, configured.layout)
         notes = (
             f"{directory} has no {PROCESSOR_NAME}; assumed: images are resized to "
             f"{processor.size} and cropped to {processor.crop_size} pixels, channels in the order "
@@ -231,7 +240,7 @@ def _load_file(
         variables = load_state_dict(model, tensors, allow_half=allow_half)
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
-    processor = timm_processor() if found.layout == "timm" else _usual_processor(model)
+    processor = _usual_processor(model, found.layout)
     order = channel_order or found.channel_order
     return Pretrained(
         model,
@@ -255,13 +264,16 @@ def _is_described(path: Path) -> bool:
     return path.name in files.WEIGHT_FILES and path.is_file() and path.with_name(CONFIG).is_file()
 
 
-def _usual_processor(model: "Model") -> ImageProcessor:
+def _usual_processor(model: "Model", layout: str) -> ImageProcessor:
     """Returns what published weights of a kind of model take, where nothing says it."""
-    head = head_of(model)
+    head, family, table = head_of(model), family_of(model), table_of(layout, model)
+    if layout == "timm" and family:
+        return timm_processor(family)
+    processor = ImageProcessor(**(table.below.processing if table else {}))
     if head.task == "classification":
-        return ImageProcessor()
+        return processor
     size = (head.input_size, head.input_size)
-    return ImageProcessor(size=size, crop_size=size)
+    return replace(processor, size=size, crop_size=size)
 
 
 def _name_of(model: "Model") -> str:

@@ -18,6 +18,7 @@ from mobilevit_jax.base.atomic import to_disk
 from mobilevit_jax.base.run_files import EXPERIMENT
 from mobilevit_jax.convert import config, files, native, to_state_dict
 from mobilevit_jax.convert.huggingface_config import check_huggingface
+from mobilevit_jax.convert.layouts import table_of
 from mobilevit_jax.convert.timm_config import check_timm
 from mobilevit_jax.errors import ConfigurationError, naming, unknown_name
 from mobilevit_jax.models.model import Model
@@ -28,9 +29,6 @@ from mobilevit_jax.processing import ImageProcessor
 WEIGHTS_NAME = "model.safetensors"
 Layout = Literal["huggingface", "cvnets", "timm", "native"]
 
-# The order of channels that readers of a layout assume where no configuration says otherwise:
-# transformers' image processor turns them round by default, CVNets v0.1 reads images with OpenCV.
-_CHANNEL_ORDERS = {"huggingface": "bgr", "cvnets": "bgr", "timm": "rgb"}
 _STEM = ("params", "backbone", "conv_1", "conv", "kernel")
 # In the order in which they take their places.
 _NAMES = (WEIGHTS_NAME, PROCESSOR_NAME, config.CONFIG_NAME)
@@ -63,7 +61,8 @@ def save_pretrained(
         processor: What images go through before the model.
         class_names: In the order of the logits, if known.
         layout: "huggingface" is for transformers' `MobileViTForImageClassification`, or its
-            `MobileViTForSemanticSegmentation`, and `AutoImageProcessor`; it has no detectors.
+            `MobileViTForSemanticSegmentation`, their `MobileViTV2...`, and `AutoImageProcessor`; it
+            has no detectors.
             "timm" is for `timm.create_model("local-dir:...")`, whose
             configuration holds the processing too (an older `preprocessor_config.json` is removed);
             timm's channels are R, G, B, so the stem's are turned round for a processor of B, G, R.
@@ -111,7 +110,9 @@ def save_weights(
     """Writes the tensors alone, in one file.
 
     Nothing in the file says in which order the channels are, so that it follows the layout's
-    readers: B, G, R for transformers and CVNets v0.1, R, G, B for timm. The stem is turned round
+    readers: B, G, R for transformers (whose image processor turns channels round by default) and
+    CVNets v0.1 (which reads images with OpenCV), R, G, B for timm and later CVNets, which
+    MobileViTv2 is of. The stem is turned round
     where the processor has the other order; the native layout keeps it. Nothing else of the
     processor is in the file.
 
@@ -141,10 +142,11 @@ def save_weights(
             "huggingface or native"
         )
     if layout == "huggingface":
-        check_huggingface(model)
+        check_huggingface(model, _image_size(processor))
     elif layout == "timm":
         check_timm(model)
-    order = _CHANNEL_ORDERS.get(layout, processor.channel_order)
+    table = table_of(layout, model)
+    order = table.channel_order if table else processor.channel_order
     tensors = _tensors(model, variables, layout, turned=order != processor.channel_order)
     files.write_state_dict(path, tensors)
 

@@ -96,7 +96,7 @@ class TestDirectories:
         model = tiny_model(7, patch_sizes=(8, 4, 2), fusion=False)
         variables = random_variables(model)
         for layout in ("huggingface", "timm"):
-            with pytest.raises(ConfigurationError, match="patch_sizes=.*fusion=False.*'native'"):
+            with pytest.raises(ConfigurationError, match="fusion=.*patch_sizes=|patch.*fusion="):
                 save_pretrained(tmp_path / "new", model, variables, BGR, layout=layout)
         assert os.listdir(tmp_path) == []
         save_pretrained(tmp_path / "new", model, variables, BGR, layout="native")

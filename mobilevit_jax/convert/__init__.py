@@ -44,7 +44,7 @@ def detect_layout(names: Iterable[str]) -> str:
         names: The names; prefixes of wrappers ("module.") must be gone.
 
     Raises:
-        DataError: If they are those of MobileViTv2 or of another network.
+        DataError: If they are those of another network.
     """
     return _layouts.detect(names)[0].name
 
@@ -94,12 +94,19 @@ def load_state_dict(
         a `Report`.
 
     Raises:
-        DataError: If the naming is unknown, or that of an implementation without such models; if,
-            with `strict`, a tensor is missing, left over or of another shape; if one has half
-            precision (unless allowed), is not of floating point, or is not finite. All are listed.
+        DataError: If the naming is unknown, or that of another backbone or of an implementation
+            without such models; if, with `strict`, a tensor is missing, left over or of another
+            shape; if one has half precision (unless allowed), is not of floating point, or is not
+            finite. All are listed.
         ConfigurationError: If the layout's names cannot tell the model's tensors apart.
     """
     found, prefix = _layouts.detect(state_dict)
+    family = family_of(model)
+    if family not in (found.family, None):
+        raise DataError(
+            f"the tensors are those of a {found.kind} in the naming of {found.title}, and the "
+            f"model is a {kind_of(model)}; create the one that they are of, or take other weights"
+        )
     table = found if found.kind == kind_of(model) else _layouts.table_of(found.name, model)
     if table is None:
         raise DataError(
@@ -199,6 +206,9 @@ def _assemble(
 
 def _hint(model: Model, gathered: Gathered, state_dict: Mapping[str, Any]) -> str:
     """Says which options of the model would fit the tensors, if that can be told."""
+    missing = gathered.report.missing
+    if missing and all(name.endswith(("running_mean", "running_var")) for name in missing):
+        return "they are without the norms' running statistics: save the state_dict() of the model"
     left_over = {name: as_array(state_dict[name])[0].shape for name in gathered.report.unexpected}
     try:
         found = _inference.recognise(gathered.shapes | left_over)

@@ -1,5 +1,6 @@
 """transformers' `config.json`, of classifiers and of DeepLabv3 segmentation models."""
 
+import functools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -15,40 +16,21 @@ from mobilevit_jax.convert.config_fields import (
     placeholders,
 )
 from mobilevit_jax.errors import ConfigurationError, DataError
-from mobilevit_jax.models.backbones.mobilevit import FAMILY, Variant
 from mobilevit_jax.models.heads import classifier, deeplabv3
-from mobilevit_jax.models.model import Model
+from mobilevit_jax.models.huggingface_form import HuggingFaceForm, ImageSize
+from mobilevit_jax.models.model import Family, Model
 from mobilevit_jax.models.problem_types import SINGLE_LABEL, assumed_problem_type, unsaid
-from mobilevit_jax.models.registry import family_of, head_of, kind_of
+from mobilevit_jax.models.registry import families, family_of, head_of, kind_of
 
-# The format has no field for the depths: transformers' code has these numbers in it.
-_DEPTHS = (2, 4, 3)
-# What transformers' MobileViTConfig assumes for a field that a file does not have.
-_DEFAULTS: dict[str, Any] = {
-    "num_channels": 3,
-    "patch_size": 2,
-    "hidden_sizes": (144, 192, 240),
-    "neck_hidden_sizes": (16, 32, 64, 96, 128, 160, 640),
-    "num_attention_heads": 4,
-    "mlp_ratio": 2.0,
-    "expand_ratio": 4.0,
-    "hidden_act": "silu",
-    "conv_kernel_size": 3,
-    "output_stride": 32,
-    "hidden_dropout_prob": 0.1,
-    "attention_probs_dropout_prob": 0.0,
-    "classifier_dropout_prob": 0.1,
-    "layer_norm_eps": 1e-5,
-    "qkv_bias": True,
-}
-# Fields that only its segmentation models have a use for.
-_SEGMENTATION_DEFAULTS: dict[str, Any] = {
-    "aspp_out_channels": 256,
-    "atrous_rates": (6, 12, 18),
-    "aspp_dropout_prob": 0.1,
-}
-_CLASSIFIER, _BARE = "MobileViTForImageClassification", "MobileViTModel"
-_SEGMENTATION = "MobileViTForSemanticSegmentation"
+# What the names of classes go on with; the bare network is a classifier without its last layer.
+_CLASSIFIER, _BARE, _SEGMENTATION = "ForImageClassification", "Model", "ForSemanticSegmentation"
+
+
+@functools.cache
+def _forms() -> dict[str, tuple[Family, HuggingFaceForm]]:
+    """Returns {model_type: (family, form)}."""
+    found = ((family, family.huggingface) for family in families().values())
+    return {form.model_type: (family, form) for family, form in found if form}
 
 
 def to_huggingface(
@@ -57,7 +39,7 @@ def to_huggingface(
     *,
     image_size: int | tuple[int, int] = 256,
 ) -> dict[str, Any]:
-    """Returns the form of `MobileViTForImageClassification` or `...ForSemanticSegmentation`.
+    """Returns the form of `MobileViTForImageClassification`, `...ForSemanticSegmentation` and such.
 
     Segmentation models of transformers give logits at 1 / output_stride, and resize them
     afterwards (`post_process_semantic_segmentation`): `upsample` has no place in the file.
@@ -66,34 +48,24 @@ def to_huggingface(
         model: The model.
         class_names: In the order of the logits; transformers' placeholders, LABEL_0 and so on, if
             not given.
-        image_size: What the weights were made for; the model itself takes any size.
+        image_size: What the weights were made for; the model itself takes any size. Of networks
+            whose answers transformers has for some sizes alone, others are refused.
 
     Raises:
         ConfigurationError: If the form cannot express the model, every reason named, or if there
             are more or fewer names than classes.
     """
-    check_huggingface(model)
+    form = check_huggingface(model, image_size)
     names = class_count(class_names, model.num_classes)
     names = names or placeholders(model.num_classes)
-    backbone = model.backbone
-    variant = backbone.variant
     segmentation = head_of(model) is deeplabv3.HEAD
     config = {
-        "architectures": [_SEGMENTATION if segmentation else _CLASSIFIER],
-        "model_type": "mobilevit",
-        **_DEFAULTS,
+        "architectures": [f"{form.classes}{_SEGMENTATION if segmentation else _CLASSIFIER}"],
+        "model_type": form.model_type,
+        **form.defaults,
         "image_size": image_size,
-        "patch_size": backbone.patch_sizes[0],
-        "hidden_sizes": variant.dims,
-        "neck_hidden_sizes": (*variant.channels, variant.exp_channels),
-        "num_attention_heads": variant.heads,
-        "mlp_ratio": float(variant.ffn_multiplier),
-        "expand_ratio": float(variant.expansion),
-        "conv_kernel_size": backbone.kernel_size,
-        "output_stride": backbone.output_stride,
-        "hidden_dropout_prob": backbone.dropout,
-        "attention_probs_dropout_prob": backbone.attention_dropout,
-        **_head(model),
+        **form.fields(model.backbone),
+        **_head(model, form),
         "dtype": "float32",
         "id2label": {str(index): name for index, name in enumerate(names)},
         # A name that stands twice, as two do in ImageNet, keeps the last: ids are what counts.
@@ -102,7 +74,7 @@ def to_huggingface(
     return json.loads(json.dumps(config))
 
 
-def _head(model: Any) -> dict[str, Any]:
+def _head(model: Any, form: HuggingFaceForm) -> dict[str, Any]:
     """Returns the fields of a model's head."""
     if head_of(model) is deeplabv3.HEAD:
         return {
@@ -113,25 +85,14 @@ def _head(model: Any) -> dict[str, Any]:
             "semantic_loss_ignore_index": 255,
         }
     said = {"problem_type": model.problem_type} if unsaid(model) else {}
-    return {"classifier_dropout_prob": model.classifier_dropout, **said}
+    if "classifier_dropout_prob" in form.defaults:
+        said["classifier_dropout_prob"] = model.classifier_dropout
+    return said
 
 
-def _beyond_huggingface(model: Any) -> list[str]:
-    """Names what transformers' MobileViT cannot do."""
-    head = head_of(model)
-    if family_of(model) is not FAMILY or head not in (classifier.HEAD, deeplabv3.HEAD):
-        return [f"a model of the type {kind_of(model)}"]
-    backbone, reasons = model.backbone, []
-    variant = backbone.variant
-    if len(set(backbone.patch_sizes)) > 1:
-        reasons.append(f"patch_sizes={backbone.patch_sizes} (it has one size for all stages)")
-    if not backbone.fusion:
-        reasons.append("fusion=False")
-    if variant.depths != _DEPTHS:
-        reasons.append(f"depths={variant.depths} (only {_DEPTHS})")
-    hidden = [width * variant.expansion for width in variant.channels[:5]]
-    if any(width % 8 for width in hidden):
-        reasons.append(f"hidden widths of {hidden} in inverted residuals (only multiples of 8)")
+def _beyond_huggingface(model: Any, form: HuggingFaceForm, size: ImageSize | None) -> list[str]:
+    """Names what transformers' network cannot do."""
+    head, reasons = head_of(model), form.beyond(model.backbone, size)
     if head is classifier.HEAD and unsaid(model) and model.problem_type == SINGLE_LABEL:
         reasons.append("a softmax of one class (it takes the sigmoid)")
     if head is deeplabv3.HEAD:
@@ -142,17 +103,27 @@ def _beyond_huggingface(model: Any) -> list[str]:
     return reasons
 
 
-def check_huggingface(model: Model) -> None:
-    """Makes sure that transformers has such a model.
+def check_huggingface(model: Model, image_size: ImageSize | None = None) -> HuggingFaceForm:
+    """Returns the form of a model, once it is sure that transformers has such a model.
+
+    Args:
+        model: The model.
+        image_size: Of the images that it is for, if known.
 
     Raises:
         ConfigurationError: If it has not, every reason named.
     """
-    reasons = _beyond_huggingface(model)
-    if reasons:
+    family = family_of(model)
+    form = family.huggingface if family else None
+    if form is None or head_of(model) not in (classifier.HEAD, deeplabv3.HEAD):
+        reasons = [f"a model of the type {kind_of(model)}"]
+    else:
+        reasons = _beyond_huggingface(model, form, image_size)
+    if form is None or reasons:
         raise ConfigurationError(
             f"transformers' format cannot express {'; '.join(reasons)}; save with layout='native'"
         )
+    return form
 
 
 def from_huggingface(config: Mapping[str, Any]) -> tuple[Any, tuple[str, ...]]:
@@ -166,39 +137,34 @@ def from_huggingface(config: Mapping[str, Any]) -> tuple[Any, tuple[str, ...]]:
     Raises:
         DataError: If it is another kind of model, or one that ours does not do, which is named.
     """
-    segmentation = _is_segmentation(config)
-    _check_absent(config)
-    defaults = _DEFAULTS | (_SEGMENTATION_DEFAULTS if segmentation else {})
+    family, form = _form_of(config)
+    segmentation = f"{form.classes}{_SEGMENTATION}" in _architectures(config)
+    _check_absent(config, segmentation)
+    defaults = {**form.defaults, **(form.segmentation if segmentation else {})}
     fields = {
         name: checked(name, config.get(name, default), default)
         for name, default in defaults.items()
     }
-    _check_fixed(fields)
-    variant = _variant(fields)
+    _check_fixed(fields, form)
     labels = config.get("id2label")
-    num_classes = _number_of_classes(config, labels)
-    options = {
-        "variant": variant,
-        "num_classes": num_classes,
-        "patch_sizes": (fields["patch_size"],) * 3,
-        "kernel_size": fields["conv_kernel_size"],
-        "output_stride": fields["output_stride"],
-        "dropout": fields["hidden_dropout_prob"],
-        "attention_dropout": fields["attention_probs_dropout_prob"],
-    }
+    num_classes = _number_of_classes(config, labels, f"{form.classes}{_BARE}")
+    options = {"num_classes": num_classes, **form.options(fields)}
+    check_widths(options["variant"])
     if segmentation:
         options |= {
             "head_dropout": fields["classifier_dropout_prob"],
             "aspp_features": fields["aspp_out_channels"],
             "aspp_rates": fields["atrous_rates"],
             "aspp_dropout": fields["aspp_dropout_prob"],
+            "align_corners": False,
         }
-        model = created(deeplabv3.HEAD, FAMILY, options)
+        model = created(deeplabv3.HEAD, family, options)
     else:
-        options["classifier_dropout"] = fields["classifier_dropout_prob"]
+        if "classifier_dropout_prob" in fields:
+            options["classifier_dropout"] = fields["classifier_dropout_prob"]
         options["problem_type"] = _problem_type(config, num_classes)
-        model = created(classifier.HEAD, FAMILY, options)
-    reasons = _beyond_huggingface(model)
+        model = created(classifier.HEAD, family, options)
+    reasons = _beyond_huggingface(model, form, None)
     if reasons:
         raise DataError(f"transformers rounds these up, our model does not: {'; '.join(reasons)}")
     names = named_classes(labels, num_classes)
@@ -216,10 +182,10 @@ def _problem_type(config: Mapping[str, Any], num_classes: int) -> str:
     return assumed if stated == SINGLE_LABEL else checked("problem_type", stated, "")
 
 
-def _check_absent(config: Mapping[str, Any]) -> None:
+def _check_absent(config: Mapping[str, Any], segmentation: bool) -> None:
     """Refuses fields that change what the model computes and that ours does not follow."""
     fields = ["quantization_config", "pruned_heads"]
-    if _is_segmentation(config):
+    if segmentation:
         fields.append("problem_type")
     for name in fields:
         if config.get(name):
@@ -243,18 +209,20 @@ def _check_label2id(indices: Mapping[str, Any], names: Sequence[str]) -> None:
             )
 
 
-def _is_segmentation(config: Mapping[str, Any]) -> bool:
-    """Tells segmentation models from classifiers, and refuses others."""
-    kind = config.get("model_type")
-    if kind == "mobilevitv2":
-        raise DataError("describes a MobileViTv2, another architecture than MobileViT")
-    if kind != "mobilevit":
-        raise DataError(f"describes a model of the type {kind!r}, not 'mobilevit'")
-    architectures = _architectures(config)
-    for name in architectures:
-        if name not in (_CLASSIFIER, _BARE, _SEGMENTATION):
-            raise DataError(f"describes a {name}; only {_CLASSIFIER} and {_SEGMENTATION} are read")
-    return _SEGMENTATION in architectures
+def _form_of(config: Mapping[str, Any]) -> tuple[Family, HuggingFaceForm]:
+    """Tells which backbone is described, and refuses other models, and heads that are not read."""
+    kind, known = config.get("model_type"), _forms()
+    if not isinstance(kind, str) or kind not in known:
+        names = " or ".join(map(repr, known))
+        raise DataError(f"describes a model of the type {kind!r:.80}, not {names}")
+    classes = known[kind][1].classes
+    for name in _architectures(config):
+        if name not in (f"{classes}{rest}" for rest in (_CLASSIFIER, _BARE, _SEGMENTATION)):
+            raise DataError(
+                f"describes a {name}; only {classes}{_CLASSIFIER} and {classes}{_SEGMENTATION} "
+                f"are read for {kind!r}"
+            )
+    return known[kind]
 
 
 def _architectures(config: Mapping[str, Any]) -> list[str]:
@@ -264,40 +232,17 @@ def _architectures(config: Mapping[str, Any]) -> list[str]:
     return [checked("architectures", name, "") for name in found or ()]
 
 
-def _variant(fields: Mapping[str, Any]) -> Variant:
-    neck = fields["neck_hidden_sizes"]
-    variant = Variant(
-        channels=neck[:6],
-        dims=fields["hidden_sizes"],
-        expansion=_whole("expand_ratio", fields["expand_ratio"]),
-        exp_channels=neck[6],
-        dropout=fields["hidden_dropout_prob"],
-        depths=_DEPTHS,
-        heads=fields["num_attention_heads"],
-        ffn_multiplier=_whole("mlp_ratio", fields["mlp_ratio"]),
-    )
-    check_widths(variant)
-    return variant
-
-
-def _check_fixed(fields: Mapping[str, Any]) -> None:
+def _check_fixed(fields: Mapping[str, Any], form: HuggingFaceForm) -> None:
     """Refuses values of fields that are not options of our model."""
-    fixed = {"num_channels": (3,), "hidden_act": ("silu", "swish"), "qkv_bias": (True,)}
-    for name, allowed in fixed.items():
+    for name, allowed in form.fixed.items():
         if fields[name] not in allowed:
             raise DataError(f"{name}={fields[name]!r} is not supported, only {allowed[0]!r}")
     if not math.isclose(fields["layer_norm_eps"], 1e-5, rel_tol=1e-6):
         raise DataError(f"layer_norm_eps={fields['layer_norm_eps']!r} is not supported, only 1e-05")
 
 
-def _whole(name: str, value: float) -> int:
-    if value != int(value):
-        raise DataError(f"{name}={value!r} is not supported, only whole numbers")
-    return int(value)
-
-
-def _number_of_classes(config: Mapping[str, Any], labels: Any) -> int:
-    if _BARE in _architectures(config):
+def _number_of_classes(config: Mapping[str, Any], labels: Any, bare: str) -> int:
+    if bare in _architectures(config):
         return 0
     if labels is not None and not isinstance(labels, Mapping | list):
         raise DataError(f"id2label must be a mapping from index to name, not {labels!r}")

@@ -49,7 +49,8 @@ def recognise(shapes: Mapping[str, Shape]) -> Recognised:
     found = ((layout.find_path(name, prefix), shape) for name, shape in shapes.items())
     tensors = Tensors({"/".join(hit[0]): shape for hit, shape in found if hit})
     variant, options = layout.family.recognise(tensors)
-    options = {**layout.above.assumed, **options, **layout.head.recognise(tensors)}
+    assumed = {**layout.below.assumed, **layout.above.assumed}
+    options = {**assumed, **options, **layout.head.recognise(tensors)}
     return Recognised(
         layout.name,
         layout.kind,

@@ -43,33 +43,24 @@ def tables() -> tuple[Layout, ...]:
 def _joined(name: str, family: Family, head: Head) -> list[Layout]:
     if name not in family.names:
         return []
-    about = _IMPLEMENTATIONS[name]
+    about, below = _IMPLEMENTATIONS[name], family.names[name]
     return [
         Layout(
             name,
-            above.title or about.title,
+            above.title or below.title or about.title,
             family,
             head,
-            family.names[name],
+            below,
             above,
             about.words,
-            above.channel_order or about.channel_order,
+            above.channel_order or below.channel_order or about.channel_order,
         )
-        for above in head.names.get(name, ())
+        for above in below.heads.get(head.name, head.names.get(name, ()))
     ]
 
 
-# Networks that resemble ours: a pattern that one of their names has, and what they are.
-_RELATIVES: tuple[tuple[str, str], ...] = (
-    (
-        r"mobilevitv2\.|.*\.pre_norm_attn\.|.*\.transformer\.\d+\.attn\.qkv_proj\.",
-        "MobileViTv2, which has another attention and is not supported; use MobileViT (v1) weights",
-    ),
-    (
-        r"(params|batch_stats)/",
-        "this package's own arrays; name the directory that config.json and they are in",
-    ),
-)
+# This package's own arrays have no layout of a state dict.
+_OWN = re.compile(r"(params|batch_stats)/")
 
 
 def table_of(layout: str, model: Model) -> Layout | None:
@@ -87,9 +78,11 @@ def detect(names: Iterable[str]) -> tuple[Layout, str]:
     names = [name for name in names if not is_counter(name)]
     if not names:
         raise DataError("the state dict is empty")
-    for pattern, what in _RELATIVES:
-        if any(re.match(pattern, name) for name in names):
-            raise DataError(f"the tensors are those of {what}")
+    if any(map(_OWN.match, names)):
+        raise DataError(
+            "the tensors are those of this package's own arrays; name the directory that "
+            "config.json and they are in"
+        )
     best, most = None, len(names) // 2
     for table in tables():
         for prefix in table.prefixes:
@@ -117,8 +110,7 @@ def prefixes(names: Collection[str]) -> list[str]:
     found = {}
     for name in names:
         starts = [name.removesuffix(end) for end in ends if f".{name}".endswith(f".{end}")]
-        # The second version calls it as the first one does.
-        if not starts or re.search(r"(?<![^.])mobilevitv2\.$", starts[0]):
+        if not starts:
             continue
         wrapped, start = starts[0], starts[-1]
         others = (other for other in names if other.startswith(start))

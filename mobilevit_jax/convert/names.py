@@ -72,7 +72,7 @@ class Layout:
     @property
     def prefixes(self) -> tuple[str, ...]:
         """What may stand before every name of the backbone; the first is written."""
-        return self.above.prefixes
+        return tuple(prefix.format(family=self.family.name) for prefix in self.above.prefixes)
 
     @property
     def first_names(self) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """timm's `config.json`, which holds the image processing too.
 
-timm knows the published sizes by name and nothing else of MobileViT: patch sizes, fusion and
-kernel size are inside its tables, out of reach of a configuration.
+timm knows the published sizes by name and nothing else of a network: patch sizes, fusion and kernel
+size are inside its tables, out of reach of a configuration.
 """
 
 import json
@@ -16,26 +16,29 @@ from mobilevit_jax.convert.config_fields import (
     mapping,
     ordered_labels,
 )
-from mobilevit_jax.errors import ConfigurationError, DataError
-from mobilevit_jax.models.backbones.mobilevit import FAMILY
+from mobilevit_jax.convert.layouts import table_of
+from mobilevit_jax.errors import ConfigurationError, DataError, nearest
 from mobilevit_jax.models.heads.classifier import HEAD, Classifier
+from mobilevit_jax.models.model import Family
 from mobilevit_jax.models.problem_types import assumed_problem_type, unsaid
 from mobilevit_jax.models.registry import (
     create_model,
+    families,
     family_of,
     head_of,
     kind_of,
     model_name,
+    option_names,
     options_of,
 )
 from mobilevit_jax.processing import ImageProcessor
 
 _INTERPOLATIONS = {"bilinear": "pillow_bilinear", "bicubic": "pillow_bicubic"}
-# What timm assumes for MobileViT where a file is silent.
+# What timm assumes where a file is silent, unless a family says otherwise.
 _DEFAULTS: dict[str, Any] = {
     "input_size": (3, 256, 256),
     "interpolation": "bicubic",
-    "crop_pct": 0.9,
+    "crop_pct": 0.875,
     "crop_mode": "center",
     "mean": (0.0, 0.0, 0.0),
     "std": (1.0, 1.0, 1.0),
@@ -48,9 +51,9 @@ _FIXED: dict[str, Any] = {"global_pool": "avg", "in_chans": 3, "label_offset": 0
 _LONGEST = 2**31
 
 
-def timm_processor() -> ImageProcessor:
-    """Returns the processor of timm's published MobileViT weights: RGB, bicubic, 284 to 256."""
-    return _processor(_DEFAULTS, {})
+def timm_processor(family: Family) -> ImageProcessor:
+    """Returns the processor of timm's published weights of a family."""
+    return _processor({}, {}, family)
 
 
 def to_timm(
@@ -71,20 +74,22 @@ def to_timm(
         ConfigurationError: If timm cannot express the model or the processor, every reason named,
             or if there are more or fewer names than classes.
     """
-    _refuse([*_beyond_timm(model), *_beyond_timm_processing(processor)])
+    family = check_timm(model, _beyond_timm_processing(processor))
+    table: Any = table_of("timm", model)
     names = class_count(class_names, model.num_classes)
     height, width = processor.crop_size
     config: dict[str, Any] = {
         "architecture": model_name(model),
         "num_classes": model.num_classes,
-        "num_features": model.backbone.exp_channels,
+        "num_features": _pooled_width(model),
         "global_pool": "avg",
     }
     if names:
         config["label_names"] = names
     if processor.resample == "bilinear":
         config["resample_library"] = "opencv"
-    config["pretrained_cfg"] = _DEFAULTS | {
+    config["pretrained_cfg"] = {
+        **_defaults(family),
         "custom_load": False,
         "input_size": (3, height, width),
         "fixed_input_size": False,
@@ -92,8 +97,10 @@ def to_timm(
         "crop_pct": _crop_fraction(height, _short_side(processor)),
         "num_classes": model.num_classes,
         "pool_size": (math.ceil(height / 32), math.ceil(width / 32)),
-        "first_conv": "stem.conv",
-        "classifier": "head.fc",
+        "first_conv": table.first_names[0].removesuffix(".weight"),
+        "classifier": table.name_path(("classifier", "kernel"), model.backbone)[0].removesuffix(
+            ".weight"
+        ),
     }
     return json.loads(json.dumps(config))
 
@@ -110,9 +117,12 @@ def from_timm(config: Mapping[str, Any]) -> tuple[Classifier, tuple[str, ...], I
     # Without pretrained_cfg in files from before timm 0.9.
     stored = {**config, **mapping("pretrained_cfg", config.get("pretrained_cfg"))}
     name = checked("architecture", stored.get("architecture"), "").split(".")[0]
-    if name not in FAMILY.variants:
-        hint = " (another architecture than MobileViT)" if name.startswith("mobilevitv2") else ""
-        raise DataError(f"describes timm's {name!r}{hint}; only mobilevit_xxs, _xs and _s are read")
+    known = {variant: family for family in _families() for variant in family.variants}
+    if name not in known:
+        raise DataError(
+            f"describes timm's {name!r}{nearest(name, known)}; only {', '.join(known)} are read"
+        )
+    family = known[name]
     arguments = dict(mapping("model_args", config.get("model_args")))
     arguments.setdefault("global_pool", config.get("global_pool") or "avg")
     count = config.get("num_classes", arguments.pop("num_classes", stored.get("num_classes", 1000)))
@@ -129,32 +139,52 @@ def from_timm(config: Mapping[str, Any]) -> tuple[Classifier, tuple[str, ...], I
     labels = stored.get("label_names")
     names = ordered_labels("label_names", labels, options["num_classes"]) if labels else ()
     options["problem_type"] = assumed_problem_type(options["num_classes"])
-    options["variant"] = FAMILY.variants[name]
-    return created(HEAD, FAMILY, options), names, _processor(stored, config)
+    options["variant"] = family.variants[name]
+    return created(HEAD, family, options), names, _processor(stored, config, family)
 
 
-def check_timm(model: Any) -> None:
-    """Makes sure that timm has such a model.
+def _families() -> list[Family]:
+    return [family for family in families().values() if family.timm is not None]
+
+
+def _defaults(family: Family) -> dict[str, Any]:
+    return {**_DEFAULTS, **(family.timm or {})}
+
+
+def _pooled_width(model: Any) -> int:
+    """Returns how many numbers an image's pooled features are."""
+    *_, (_, channels) = model.backbone.stages.values()
+    return getattr(model.backbone, "exp_channels", channels)
+
+
+def check_timm(model: Any, reasons: Sequence[str] = ()) -> Family:
+    """Returns the family of a model, once it is sure that timm has such a model.
+
+    Args:
+        model: The model.
+        reasons: What else is in the way.
 
     Raises:
         ConfigurationError: If it has not, every reason named.
     """
-    _refuse(_beyond_timm(model))
-
-
-def _refuse(reasons: Sequence[str]) -> None:
-    if reasons:
+    family = family_of(model)
+    if family is None or head_of(model) is not HEAD or family.timm is None:
+        reasons = [f"a model of the type {kind_of(model)}", *reasons]
+    else:
+        reasons = [*_beyond_timm(model, family), *reasons]
+    if family is None or reasons:
         raise ConfigurationError(
             f"timm's format cannot express {'; '.join(reasons)}; save with layout='native'"
         )
+    return family
 
 
-def _beyond_timm(model: Any) -> list[str]:
-    if head_of(model) is not HEAD or family_of(model) is not FAMILY:
-        return [f"a model of the type {kind_of(model)}"]
+def _beyond_timm(model: Any, family: Family) -> list[str]:
     name = model_name(model)
-    published, found = options_of(create_model(name or "mobilevit_s")), options_of(model)
-    fields = ("patch_sizes", "fusion", "kernel_size", "output_stride")
+    published = options_of(create_model(name or next(iter(family.variants))))
+    found = options_of(model)
+    # What is dropped only matters in training.
+    fields = [field for field in option_names(family.module) if not field.endswith("dropout")]
     reasons = [f"{field}={found[field]}" for field in fields if found[field] != published[field]]
     reasons += unsaid(model)
     return reasons if name else ["widths or depths of no published size", *reasons]
@@ -187,11 +217,13 @@ def _crop_fraction(crop: int, resized: int) -> float:
     return fraction
 
 
-def _processor(stored: Mapping[str, Any], config: Mapping[str, Any]) -> ImageProcessor:
+def _processor(
+    stored: Mapping[str, Any], config: Mapping[str, Any], family: Family
+) -> ImageProcessor:
     """Reads the image processing of a `pretrained_cfg`."""
     fields = {
         name: checked(name, stored.get(name, default), default)
-        for name, default in _DEFAULTS.items()
+        for name, default in _defaults(family).items()
     }
     channels, height, width = fields["input_size"]
     if channels != 3 or height != width or not 1 <= height < _LONGEST:

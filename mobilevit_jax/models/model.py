@@ -16,6 +16,7 @@ import jax
 from jax import lax
 
 from mobilevit_jax.errors import ConfigurationError
+from mobilevit_jax.models.huggingface_form import HuggingFaceForm
 from mobilevit_jax.models.layers import Common
 from mobilevit_jax.models.names import BackboneNames, HeadNames, Tensors
 
@@ -30,7 +31,8 @@ class Backbone(Protocol):
     def stages(self) -> Stages:
         """{stage: (stride, channels)} of the maps, finest first.
 
-        A map of stride s has ceil(height / s) x ceil(width / s) places.
+        A map of stride s has ceil(height / s) x ceil(width / s) places, unless the backbone has a
+        method `map_sizes(height, width)` too, which then tells {stage: (height, width)}.
         """
         ...
 
@@ -55,6 +57,10 @@ class Family:
         same_tensors: Whether two variants have tensors of the same names and shapes.
         recognise: Returns of tensors the name in `variants`, or None for a size of nobody's table,
             and the options that follow from them; raises DataError.
+        head_defaults: {head: options} that published models have in place of the head's own.
+        huggingface: Its fields in transformers' `config.json`, None if it has no such form.
+        timm: Fields of timm's `pretrained_cfg` where a file is silent and this family is not like
+            the others; None if timm does not have it.
     """
 
     name: str
@@ -66,6 +72,9 @@ class Family:
     published: Callable[[Any], str | None]
     same_tensors: Callable[[Any, Any], bool]
     recognise: Callable[[Tensors], tuple[str | None, dict[str, Any]]]
+    head_defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    huggingface: HuggingFaceForm | None = None
+    timm: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -189,9 +198,11 @@ def deepest(stages: Stages, stride: int, before: str | None = None) -> str:
     )
 
 
-def map_sizes(stages: Stages, height: int, width: int) -> dict[str, tuple[int, int]]:
+def map_sizes(backbone: Backbone, height: int, width: int) -> dict[str, tuple[int, int]]:
     """Returns (height, width) of the map of each stage for an image; odd sides round up."""
-    return {name: (-(-height // s), -(-width // s)) for name, (s, _) in stages.items()}
+    if own := getattr(backbone, "map_sizes", None):
+        return own(height, width)
+    return {name: (-(-height // s), -(-width // s)) for name, (s, _) in backbone.stages.items()}
 
 
 def check_rates(module: nn.Module) -> None:

@@ -34,31 +34,13 @@ class Row(NamedTuple):
     kind: Kind = "block"
 
 
-class BackboneNames(NamedTuple):
-    """A backbone's tensors in one implementation.
-
-    Attributes:
-        rows: Of two that fit, the first is taken.
-        proof: Part of a path that some tensor must have: other networks of the same libraries
-            share convolutions, but not this.
-        refused: Returns the options of a backbone that there is no place for.
-        unnamed: Returns those whose tensors have no name of their own, so that none can be read.
-        values: Returns {field: value} for a stage's number (0 for none) beyond those of our path.
-    """
-
-    rows: tuple[Row, ...]
-    proof: str
-    refused: Callable[[Any], list[str]] = lambda backbone: []
-    unnamed: Callable[[Any], list[str]] = lambda backbone: []
-    values: Callable[[Any, int], dict[str, Any]] = lambda backbone, stage: {}
-
-
 class HeadNames(NamedTuple):
     """A head's tensors in one implementation, and how that names what is below the head.
 
     Attributes:
         rows: Of two that fit, the first is taken.
-        prefixes: What may stand before every name of the backbone; the first is written.
+        prefixes: What may stand before every name of the backbone; the first is written. {family}
+            in it is the backbone's.
         title: As messages call the implementation, if it is a version of its own.
         channel_order: Of the images that its published weights were trained on, if another.
         assumed: Options that leave no trace in tensors, as its published weights have them, where
@@ -72,6 +54,37 @@ class HeadNames(NamedTuple):
     channel_order: Literal["bgr", "rgb"] | None = None
     assumed: Mapping[str, Any] = {}
     unnamed: Callable[[Any], list[str]] = lambda model: []
+
+
+class BackboneNames(NamedTuple):
+    """A backbone's tensors in one implementation.
+
+    Attributes:
+        rows: Of two that fit, the first is taken.
+        proof: Part of a path that some tensor must have: other networks of the same libraries
+            share convolutions, but not this.
+        refused: Returns the options of a backbone that there is no place for.
+        unnamed: Returns those whose tensors have no name of their own, so that none can be read.
+        values: Returns {field: value} for a stage's number (0 for none) beyond those of our path.
+        heads: Names of heads on it, by the head's name, where they are not those of the head.
+        title: As messages call the implementation, if it is a version of its own.
+        channel_order: Of the images that its published weights were trained on, if another.
+        assumed: Options that leave no trace in tensors, as its published weights have them, where
+            they are not the defaults.
+        processing: Fields of the image processor that its published weights take, where they are
+            not the processor's own.
+    """
+
+    rows: tuple[Row, ...]
+    proof: str
+    refused: Callable[[Any], list[str]] = lambda backbone: []
+    unnamed: Callable[[Any], list[str]] = lambda backbone: []
+    values: Callable[[Any, int], dict[str, Any]] = lambda backbone, stage: {}
+    heads: Mapping[str, tuple[HeadNames, ...]] = {}
+    title: str | None = None
+    channel_order: Literal["bgr", "rgb"] | None = None
+    assumed: Mapping[str, Any] = {}
+    processing: Mapping[str, Any] = {}
 
 
 class Tensors(dict[str, Shape]):
@@ -89,3 +102,21 @@ class Tensors(dict[str, Shape]):
         if len(shape) not in (2, 4):
             raise DataError(f"the tensor of {path} has shape {shape}, not that of a layer's kernel")
         return shape[0]
+
+    def count(self, start: str) -> int:
+        """Returns the number of modules that begin with `start`, numbered from 0 on."""
+        numbers = [path[len(start) :].partition("/")[0] for path in self if path.startswith(start)]
+        return max(map(int, numbers), default=-1) + 1
+
+
+def whole_ratio(wide: int, narrow: int, field: str) -> int:
+    """Returns how many times as wide a layer is.
+
+    Raises:
+        DataError: If that is no whole number; `field` is what it would be.
+    """
+    if narrow < 1 or wide < 1 or wide % narrow:
+        raise DataError(
+            f"the tensors' {field} would be {wide} / {narrow}; only whole ones are known"
+        )
+    return wide // narrow

@@ -70,8 +70,9 @@ def create_model(name: str, *, backbone: nn.Module | None = None, **options: Any
             "deeplabv3".
         backbone: A Linen module of your own, with `__call__(images, train=False)` that returns
             {stage: map [b, h, w, c]}, and a property `stages` that tells {stage: (stride,
-            channels)}, finest first; a map of stride s has ceil(h / s) x ceil(w / s) places. It
-            sees to its own dtype, norms and recomputation; options for those are the head's.
+            channels)}, finest first; a map of stride s has ceil(h / s) x ceil(w / s) places (see
+            `models.model.Backbone`). It sees to its own dtype, norms and recomputation; options for
+            those are the head's.
         **options: Of the head, the backbone and all models, such as `num_classes`, `patch_sizes`,
             `fusion`, `kernel_size`, `output_stride`, `dtype`.
 
@@ -107,13 +108,19 @@ def build(head: Head, family: Family, options: Mapping[str, Any], name: str) -> 
     """
     below = [*option_names(family.module), "variant"]
     given = _known(options, {*below, *option_names(head.module), *COMMON}, name)
+    kind = type(next(iter(family.variants.values())))
+    if not isinstance(given["variant"], kind):
+        raise ConfigurationError(
+            f"variant of {name} must be a {kind.__name__} of {kind.__module__}, not "
+            f"{given['variant']!r:.80}"
+        )
     defaults = _only(head.backbone_defaults, below) | family.defaults(given["variant"])
     fields = defaults | _only(given, below)
     # Without a parent: `create_model` may be called inside a module of the caller's own.
     backbone = family.module(**fields, common=Common(**_only(given, COMMON)), parent=None)
     _check_kinds(backbone)
     family.check(backbone)
-    return _joined(head, backbone, given)
+    return _joined(head, backbone, {**family.head_defaults.get(head.name, {}), **given})
 
 
 def _on(head: Head, backbone: nn.Module, name: str, options: Mapping[str, Any]) -> Model:

@@ -131,13 +131,6 @@ def test_a_head_of_somebody_s_own_is_not_left_out(tmp_path, weights):
         read_state_dict(path)
 
 
-def test_the_second_version_under_a_prefix_is_still_named(tmp_path):
-    name = "model.mobilevitv2.conv_stem.convolution.weight"
-    path = written(tmp_path / "a.pt", {name: np.ones((3, 3, 3, 3), np.float32)}, "pt")
-    with pytest.raises(DataError, match="MobileViTv2"):
-        load_weights(path)
-
-
 def numpy_scalar(number: float) -> Raw:
     dtype = call(glob("numpy", "dtype"), "f8", False, True)
     state = value((3, "<", None, None, None, -1, -1, 0)) + b"b"

@@ -19,10 +19,11 @@ from mobilevit_jax.convert.config import (
 from mobilevit_jax.errors import ConfigurationError, DataError
 from mobilevit_jax.models import VARIANTS, SSDLite, Variant, create_model, list_models
 from mobilevit_jax.models.anchors import AnchorConfig
-from mobilevit_jax.models.registry import options_of, with_options
+from mobilevit_jax.models.registry import families, options_of, with_options
 from mobilevit_jax.processing import ImageProcessor
 from tests.small import TINY, tiny_model
 
+TIMM = timm_processor(families()["mobilevit"])
 NAMES = ("tench", "crane", "crane", "ü", "LABEL_4", "x", "y")
 WIDE = Variant((16, 24, 24, 32, 40, 48), (36, 48, 60), 3, 64, 0.2, heads=6, ffn_multiplier=3)
 OPTIONS = {
@@ -65,7 +66,7 @@ def native(**changes):
 
 
 def timm(**changes):
-    config = to_timm(create_model("mobilevit_xs", num_classes=7), NAMES, timm_processor())
+    config = to_timm(create_model("mobilevit_xs", num_classes=7), NAMES, TIMM)
     return config | changes
 
 
@@ -193,7 +194,7 @@ class TestTimm:
     @pytest.mark.parametrize(
         "processor",
         [
-            timm_processor(),
+            TIMM,
             ImageProcessor(do_flip_channel_order=False),
             ImageProcessor(
                 size=333,
@@ -219,11 +220,11 @@ class TestTimm:
     def test_every_size_survives_the_fraction(self):
         model = create_model("mobilevit_xs", num_classes=7)
         for size in range(1, 700):
-            processor = dataclasses.replace(timm_processor(), size=size)
+            processor = dataclasses.replace(TIMM, size=size)
             assert from_timm(to_timm(model, None, processor))[2].size == size
 
     def test_the_published_processor(self):
-        assert timm_processor() == ImageProcessor(
+        assert TIMM == ImageProcessor(
             size=284, crop_size=(256, 256), do_flip_channel_order=False, resample="pillow_bicubic"
         )
 
@@ -236,7 +237,7 @@ class TestTimm:
     def test_forms_of_other_versions(self):
         model = create_model("mobilevit_xs", num_classes=7)
         old = {"architecture": "mobilevit_xs", "num_classes": 7, "crop_pct": 0.9}
-        assert from_timm(old) == (model, (), timm_processor())
+        assert from_timm(old) == (model, (), TIMM)
         arguments = {"in_chans": 3, "num_classes": 7, "global_pool": "avg", "drop_rate": 0.25}
         found = from_timm(timm(architecture="mobilevit_xs.cvnets_in1k", model_args=arguments))
         assert found[0] == model.clone(classifier_dropout=0.25)
@@ -255,7 +256,7 @@ class TestTimm:
     )
     def test_models_it_cannot_express_are_named(self, options, named):
         with pytest.raises(ConfigurationError, match=f"timm.*{named}.*layout='native'"):
-            to_timm(create_model("mobilevit_xs", **options), None, timm_processor())
+            to_timm(create_model("mobilevit_xs", **options), None, TIMM)
 
     def test_what_is_said_twice_may_be_the_same(self):
         same = {"test_input_size": [3, 256, 256], "test_crop_pct": None, "label_offset": 0}
@@ -265,9 +266,9 @@ class TestTimm:
     def test_what_logits_stand_for_has_no_place(self, problem):
         model = create_model("mobilevit_xs", num_classes=7, problem_type=problem)
         with pytest.raises(ConfigurationError, match=f"timm.*problem_type='{problem}'"):
-            to_timm(model, None, timm_processor())
+            to_timm(model, None, TIMM)
         with pytest.raises(ConfigurationError, match="timm.*problem_type='single_label_class"):
-            to_timm(create_model("mobilevit_xs", num_classes=1), None, timm_processor())
+            to_timm(create_model("mobilevit_xs", num_classes=1), None, TIMM)
         assert from_timm(timm(num_classes=1, label_names=None))[0].problem_type == (
             "multi_label_classification"
         )
@@ -275,7 +276,7 @@ class TestTimm:
     @pytest.mark.parametrize("name", ["ssdlite_mobilevit_s", "deeplabv3_mobilevit_s"])
     def test_other_kinds_are_named(self, name):
         with pytest.raises(ConfigurationError, match="timm.*a model of the type (ssd|deep)l"):
-            to_timm(create_model(name), None, timm_processor())
+            to_timm(create_model(name), None, TIMM)
 
     @pytest.mark.parametrize(
         "changes",
@@ -290,7 +291,7 @@ class TestTimm:
         ids=str,
     )
     def test_processors_it_cannot_express_are_named(self, changes):
-        processor = dataclasses.replace(timm_processor(), **changes)
+        processor = dataclasses.replace(TIMM, **changes)
         with pytest.raises(ConfigurationError, match=f"timm.*{next(iter(changes))}="):
             to_timm(create_model("mobilevit_xs"), None, processor)
 
@@ -298,7 +299,7 @@ class TestTimm:
         ("config", "message"),
         [
             (timm(architecture="resnet18"), "timm's 'resnet18'; only mobilevit_xxs"),
-            (timm(architecture="mobilevitv2_100"), "another architecture than MobileViT"),
+            (timm(architecture="mobilevitv2_110"), r"'mobilevitv2_110' \(did you mean 'mobilev"),
             (timm(architecture=3), "architecture must be a text"),
             (timm(model_args={"no_fusion": True}), "model_args no_fusion=True is not supported"),
             (timm(model_args={"in_chans": 1}), "model_args in_chans=1 is not supported"),
@@ -336,7 +337,7 @@ class TestReading:
         [
             (native(), "native", None),
             (hf(), "huggingface", None),
-            (timm(), "timm", timm_processor()),
+            (timm(), "timm", TIMM),
         ],
         ids=["native", "huggingface", "timm"],
     )

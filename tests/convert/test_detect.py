@@ -16,18 +16,9 @@ def test_part_of_the_names_is_enough():
     assert convert.detect_layout(names) == "cvnets"
 
 
-@pytest.mark.parametrize(
-    ("names", "what"),
-    [
-        (["mobilevitv2.conv_stem.convolution.weight"], "MobileViTv2"),
-        (["conv_1.block.x", "layer_3.1.global_rep.0.pre_norm_attn.0.weight"], "MobileViTv2"),
-        (["stem.conv.weight", "stages.2.1.transformer.0.attn.qkv_proj.weight"], "MobileViTv2"),
-        (["params/backbone/conv_1/conv/kernel"], "this package's own arrays"),
-    ],
-)
-def test_relatives_are_told_apart(names, what):
-    with pytest.raises(DataError, match=f"the tensors are those of {what}"):
-        convert.detect_layout(names)
+def test_arrays_of_our_own():
+    with pytest.raises(DataError, match="the tensors are those of this package's own arrays"):
+        convert.detect_layout(["params/backbone/conv_1/conv/kernel"])
 
 
 @pytest.mark.parametrize(

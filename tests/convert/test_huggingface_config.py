@@ -188,7 +188,7 @@ def test_names_of_other_classes_may_be_left_over(index):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (hf(model_type="mobilevitv2"), "MobileViTv2, another architecture"),
+        (hf(model_type=["mobilevit"]), r"a model of the type \['mobilevit'\], not 'mobilevit'"),
         (hf(model_type="vit"), "a model of the type 'vit', not 'mobilevit'"),
         (hf(architectures=["MobileViTForDetection"]), "describes a MobileViTForDetection"),
         (hf_segmentation(atrous_rates=[6, 12]), "atrous_rates must be a list of 3"),

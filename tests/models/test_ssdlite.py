@@ -60,7 +60,7 @@ def test_parameter_paths_are_the_committed_ones():
 
 def test_levels_of_the_published_size():
     model = create_model("ssdlite_mobilevit_xs")
-    assert level_sizes(model.backbone.stages, 320, 320) == [
+    assert level_sizes(model.backbone, 320, 320) == [
         (20, 20),
         (10, 10),
         (5, 5),
@@ -82,7 +82,7 @@ def test_there_is_an_anchor_for_every_row_of_the_outputs(height, width, stride):
     assert offsets.shape == (2, count, 4) and offsets.dtype == jnp.float32
     names = ["layer_4", "layer_5", *(level.name for level in LEVELS[2:])]
     sizes = [features[name].shape[1:3] for name in names]
-    assert sizes == level_sizes(model.backbone.stages, height, width)
+    assert sizes == level_sizes(model.backbone, height, width)
 
 
 def test_rows_are_in_the_order_of_the_anchors():

@@ -12,10 +12,11 @@ from flax import traverse_util
 
 from mobilevit_jax.errors import ConfigurationError
 from mobilevit_jax.models import create_model, kind_of, list_models, model_name
-from mobilevit_jax.models.backbones.mobilevit.network import _Stage
+from mobilevit_jax.models.backbones.mobilevit import MobileViTBlock
 from mobilevit_jax.models.config import ModelConfig
 from mobilevit_jax.models.layers import InvertedResidual
 from mobilevit_jax.models.model import map_sizes
+from mobilevit_jax.models.trunk import Stage
 from tests import reference
 from tests.small import TINY, random_variables, tiny_model
 
@@ -124,7 +125,7 @@ def test_sizes_of_features_need_no_model(stride, height, width):
     _, features = abstract_outputs(model, height, width)
     del features["conv_1x1_exp"]
     found = {name: feature.shape[1:3] for name, feature in features.items()}
-    assert found == map_sizes(model.backbone.stages, height, width)
+    assert found == map_sizes(model.backbone, height, width)
 
 
 @pytest.mark.parametrize(("stride", "dilations"), [(32, (1, 1)), (16, (1, 1)), (8, (1, 2))])
@@ -186,7 +187,7 @@ def test_rematerialisation_changes_neither_values_nor_gradients():
     x = np.random.default_rng(0).random((2, 8, 8, 8), np.float32)
     results = {}
     for remat in (False, True):
-        stage = _Stage((residual,), block, remat)
+        stage = Stage((residual,), MobileViTBlock, block, remat)
         variables = random_variables_of(stage, x)
 
         def loss(params, stage=stage, variables=variables):
@@ -219,12 +220,13 @@ class TestNames:
     def test_list(self):
         sizes = ("s", "xs", "xxs")
         kinds = ("deeplabv3_mobilevit", "mobilevit", "ssdlite_mobilevit")
-        assert list_models() == [f"{kind}_{size}" for kind in kinds for size in sizes]
+        assert list_models("*mobilevit_*") == [f"{kind}_{size}" for kind in kinds for size in sizes]
+        assert list_models() == sorted(list_models())
         assert list_models("mobilevit_x*") == ["mobilevit_xs", "mobilevit_xxs"]
         assert list_models("ssd*_s") == ["ssdlite_mobilevit_s"]
         assert list_models("resnet*") == []
 
-    @pytest.mark.parametrize("name", list_models())
+    @pytest.mark.parametrize("name", list_models("*mobilevit_*"))
     def test_names_of_models(self, name):
         model = create_model(name, dropout=0.3)
         assert model_name(model) == name

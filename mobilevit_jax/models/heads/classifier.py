@@ -99,7 +99,7 @@ HEAD = Head(
             HeadNames(
                 (Row("classifier", "classifier", "dense"),),
                 # Models with a head keep the rest under it; a bare MobileViTModel has none.
-                prefixes=("mobilevit.", ""),
+                prefixes=("{family}.", ""),
             ),
         ),
         "timm": (HeadNames((Row("classifier", "head.fc", "dense"),)),),

@@ -195,6 +195,19 @@ def _pyramid(theirs: str, pooled: str, block: str) -> tuple[Row, ...]:
 
 _CVNETS_PYRAMID = _pyramid("seg_head.aspp.aspp_layer", "aspp_pool.conv_1x1", ".block")
 
+# Versions from 0.2 read images with Pillow and trained by another recipe.
+LATER = HeadNames(
+    (
+        *_CVNETS_PYRAMID,
+        Row("classifier", "seg_head.classifier.block.conv", "dense"),
+        Row("aux_conv", "seg_head.aux_head.0.block"),
+        Row("aux_classifier", "seg_head.aux_head.2.block.conv", "dense"),
+    ),
+    prefixes=("encoder.",),
+    title="CVNets after v0.1",
+    channel_order="rgb",
+)
+
 HEAD = Head(
     name="deeplabv3",
     prefix="deeplabv3_",
@@ -220,18 +233,8 @@ HEAD = Head(
                 ),
                 prefixes=("encoder.",),
             ),
-            # Versions from 0.2 read images with Pillow and trained by another recipe; what leaves
-            # no trace in the tensors is in `pascal_voc/deeplabv3_mobilevit.yaml` there.
-            HeadNames(
-                (
-                    *_CVNETS_PYRAMID,
-                    Row("classifier", "seg_head.classifier.block.conv", "dense"),
-                    Row("aux_conv", "seg_head.aux_head.0.block"),
-                    Row("aux_classifier", "seg_head.aux_head.2.block.conv", "dense"),
-                ),
-                prefixes=("encoder.",),
-                title="CVNets after v0.1",
-                channel_order="rgb",
+            # As `pascal_voc/deeplabv3_mobilevit.yaml` has it there.
+            LATER._replace(
                 assumed={
                     "output_stride": 8,
                     "aspp_rates": (12, 24, 36),
@@ -247,7 +250,8 @@ HEAD = Head(
                     *_pyramid("segmentation_head.aspp", "conv_1x1", ""),
                     Row("classifier", "segmentation_head.classifier.convolution", "dense"),
                 ),
-                prefixes=("mobilevit.",),
+                prefixes=("{family}.",),
+                assumed={"align_corners": False},
                 unnamed=_unnamed_by_huggingface,
             ),
         ),

@@ -160,7 +160,7 @@ class SSDLite(Model):
         Returns:
             float32 [A, 4] as (cx, cy, w, h), shares of the image; 3,232 at 320x320.
         """
-        sizes = level_sizes(self.backbone.stages, height, width)
+        sizes = level_sizes(self.backbone, height, width)
         return anchors(sizes, self.anchor_config)
 
     def _extra_levels(self, x: jax.Array, train: bool) -> dict[str, jax.Array]:
@@ -177,10 +177,10 @@ class SSDLite(Model):
         return maps
 
 
-def level_sizes(stages: Stages, height: int, width: int) -> list[tuple[int, int]]:
+def level_sizes(backbone: Any, height: int, width: int) -> list[tuple[int, int]]:
     """Returns (height, width) of each level's map for an image, in pixels of the map."""
-    sizes = map_sizes(stages, height, width)
-    found = [sizes[name] for name in _stages_of(stages)]
+    sizes = map_sizes(backbone, height, width)
+    found = [sizes[name] for name in _stages_of(backbone.stages)]
     for _ in LEVELS[2:-1]:
         rows, columns = found[-1]
         found.append((-(-rows // 2), -(-columns // 2)))

@@ -1,5 +1,6 @@
 """MobileViT in three sizes (Mehta & Rastegari, ICLR 2022)."""
 
+from mobilevit_jax.models.backbones.mobilevit.huggingface import FORM
 from mobilevit_jax.models.backbones.mobilevit.names import NAMES, recognise, same_tensors
 from mobilevit_jax.models.backbones.mobilevit.network import MobileViT, MobileViTBlock, check
 from mobilevit_jax.models.backbones.mobilevit.variants import VARIANTS, Variant, published
@@ -17,4 +18,6 @@ FAMILY = Family(
     published=published,
     same_tensors=same_tensors,
     recognise=recognise,
+    huggingface=FORM,
+    timm={"crop_pct": 0.9},
 )

@@ -6,26 +6,27 @@ from typing import Any
 from mobilevit_jax.errors import DataError
 from mobilevit_jax.models.backbones.mobilevit.network import MobileViT
 from mobilevit_jax.models.backbones.mobilevit.variants import VARIANTS, Variant
-from mobilevit_jax.models.names import BackboneNames, Row, Tensors
+from mobilevit_jax.models.names import BackboneNames, Row, Tensors, whole_ratio
+from mobilevit_jax.models.trunk_names import (
+    CVNETS_TRUNK,
+    HUGGINGFACE_STAGE,
+    HUGGINGFACE_TRUNK,
+    TIMM_TRUNK,
+)
 
 # Leaves no trace in the tensors; all published sizes have as many.
 _HEADS = 4
 # The only depths that transformers and timm have: they stand in their code.
 _DEPTHS = (2, 4, 3)
 
-_RESIDUAL = "backbone/layer_{stage}/block_{block}"
 _BLOCK = "backbone/layer_{stage}/mobilevit"
 _LAYER = "backbone/layer_{stage}/mobilevit/transformer_{layer}"
 _CVNETS = "layer_{stage}.1.global_rep.{layer}"
-_HUGGINGFACE_STAGE = "encoder.layer.{index}"
 _HUGGINGFACE = "encoder.layer.{index}.transformer.layer.{layer}"
 _TIMM = "stages.{index}.1.transformer.{layer}"
 
 _CVNETS_ROWS = (
-    Row("backbone/conv_1", "conv_1.block"),
-    Row(f"{_RESIDUAL}/expand_1x1", "layer_{stage}.{block}.block.exp_1x1.block"),
-    Row(f"{_RESIDUAL}/conv_3x3", "layer_{stage}.{block}.block.conv_3x3.block"),
-    Row(f"{_RESIDUAL}/reduce_1x1", "layer_{stage}.{block}.block.red_1x1.block"),
+    *CVNETS_TRUNK,
     # Before local_conv, whose name is the same for 1x1 kernels.
     Row(f"{_BLOCK}/local_project", "layer_{stage}.1.local_rep.conv_1x1.block.conv", "conv"),
     Row(f"{_BLOCK}/local_conv", "layer_{stage}.1.local_rep.conv_{kernel}x{kernel}.block"),
@@ -43,14 +44,9 @@ _CVNETS_ROWS = (
 )
 
 _HUGGINGFACE_ROWS = (
-    Row("backbone/conv_1", "conv_stem"),
-    Row("backbone/layer_1/block_{block}/{unit}", "encoder.layer.0.layer.{block}.{unit}"),
-    Row("backbone/layer_2/block_{block}/{unit}", "encoder.layer.1.layer.{block}.{unit}"),
-    Row(
-        "backbone/layer_{stage}/block_0/{unit}", f"{_HUGGINGFACE_STAGE}.downsampling_layer.{{unit}}"
-    ),
-    Row(f"{_BLOCK}/local_conv", f"{_HUGGINGFACE_STAGE}.conv_kxk"),
-    Row(f"{_BLOCK}/local_project", f"{_HUGGINGFACE_STAGE}.conv_1x1.convolution", "conv"),
+    *HUGGINGFACE_TRUNK,
+    Row(f"{_BLOCK}/local_conv", f"{HUGGINGFACE_STAGE}.conv_kxk"),
+    Row(f"{_BLOCK}/local_project", f"{HUGGINGFACE_STAGE}.conv_1x1.convolution", "conv"),
     Row(f"{_LAYER}/attention_norm", f"{_HUGGINGFACE}.layernorm_before", "norm"),
     Row(
         f"{_LAYER}/attention/qkv",
@@ -61,17 +57,14 @@ _HUGGINGFACE_ROWS = (
     Row(f"{_LAYER}/ffn_norm", f"{_HUGGINGFACE}.layernorm_after", "norm"),
     Row(f"{_LAYER}/ffn_expand", f"{_HUGGINGFACE}.intermediate.dense", "dense"),
     Row(f"{_LAYER}/ffn_reduce", f"{_HUGGINGFACE}.output.dense", "dense"),
-    Row(f"{_BLOCK}/final_norm", f"{_HUGGINGFACE_STAGE}.layernorm", "norm"),
-    Row(f"{_BLOCK}/project", f"{_HUGGINGFACE_STAGE}.conv_projection"),
-    Row(f"{_BLOCK}/fusion", f"{_HUGGINGFACE_STAGE}.fusion"),
+    Row(f"{_BLOCK}/final_norm", f"{HUGGINGFACE_STAGE}.layernorm", "norm"),
+    Row(f"{_BLOCK}/project", f"{HUGGINGFACE_STAGE}.conv_projection"),
+    Row(f"{_BLOCK}/fusion", f"{HUGGINGFACE_STAGE}.fusion"),
     Row("conv_1x1_exp", "conv_1x1_exp"),
 )
 
 _TIMM_ROWS = (
-    Row("backbone/conv_1", "stem"),
-    Row(f"{_RESIDUAL}/expand_1x1", "stages.{index}.{block}.conv1_1x1"),
-    Row(f"{_RESIDUAL}/conv_3x3", "stages.{index}.{block}.conv2_kxk"),
-    Row(f"{_RESIDUAL}/reduce_1x1", "stages.{index}.{block}.conv3_1x1"),
+    *TIMM_TRUNK,
     Row(f"{_BLOCK}/local_conv", "stages.{index}.1.conv_kxk"),
     Row(f"{_BLOCK}/local_project", "stages.{index}.1.conv_1x1", "conv"),
     Row(f"{_LAYER}/attention_norm", f"{_TIMM}.norm1", "norm"),
@@ -146,6 +139,7 @@ def _variant(tensors: Tensors) -> Variant:
     hidden = tensors.outputs(f"{stages[0]}/block_0/expand_1x1/conv/kernel")
     dims = [tensors.outputs(f"{block}/local_project/kernel") for block in blocks]
     ffn_dim = tensors.outputs(f"{blocks[0]}/transformer_0/ffn_expand/kernel")
+    depths = [tensors.count(f"{block}/transformer_") for block in blocks]
     if any(dim % _HEADS for dim in dims):
         raise DataError(
             f"cannot tell the number of attention heads: {_HEADS} were assumed, and token widths "
@@ -154,33 +148,16 @@ def _variant(tensors: Tensors) -> Variant:
     return Variant(
         (channels[0], channels[1], channels[2], channels[3], channels[4], channels[5]),
         (dims[0], dims[1], dims[2]),
-        _ratio(hidden, channels[0], "expansion"),
+        whole_ratio(hidden, channels[0], "expansion"),
         tensors.outputs("conv_1x1_exp/conv/kernel")
         if "conv_1x1_exp/conv/kernel" in tensors
         # Only classifiers have it; this is what one of the size has.
         else min(4 * channels[5], 960),
         dropout=0.1,
-        depths=(_depth(tensors, blocks[0]), _depth(tensors, blocks[1]), _depth(tensors, blocks[2])),
+        depths=(depths[0], depths[1], depths[2]),
         heads=_HEADS,
-        ffn_multiplier=_ratio(ffn_dim, dims[0], "ffn_multiplier"),
+        ffn_multiplier=whole_ratio(ffn_dim, dims[0], "ffn_multiplier"),
     )
-
-
-def _depth(tensors: Tensors, block: str) -> int:
-    """Counts the transformer layers of a block."""
-    start = f"{block}/transformer_"
-    layers = [
-        path.removeprefix(start).partition("/")[0] for path in tensors if path.startswith(start)
-    ]
-    return max(map(int, layers), default=-1) + 1
-
-
-def _ratio(wide: int, narrow: int, field: str) -> int:
-    if narrow < 1 or wide < 1 or wide % narrow:
-        raise DataError(
-            f"the tensors' {field} would be {wide} / {narrow}; only whole ones are known"
-        )
-    return wide // narrow
 
 
 def same_tensors(one: Variant, other: Variant) -> bool:

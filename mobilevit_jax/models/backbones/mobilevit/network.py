@@ -1,8 +1,6 @@
 """MobileViT's network (Mehta & Rastegari, ICLR 2022; CVNets v0.1)."""
 
-import itertools
-import operator
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -11,21 +9,10 @@ import jax.numpy as jnp
 from mobilevit_jax.errors import ConfigurationError
 from mobilevit_jax.models.attention import LayerNorm, TransformerLayer
 from mobilevit_jax.models.backbones.mobilevit.variants import Variant
-from mobilevit_jax.models.layers import Common, Conv, ConvBlock, InvertedResidual
+from mobilevit_jax.models.layers import Common, Conv, ConvBlock
 from mobilevit_jax.models.model import check_rates, check_triple
 from mobilevit_jax.models.patches import fold, padded_size, resize_bilinear, unfold
-
-# Strides of conv_1 and of the first inverted residuals of layer_1 to layer_3.
-_STRIDES = (2, 1, 2, 2)
-# Stride and dilation of the inverted residuals of layer_4 and layer_5 for each output stride. The
-# dilation is the one that stood before the stride was taken out, so only output stride 8 dilates
-# (CVNets v0.1, `base_cls.py`).
-_TAIL: dict[int, tuple[tuple[int, int], tuple[int, int]]] = {
-    32: ((2, 1), (2, 1)),
-    16: ((2, 1), (1, 1)),
-    8: ((1, 1), (1, 2)),
-}
-OUTPUT_STRIDES = tuple(_TAIL)
+from mobilevit_jax.models.trunk import Trunk, check_output_stride
 
 
 class MobileViTBlock(nn.Module):
@@ -93,25 +80,8 @@ class MobileViTBlock(nn.Module):
         return fold(tokens, patch, size)
 
 
-class _Stage(nn.Module):
-    """Inverted residuals and, at layer_3 to layer_5, a MobileViT block."""
-
-    residuals: tuple[dict[str, Any], ...]
-    block: dict[str, Any] | None = None
-    remat: bool = False
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        wrap = (lambda m: nn.remat(m, static_argnums=(2,))) if self.remat else (lambda m: m)
-        for index, fields in enumerate(self.residuals):
-            x = wrap(InvertedResidual)(**fields, name=f"block_{index}")(x, train)
-        if self.block is not None:
-            x = wrap(MobileViTBlock)(**self.block, name="mobilevit")(x, train)
-        return x
-
-
-class MobileViT(nn.Module):
-    """conv_1 and layer_1 to layer_5, whose maps the heads take.
+class MobileViT(Trunk):
+    """The network below the heads.
 
     Attributes:
         variant: Widths and depths.
@@ -132,47 +102,17 @@ class MobileViT(nn.Module):
     dropout: float = 0.1
     attention_dropout: float = 0.0
     ffn_dropout: float = 0.0
-    output_stride: int = 32
-    common: Common = Common()
 
-    @property
-    def stages(self) -> dict[str, tuple[int, int]]:
-        """{"conv_1", "layer_1", ..., "layer_5"} -> (stride, channels)."""
-        names = ("conv_1", *(f"layer_{number}" for number in range(1, 6)))
-        steps = (*_STRIDES, *(stride for stride, _ in _TAIL[self.output_stride]))
-        strides = itertools.accumulate(steps, operator.mul)
-        return dict(zip(names, zip(strides, self.variant.channels, strict=True), strict=True))
+    kind: ClassVar[type[nn.Module]] = MobileViTBlock
+    residuals: ClassVar[int] = 3
 
     @property
     def exp_channels(self) -> int:
         """Channels of the 1x1 convolution that a classifier has before its pooling."""
         return self.variant.exp_channels
 
-    @nn.compact
-    def __call__(self, images: jax.Array, train: bool = False) -> dict[str, jax.Array]:
-        """Maps images [b, h, w, 3] to {stage: map [b, h, w, c]}."""
-        channels = self.variant.channels[0]
-        x = ConvBlock(channels, 3, _STRIDES[0], common=self.common, name="conv_1")(images, train)
-        features = {"conv_1": x}
-        for number in range(1, 6):
-            name = f"layer_{number}"
-            block = self._block(number) if number >= 3 else None
-            stage = _Stage(self._residuals(number), block, self.common.remat, name=name)
-            features[name] = x = stage(x, train)
-        return features
-
-    def _residuals(self, number: int) -> tuple[dict[str, Any], ...]:
-        base = {
-            "features": self.variant.channels[number],
-            "expansion": self.variant.expansion,
-            "common": self.common,
-        }
-        early = [(stride, 1) for stride in _STRIDES[1:]]
-        stride, dilation = [*early, *_TAIL[self.output_stride]][number - 1]
-        first = base | {"stride": stride, "dilation": dilation}
-        return (first, base, base) if number == 2 else (first,)
-
-    def _block(self, number: int) -> dict[str, Any]:
+    def block(self, number: int) -> dict[str, Any]:
+        """Returns the fields of the block of layer_3, layer_4 or layer_5."""
         index = number - 3
         dim = self.variant.dims[index]
         return {
@@ -196,10 +136,7 @@ def check(backbone: MobileViT) -> None:
     if any(dim % heads for dim in dims):
         raise ConfigurationError(f"{heads} heads do not divide token widths of {dims}")
     check_triple("patch_sizes", backbone.patch_sizes, "for layer_3, layer_4 and layer_5")
-    if backbone.output_stride not in OUTPUT_STRIDES:
-        raise ConfigurationError(
-            f"output_stride must be one of {sorted(OUTPUT_STRIDES)}; got {backbone.output_stride!r}"
-        )
+    check_output_stride(backbone)
     if backbone.kernel_size < 1 or backbone.kernel_size % 2 == 0:
         raise ConfigurationError(
             f"kernel_size must be a positive odd integer; got {backbone.kernel_size!r}"
