@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
+from mobilevit_jax.analysis.programs import draw_batch, objective_of
 from mobilevit_jax.config import DataConfig, EvaluationConfig, Experiment
 from mobilevit_jax.data.loader import LoaderConfig
 from mobilevit_jax.data.sampler import SamplerConfig
@@ -17,9 +18,12 @@ from mobilevit_jax.models.config import ModelConfig
 from mobilevit_jax.models.layers import BatchNorm, Conv
 from mobilevit_jax.models.variables import variable_shapes
 from mobilevit_jax.processing import ImageProcessor
+from mobilevit_jax.training import parallel
 from mobilevit_jax.training.losses import cross_entropy
+from mobilevit_jax.training.optimizer import OptimizerConfig, create_optimizer
 from mobilevit_jax.training.schedule import ScheduleConfig
-from mobilevit_jax.training.state import EMAConfig
+from mobilevit_jax.training.state import EMAConfig, create_state
+from mobilevit_jax.training.step import make_train_step
 
 TINY = Variant((8, 8, 8, 8, 8, 8), (8, 8, 8), 1, 16, dropout=0.1, depths=(1, 1, 1), heads=2)
 
@@ -50,6 +54,28 @@ def random_variables(model: nn.Module, seed: int = 0) -> Any:
         return 0.1 * normal
 
     return jax.tree_util.tree_map_with_path(draw, abstract)
+
+
+def train_twice(model: Model, size: int) -> Any:
+    """Trains for two steps on all devices, and returns the variables.
+
+    The loss must fall, and every parameter of the backbone must have moved.
+    """
+    optimizer = create_optimizer(OptimizerConfig(), lambda step: jnp.asarray(1e-3))
+    objective = objective_of(model)
+    state = create_state(model, optimizer, EMAConfig(), objective.metrics, 0)
+    before = jax.device_get(state.variables)
+    step = parallel.pmap_train(make_train_step(model, optimizer, objective, EMAConfig(), seed=0))
+    batch = parallel.shard(draw_batch(model, size, 2 * jax.device_count()))
+    state, losses = parallel.replicate(state), []
+    for _ in range(2):
+        state, metrics = step(state, batch)
+        losses.append(float(metrics["loss"]))
+    assert losses[1] < losses[0]
+    variables = jax.device_get(state.variables)
+    moved = jax.tree.map(lambda old, new: not np.array_equal(old, new), before, variables)
+    assert all(jax.tree.leaves(moved["params"]["backbone"]))
+    return variables
 
 
 class SmallNet(nn.Module):

@@ -13,6 +13,7 @@ from mobilevit_jax.ops.dropout import dropout
 from mobilevit_jax.ops.layer_norm import layer_norm
 from mobilevit_jax.ops.pointwise import pointwise
 from mobilevit_jax.ops.recompute import recomputed
+from mobilevit_jax.ops.separable_attention import separable_attention, separable_scores
 
 __all__ = [
     "attention_map",
@@ -25,5 +26,7 @@ __all__ = [
     "recomputed",
     "self_attention",
     "split_heads",
+    "separable_attention",
+    "separable_scores",
     "use_form",
 ]

@@ -11,14 +11,11 @@ import pytest
 
 import mobilevit_jax as mvj
 from mobilevit_jax.analysis.counts import total_macs, total_parameters
-from mobilevit_jax.analysis.programs import draw_batch, objective_of
 from mobilevit_jax.errors import ConfigurationError, DataError
 from mobilevit_jax.models import VARIANTS, MobileViT, attention_maps, with_options
-from mobilevit_jax.training import parallel
 from mobilevit_jax.training.optimizer import OptimizerConfig, create_optimizer
 from mobilevit_jax.training.state import EMAConfig, create_state
-from mobilevit_jax.training.step import make_train_step
-from tests.small import SmallNet
+from tests.small import SmallNet, train_twice
 
 NETWORK = """
 import flax.linen as nn
@@ -58,22 +55,7 @@ def plain(tmp_path_factory):
 @pytest.mark.parametrize("head", ["classifier", "ssdlite", "deeplabv3"])
 def test_trains_and_is_saved(plain, head, tmp_path):
     model = mvj.create_model(head, backbone=plain(), num_classes=5)
-    optimizer = create_optimizer(OptimizerConfig(), lambda step: jnp.asarray(1e-3))
-    objective = objective_of(model)
-    state = create_state(model, optimizer, EMAConfig(), objective.metrics, 0)
-    before = jax.device_get(state.variables)
-    step = parallel.pmap_train(make_train_step(model, optimizer, objective, EMAConfig(), seed=0))
-    batch = parallel.shard(draw_batch(model, SIZE, 2 * jax.device_count()))
-    state = parallel.replicate(state)
-    losses = []
-    for _ in range(2):
-        state, metrics = step(state, batch)
-        losses.append(float(metrics["loss"]))
-    assert losses[1] < losses[0]
-    variables = jax.device_get(state.variables)
-    moved = jax.tree.map(lambda old, new: not np.array_equal(old, new), before, variables)
-    assert all(jax.tree.leaves(moved["params"]["backbone"]))
-
+    variables = train_twice(model, SIZE)
     mvj.save_pretrained(tmp_path, model, variables, mvj.ImageProcessor(), layout="native")
     loaded, again, _ = mvj.from_pretrained(tmp_path, backbone=plain())
     assert loaded == model
