@@ -64,7 +64,7 @@ def huggingface_twin(model: Model, variables: Any) -> Any:
 
     config = to_huggingface(model)
     kind = getattr(transformers, config["architectures"][0])
-    twin = kind(transformers.MobileViTConfig(**config))
+    twin = kind(kind.config_class(**config))
     state_dict = convert.to_state_dict(model, variables, "huggingface")
     twin.load_state_dict({name: torch.from_numpy(array) for name, array in state_dict.items()})
     return twin.eval()

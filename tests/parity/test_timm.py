@@ -19,9 +19,19 @@ timm = pytest.importorskip("timm")
 NAMES = ("a", "b", "b", "d", "é", "f", "g")
 
 
-@pytest.mark.parametrize("size", ["xxs", "xs", "s"])
-def test_timm_loads_what_we_save(size, tmp_path):
-    model = create_model(f"mobilevit_{size}", num_classes=7)
+SLOW = ("075", "100", "125", "150", "175", "200")
+
+
+# Maps with an odd side are resized by both versions, each in its own way.
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("mobilevit_xxs", "mobilevit_xs", "mobilevit_s", "mobilevitv2_050"),
+        *(pytest.param(f"mobilevitv2_{width}", marks=pytest.mark.slow) for width in SLOW),
+    ],
+)
+def test_timm_loads_what_we_save(name, tmp_path):
+    model = create_model(name, num_classes=7)
     variables, pixels = random_variables(model), images(64, 96, count=2)
     processor = ImageProcessor(resample="pillow_bicubic")
     save_pretrained(tmp_path, model, variables, processor, class_names=NAMES, layout="timm")
@@ -35,6 +45,7 @@ def test_timm_loads_what_we_save(size, tmp_path):
     assert tuple(data["input_size"]) == (3, 256, 256) and data["interpolation"] == "bicubic"
     transform = timm.data.create_transform(**data, is_training=False)
     assert transform.transforms[0].size == 288
+    assert load_weights(tmp_path).model == model
 
 
 def test_images_come_out_alike(tmp_path):
@@ -53,8 +64,9 @@ def test_images_come_out_alike(tmp_path):
         assert np.abs(processor(image)[0, ..., ::-1] - theirs).max() <= 1.0001 / 255
 
 
-def test_we_load_what_timm_saves(tmp_path):
-    twin = timm.create_model("mobilevit_xxs", num_classes=5).eval()
+@pytest.mark.parametrize(("name", "short_side"), [("mobilevit_xxs", 284), ("mobilevitv2_050", 288)])
+def test_we_load_what_timm_saves(name, short_side, tmp_path):
+    twin = timm.create_model(name, num_classes=5).eval()
     timm.models.save_for_hf(
         twin,
         tmp_path,
@@ -62,22 +74,23 @@ def test_we_load_what_timm_saves(tmp_path):
         model_args={"drop_rate": 0.2},
         safe_serialization=True,
     )
-    assert json.loads((tmp_path / "config.json").read_text())["architecture"] == "mobilevit_xxs"
+    assert json.loads((tmp_path / "config.json").read_text())["architecture"] == name
     loaded = load_weights(tmp_path)
-    assert (loaded.model_name, loaded.class_names) == ("mobilevit_xxs", tuple("abcde"))
+    assert (loaded.model_name, loaded.class_names) == (name, tuple("abcde"))
     assert loaded.model.classifier_dropout == 0.2
-    assert loaded.processor.channel_order == "rgb" and loaded.processor.size == 284
+    assert loaded.processor.channel_order == "rgb" and loaded.processor.size == short_side
     pixels = images(64, 96, count=2)
     with torch.no_grad():
         theirs = twin(nchw(pixels)).numpy()
     assert difference(compiled(loaded.model.apply)(loaded.variables, pixels), theirs) < 1e-5
 
 
-def test_a_file_without_configuration(tmp_path):
-    model = create_model("mobilevit_xxs", num_classes=7)
+@pytest.mark.parametrize("name", ["mobilevit_xxs", "mobilevitv2_050"])
+def test_a_file_without_configuration(name, tmp_path):
+    model = create_model(name, num_classes=7)
     variables, pixels = random_variables(model), images(64, 96)
     save_weights(tmp_path / "w.pth", model, variables, ImageProcessor(), layout="timm")
-    twin = timm.create_model("mobilevit_xxs", num_classes=7).eval()
+    twin = timm.create_model(name, num_classes=7).eval()
     twin.load_state_dict(torch.load(tmp_path / "w.pth", weights_only=True))
     with torch.no_grad():
         theirs = twin(nchw(pixels[..., ::-1])).numpy()
