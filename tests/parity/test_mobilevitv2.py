@@ -91,7 +91,7 @@ def test_training_mode():
     weighted_sum(theirs).backward()
     assert difference(logits, theirs.detach().numpy()) < FORWARD
     # Biases that a norm takes away again have a gradient of rounding alone.
-    assert worst(gradients, gradients_of(twin, model), least=0.1) < (BACKWARD_THROUGH_STATISTICS,)
+    assert worst(gradients, gradients_of(twin, model), least=1) < (BACKWARD_THROUGH_STATISTICS,)
     after = {name: tensor.numpy() for name, tensor in twin.state_dict().items()}
     assert worst(statistics, load_state_dict(model, after)["batch_stats"]) < (FORWARD,)
 
@@ -106,7 +106,9 @@ def test_transformers_loads_what_we_save(width, tmp_path, capfd):
     twin = load_quietly(tmp_path, CLASSIFIER)
     assert capfd.readouterr().err == ""
     assert tuple(twin.config.id2label.values()) == ("a", "b", "ü")
-    assert difference(compiled(model.apply)(variables, pixels), run_theirs(twin, pixels)) < FORWARD
+    ours = compiled(model.apply)(variables, pixels)
+    # Logits below 1 are sums of a thousand numbers.
+    assert difference(ours, run_theirs(twin, pixels), least=1) < FORWARD
     processor = transformers.AutoImageProcessor.from_pretrained(tmp_path)
     assert processor.do_flip_channel_order is True and processor.size["shortest_edge"] == 288
     loaded = load_weights(tmp_path)

@@ -20,9 +20,10 @@ pytestmark = [pytest.mark.parity, pytest.mark.network, pytest.mark.slow]
 
 CATS = "http://images.cocodataset.org/val2017/000000039769.jpg"
 LOGITS = {
-    "small": (-0.9866, 0.2392, -1.1241),
-    "x-small": (-2.4761, -0.9399, -1.9587),
-    "xx-small": (-1.9364, -1.2327, -0.4653),
+    "mobilevit-small": (-0.9866, 0.2392, -1.1241),
+    "mobilevit-x-small": (-2.4761, -0.9399, -1.9587),
+    "mobilevit-xx-small": (-1.9364, -1.2327, -0.4653),
+    "mobilevitv2-1.0-imagenet1k-256": (-1.6336, -0.0732, -0.5188),
 }
 # Of DeepLabv3 on them, the background's at the first three places of the first row.
 SEGMENTATION_LOGITS = {
@@ -46,16 +47,16 @@ def cats() -> Image.Image:
     return Image.open(io.BytesIO(reach(CATS))).convert("RGB")
 
 
-@pytest.mark.parametrize("size", LOGITS)
-def test_logits(size, cats):
-    reach(f"https://huggingface.co/apple/mobilevit-{size}/raw/main/config.json")
-    loaded = load_weights(f"apple/mobilevit-{size}")
+@pytest.mark.parametrize("name", LOGITS)
+def test_logits(name, cats):
+    reach(f"https://huggingface.co/apple/{name}/raw/main/config.json")
+    loaded = load_weights(f"apple/{name}")
     assert loaded.processor.channel_order == "bgr"
     # The script's own processing: 288 to 256, with what was transformers' filter at the time.
     processor = ImageProcessor(resample="pillow_bilinear")
     logits = np.asarray(compiled(loaded.model.apply)(loaded.variables, processor(cats)))
     assert logits.shape == (1, 1000)
-    np.testing.assert_allclose(logits[0, :3], LOGITS[size], atol=1e-4)
+    np.testing.assert_allclose(logits[0, :3], LOGITS[name], atol=1e-4)
     assert "cat" in loaded.class_names[int(logits[0].argmax())]
 
 
