@@ -131,7 +131,8 @@ def to_state_dict(
     Args:
         model: The model that the variables are of.
         variables: {"params": ..., "batch_stats": ...}.
-        layout: One of `LAYOUTS`; "cvnets" has the names of v0.1.
+        layout: One of `LAYOUTS`; "cvnets" has the names of v0.1, or of the version that the
+            backbone came with.
 
     Returns:
         {name: array}, float32, contiguous, in PyTorch layout, with `num_batches_tracked` as int64

@@ -198,8 +198,11 @@ def deepest(stages: Stages, stride: int, before: str | None = None) -> str:
     )
 
 
-def map_sizes(backbone: Backbone, height: int, width: int) -> dict[str, tuple[int, int]]:
-    """Returns (height, width) of the map of each stage for an image; odd sides round up."""
+def map_sizes(backbone: Any, height: int, width: int) -> dict[str, tuple[int, int]]:
+    """Returns (height, width) of the map of each stage of a backbone for an image.
+
+    Odd sides round up where the backbone does not tell otherwise.
+    """
     if own := getattr(backbone, "map_sizes", None):
         return own(height, width)
     return {name: (-(-height // s), -(-width // s)) for name, (s, _) in backbone.stages.items()}

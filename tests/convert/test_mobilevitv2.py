@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import jax
 import numpy as np
@@ -31,7 +32,7 @@ from tests.small import random_variables
 
 TABLE = json.loads((reference.GOLDEN / "mobilevitv2_names.json").read_text())
 UNEVEN = mobilevitv2.Variant((8, 16, 24, 32, 40, 48), (16, 24, 40), 3, (1, 3, 2), 3)
-THEIRS = {"implementation": "transformers"}
+THEIRS: dict[str, Any] = {"implementation": "transformers"}
 RGB = ImageProcessor(do_flip_channel_order=False)
 
 
@@ -175,7 +176,7 @@ class TestHuggingFace:
         assert from_huggingface(config) == (model, ("a", "b"))
 
     def test_segmentation(self):
-        options = {"aspp_features": 64, "aspp_dropout": 0.2, "head_dropout": 0.3}
+        options: dict[str, Any] = {"aspp_features": 64, "aspp_dropout": 0.2, "head_dropout": 0.3}
         model = create_model(
             "deeplabv3_mobilevitv2_100", num_classes=3, align_corners=False, **THEIRS, **options
         )
@@ -185,7 +186,7 @@ class TestHuggingFace:
         assert from_huggingface(config)[0] == model
 
     def test_options(self):
-        options = {"attention_dropout": 0.1, "ffn_dropout": 0.2, "output_stride": 8}
+        options: dict[str, Any] = {"attention_dropout": 0.1, "ffn_dropout": 0.2, "output_stride": 8}
         variant = replace(
             mobilevitv2.scaled(0.3, (40, 80, 130)), expansion=3, depths=(1, 2, 1), ffn_multiplier=4
         )
@@ -327,7 +328,8 @@ class TestFiles:
     def test_files_of_tensors(self, model, variables, tmp_path):
         """Nothing in them says the order of channels: it is the layout's."""
         turned = {}
-        for layout, order in (("cvnets", "rgb"), ("huggingface", "bgr"), ("timm", "rgb")):
+        orders: dict[Any, str] = {"cvnets": "rgb", "huggingface": "bgr", "timm": "rgb"}
+        for layout, order in orders.items():
             path = tmp_path / f"{layout}.safetensors"
             save_weights(path, model, variables, RGB, layout=layout)
             loaded = load_weights(path)

@@ -30,8 +30,8 @@ class Arguments:
     Attributes:
         source: Work directory, directory with config.json, weight file or hub id.
         destination: File or directory to write.
-        layout: Whose names and files: transformers' (MobileViTForImageClassification), CVNets
-            v0.1's (a file), timm's (a directory for `timm.create_model("local-dir:...")`), or this
+        layout: Whose names and files: transformers' (MobileViTForImageClassification and such),
+            CVNets' (a file), timm's (a directory for `timm.create_model("local-dir:...")`), or this
             package's own, which holds every model.
         overwrite: Replace what is there.
         selection: Which of the source's weights.
