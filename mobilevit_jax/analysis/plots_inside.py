@@ -118,9 +118,14 @@ def attention_over_patches(
         layer: Which transformer layer of each block.
 
     Raises:
-        ConfigurationError: As `attended` does.
+        ConfigurationError: As `attended` does, and for a model that has no such attention.
         OSError: If the file cannot be written.
     """
+    if not attention:
+        raise ConfigurationError(
+            "there are no attention maps to draw: MobileViT has them; MobileViTv2, whose attention "
+            "is separable, has none"
+        )
     rows = []
     for (stage, layers), patch_size in zip(attention.items(), patch_sizes, strict=True):
         size = np.shape(features[stage])[1:3]

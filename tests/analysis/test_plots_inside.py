@@ -61,6 +61,11 @@ def test_several_images_are_refused(tmp_path):
         feature_maps({"layer_1": np.zeros((2, 4, 4, 3))}, tmp_path / "features.png")
 
 
+def test_a_model_without_attention_maps(tmp_path):
+    with pytest.raises(ConfigurationError, match="there are no attention maps to draw"):
+        attention_over_patches(np.zeros((8, 8, 3)), {}, {}, tmp_path / "a.png")
+
+
 def test_nothing_to_draw_is_refused(tmp_path):
     with pytest.raises(ConfigurationError, match="at least one stage"):
         feature_maps({}, tmp_path / "features.png")
