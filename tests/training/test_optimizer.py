@@ -56,6 +56,62 @@ def test_clipping_by_the_global_norm(value, expected):
     np.testing.assert_allclose(first_moment["bias"], 0.1 * expected, rtol=1e-5)
 
 
+class TestSGD:
+    """By its definition, which is PyTorch's: v = m v + g + d p; the step is v, or g + d p + m v."""
+
+    @pytest.mark.parametrize(("momentum", "nesterov"), [(0.0, False), (0.9, False), (0.9, True)])
+    def test_by_hand(self, momentum, nesterov):
+        config = OptimizerConfig("sgd", weight_decay=0.5, momentum=momentum, nesterov=nesterov)
+        gradient = 2.0 + 0.5 * 3.0
+        velocity = momentum * gradient + gradient
+        step = gradient + momentum * velocity if nesterov else velocity
+        for update in updates_of(config, full(2.0), steps=2)[0].values():
+            np.testing.assert_allclose(update, -RATE * step, rtol=1e-6)
+
+    def test_norms_and_biases_may_be_exempt_from_decay(self):
+        config = OptimizerConfig("sgd", weight_decay=0.5, decay_one_dimensional=False)
+        updates, _ = updates_of(config, full(0.0))
+        np.testing.assert_allclose(updates["kernel"], -RATE * 0.5 * 3.0, rtol=1e-6)
+        np.testing.assert_array_equal(updates["bias"], 0)
+
+    @pytest.mark.parametrize("nesterov", [False, True])
+    @pytest.mark.parity
+    def test_five_steps_are_those_of_pytorch(self, nesterov):
+        torch = pytest.importorskip("torch")
+        start, gradients = np.random.default_rng(0).standard_normal((2, 5, 3, 4), np.float32)
+        config = OptimizerConfig("sgd", weight_decay=0.1, momentum=0.8, nesterov=nesterov)
+        rates = (0.1, 0.3, 0.2, 0.05, 0.4)
+        optimizer = create_optimizer(config, lambda step: jnp.asarray(rates)[step])
+        ours: Any = jnp.asarray(start[0])
+        state = optimizer.init(ours)
+        theirs = torch.nn.Parameter(torch.from_numpy(start[0].copy()))
+        sgd = torch.optim.SGD([theirs], 1.0, 0.8, weight_decay=0.1, nesterov=nesterov)
+        for rate, gradient in zip(rates, gradients, strict=True):
+            updates, state = optimizer.update(jnp.asarray(gradient), state, ours)
+            ours = optax.apply_updates(ours, updates)
+            sgd.param_groups[0]["lr"], theirs.grad = rate, torch.from_numpy(gradient)
+            sgd.step()
+        np.testing.assert_allclose(ours, theirs.detach().numpy(), rtol=1e-5, atol=1e-6)
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"name": "sgdm"}, r"unknown optimizer.name 'sgdm' \(did you mean 'sgd'\?\)"),
+            ({"name": "sgd", "beta1": 0.8}, "optimizer.beta1 is an option of adamw, .* 'sgd'"),
+            ({"momentum": 0.8}, "optimizer.momentum is an option of sgd, .* got momentum 0.8"),
+            ({"nesterov": True}, "optimizer.nesterov is an option of sgd"),
+            ({"name": "sgd", "momentum": 1.0}, r"momentum must be in \[0, 1\); got 1.0"),
+            (
+                {"name": "sgd", "momentum": 0.0, "nesterov": True},
+                "nesterov must be off without momentum; got True",
+            ),
+        ],
+    )
+    def test_bad_options(self, options, message):
+        with pytest.raises(ConfigurationError, match=message):
+            create_optimizer(OptimizerConfig(**options), lambda step: jnp.float32(RATE))
+
+
 PARTS = {
     "backbone": {"conv": {"kernel": jnp.full((2, 2), 3.0), "bias": jnp.full(2, 3.0)}},
     "conv_1x1_exp": {"kernel": jnp.full((2, 2), -2.0)},
@@ -99,6 +155,13 @@ class TestParts:
             assert_all(
                 lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), found[name], tenfold
             )
+
+    def test_factors_on_the_rate_of_sgd(self):
+        whole, _ = first_update(OptimizerConfig("sgd", nesterov=True))
+        found, _ = first_update(OptimizerConfig("sgd", nesterov=True, head_lr=2.0))
+        twice = jax.tree.map(lambda update: 2 * update, whole["classifier"])
+        assert_all(np.testing.assert_array_equal, found["classifier"], twice)
+        assert_all(np.testing.assert_array_equal, found["backbone"], whole["backbone"])
 
     def test_one_factor_alone(self):
         whole, _ = first_update(OptimizerConfig())
