@@ -139,6 +139,12 @@ def _check_pixels(loaded: Pretrained, experiment: TaskSettings) -> None:
             f"experiment's images are {ours.channel_order}: set processor.do_flip_channel_order "
             f"to {theirs.do_flip_channel_order}"
         )
+    if (theirs.mean, theirs.std) != (ours.mean, ours.std):
+        raise ConfigurationError(
+            f"{experiment.init_from} expects images with mean {theirs.mean} and standard deviation "
+            f"{theirs.std}, but the experiment's have {ours.mean} and {ours.std}: set "
+            f"processor.mean and processor.std to those of the weights"
+        )
     if not theirs.do_rescale or not math.isclose(theirs.rescale_factor, ours.rescale_factor):
         factor = theirs.rescale_factor if theirs.do_rescale else 1
         raise ConfigurationError(

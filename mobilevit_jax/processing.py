@@ -4,6 +4,7 @@ The fields and the file format are those of Hugging Face's `MobileViTImageProces
 `preprocessor_config.json` can be read from there and written for there.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,18 +30,29 @@ _RESAMPLES: dict[Resample, tuple[str, int]] = {
     "pillow_bilinear": ("pillow", 2),
     "pillow_bicubic": ("pillow", 3),
 }
-# What transformers assumes for a field that a file does not have.
-_ABSENT = {
-    "size": {"shortest_edge": 224},
-    "crop_size": {"height": 256, "width": 256},
-    "resample": 3,
-}
 _FLAGS = ("do_resize", "do_center_crop", "do_rescale", "do_flip_channel_order")
-# What transformers has called the class whose file this is.
-_PROCESSORS = (
-    *("MobileViTImageProcessor", "MobileViTImageProcessorFast", "MobileViTImageProcessorPil"),
-    "MobileViTFeatureExtractor",
-)
+# The classes of transformers whose files these are, the second with mean and standard deviation;
+# and what each assumes for a field that a file does not have.
+_PLAIN, _NORMALISING = "MobileViTImageProcessor", "BitImageProcessor"
+_ABSENT: dict[str, dict[str, Any]] = {
+    _PLAIN: {
+        "size": {"shortest_edge": 224},
+        "crop_size": {"height": 256, "width": 256},
+        "resample": 3,
+    },
+    _NORMALISING: {
+        "size": {"shortest_edge": 224},
+        "crop_size": {"height": 224, "width": 224},
+        "resample": 3,
+        # Which turns no channels round, and leaves the field alone.
+        "do_flip_channel_order": False,
+        "do_normalize": True,
+        "image_mean": (0.48145466, 0.4578275, 0.40821073),
+        "image_std": (0.26862954, 0.26130258, 0.27577711),
+    },
+}
+# What it has called them, behind the first word.
+_ENDINGS = ("ImageProcessor", "ImageProcessorFast", "ImageProcessorPil", "FeatureExtractor")
 # A resized image with more pixels than this many crops is not made as a whole.
 _CROPS_TO_RESIZE = 16
 # The most that is made of such an image for the sake of exactness.
@@ -70,6 +82,9 @@ class ImageProcessor:
         resample: "bilinear" is OpenCV's, without antialiasing, as in the code that trained the
             published weights (CVNets v0.1). "pillow_bilinear" and "pillow_bicubic" antialias
             and are what transformers does.
+        mean: What is subtracted from the scaled values of each channel, in the model's order; None
+            for nothing, as MobileViT's weights want it.
+        std: What they are divided by then; given with `mean`.
     """
 
     do_resize: bool = True
@@ -80,6 +95,8 @@ class ImageProcessor:
     rescale_factor: float = 1 / 255
     do_flip_channel_order: bool = True
     resample: Resample = "bilinear"
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
 
     def __post_init__(self) -> None:
         for field in _FLAGS:
@@ -97,6 +114,12 @@ class ImageProcessor:
             raise ConfigurationError(f"rescale_factor must be a positive number, not {factor!r}")
         if self.resample not in _RESAMPLES:
             raise unknown_name("resample", str(self.resample), _RESAMPLES)
+        for field in ("mean", "std"):
+            object.__setattr__(self, field, _parse_channels(field, getattr(self, field)))
+        if (self.mean is None) != (self.std is None):
+            raise ConfigurationError(
+                f"mean and std go together; got mean {self.mean} and std {self.std}"
+            )
 
     def __call__(
         self, images: "ImageInput | list[ImageInput] | tuple[ImageInput, ...]"
@@ -126,7 +149,18 @@ class ImageProcessor:
         output = np.stack(pixels).astype(np.float32)
         if self.do_rescale:
             output *= np.float32(self.rescale_factor)
-        return output
+        return self.normalised(output)
+
+    def normalised(self, images: Any) -> Any:
+        """Subtracts the mean and divides by the standard deviation, if there are any.
+
+        Args:
+            images: float32 [b, h, w, 3] of NumPy or JAX, scaled, channels in the model's order.
+        """
+        if self.mean is None or self.std is None:
+            return images
+        mean, std = np.asarray((self.mean, self.std), np.float32).reshape(2, 1, 1, 1, 3)
+        return (images - mean) / std
 
     @property
     def channel_order(self) -> Literal["bgr", "rgb"]:
@@ -185,6 +219,9 @@ class ImageProcessor:
     def to_dict(self) -> dict[str, Any]:
         """Returns the contents of a `preprocessor_config.json` that transformers reads as well.
 
+        With mean and standard deviation it is a `BitImageProcessor`'s, which does all that
+        MobileViT's does but for turning channels round.
+
         The format has no name for OpenCV's interpolation. It is written as Pillow's bilinear with
         an extra entry, `resample_library`, which transformers leaves alone.
         """
@@ -192,11 +229,13 @@ class ImageProcessor:
         library, number = _RESAMPLES[self.resample]
         short = {"shortest_edge": size}
         return {
-            "image_processor_type": "MobileViTImageProcessor",
+            "image_processor_type": _PLAIN if self.mean is None else _NORMALISING,
             **{flag: getattr(self, flag) for flag in _FLAGS},
             "size": short if isinstance(size, int) else {"height": size[0], "width": size[1]},
             "crop_size": {"height": crop[0], "width": crop[1]},
             "rescale_factor": self.rescale_factor,
+            **({"do_normalize": True, "image_mean": self.mean} if self.mean else {}),
+            **({"image_std": self.std} if self.std else {}),
             "resample": number,
             **({"resample_library": library} if library != "pillow" else {}),
         }
@@ -212,15 +251,17 @@ class ImageProcessor:
             ConfigurationError: A field is invalid, or asks for what this processor does not do.
         """
         config = {key: value for key, value in config.items() if value is not None}
-        _check_followed(config)
+        absent = _ABSENT[_check_followed(config)]
         # The name of the flag in files from before 2022's end.
         if "flip_channel_order" in config:
             config.setdefault("do_flip_channel_order", config["flip_channel_order"])
-        config = {**_ABSENT, **config}
+        config = {**absent, **config}
         if isinstance(config["size"], int) and config.get("default_to_square"):
             config["size"] = (config["size"], config["size"])
         known = (*_FLAGS, "size", "crop_size", "rescale_factor")
         fields = {key: config[key] for key in known if key in config}
+        if config.get("do_normalize"):
+            fields |= {"mean": config["image_mean"], "std": config["image_std"]}
         return cls(**fields, resample=_parse_resample(config))
 
     def save(self, directory: str | Path) -> Path:
@@ -336,25 +377,43 @@ def _parse_size(field: str, value: Any) -> int | tuple[int, int]:
     )
 
 
-def _check_followed(config: Mapping[str, Any]) -> None:
-    """Refuses a file of another library class, or that asks for what this processor does not do."""
-    for field in ("image_processor_type", "feature_extractor_type"):
-        kind = str(config.get(field, _PROCESSORS[0]))
-        if kind not in _PROCESSORS:
+def _parse_channels(field: str, value: Any) -> tuple[float, float, float] | None:
+    """Reads a number for each channel; those to divide by are above 0."""
+    if value is None:
+        return None
+    low = 0.0 if field == "std" else -math.inf
+    if isinstance(value, tuple | list) and len(value) == 3:
+        numbers = [float(v) for v in value if isinstance(v, float | int) and low < v < math.inf]
+        if len(numbers) == 3:
+            return numbers[0], numbers[1], numbers[2]
+    above = " above 0" if field == "std" else ""
+    raise ConfigurationError(f"{field} must be three numbers{above}, or nothing; got {value!r:.80}")
+
+
+def _check_followed(config: Mapping[str, Any]) -> str:
+    """Returns whose file it is; refuses other classes', and what this processor does not do."""
+    known = {kind.removesuffix(_ENDINGS[0]) + end: kind for kind in _ABSENT for end in _ENDINGS}
+    found = _PLAIN
+    for field in ("feature_extractor_type", "image_processor_type"):
+        kind = str(config.get(field, found))
+        if kind not in known:
             raise ConfigurationError(
-                f"{field}={kind!r:.80} has other rules than {_PROCESSORS[0]}; write what it does "
-                f"in the fields of {_PROCESSORS[0]}, and that name"
+                f"{field}={kind!r:.80} has other rules than {_PLAIN} and {_NORMALISING}; write "
+                "what it does in the fields of one of these, and its name"
             )
-    if config.get("do_normalize"):
+        found = known[kind]
+    if found == _PLAIN and config.get("do_normalize"):
         raise ConfigurationError(
-            "do_normalize is not supported: MobileViT takes pixels between 0 and 1 as they are"
+            f"do_normalize is passed over by {_PLAIN}: set it to false, or, if image_mean and "
+            f"image_std are meant, image_processor_type to {_NORMALISING!r}"
         )
     # Images are always made RGB, which is what do_convert_rgb asks for.
-    followed = (*_FLAGS, "do_convert_rgb")
+    followed = (*_FLAGS, "do_convert_rgb", "do_normalize")
     for field, value in config.items():
         asked = field.startswith("do_") and field not in followed
         if value and (asked or field == "reduce_labels"):
             raise ConfigurationError(f"{field}={value!r:.80} is not supported; set it to false")
+    return found
 
 
 def _parse_resample(config: Mapping[str, Any]) -> Resample:

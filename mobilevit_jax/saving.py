@@ -89,6 +89,11 @@ def save_pretrained(
     if layout == "native":
         documents[config.CONFIG_NAME] = config.to_native(model, class_names)
     elif layout == "huggingface":
+        if processor.mean and processor.do_flip_channel_order:
+            raise ConfigurationError(
+                "transformers has no image processor that both turns channels round and normalises "
+                "them; save with layout='native'"
+            )
         documents[config.CONFIG_NAME] = config.to_huggingface(
             model, class_names, image_size=_image_size(processor)
         )

@@ -28,6 +28,9 @@ PUBLISHED = {
     "resample": 2,
     "size": {"shortest_edge": 288},
 }
+IMAGENET = ImageProcessor(
+    do_flip_channel_order=False, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
+)
 RESAMPLES = ("bilinear", "pillow_bilinear", "pillow_bicubic")
 
 
@@ -213,6 +216,33 @@ def test_fields_that_a_file_lacks():
     assert processor == ImageProcessor(size=224, resample="pillow_bicubic")
 
 
+def test_fields_that_a_normalising_file_lacks():
+    processor = ImageProcessor.from_dict({"image_processor_type": "BitImageProcessor"})
+    expected = ImageProcessor(
+        size=224,
+        crop_size=(224, 224),
+        do_flip_channel_order=False,
+        resample="pillow_bicubic",
+        mean=(0.48145466, 0.4578275, 0.40821073),
+        std=(0.26862954, 0.26130258, 0.27577711),
+    )
+    assert processor == expected
+
+
+def test_mean_and_standard_deviation():
+    """Of the scaled values, the padding's among them, in the order of the model's channels."""
+    image = noise(8, 10)
+    plain = ImageProcessor(size=8, crop_size=(8, 12), do_flip_channel_order=False)
+    mean, std = np.asarray((IMAGENET.mean, IMAGENET.std), np.float32)
+    processor = replace(plain, mean=IMAGENET.mean, std=IMAGENET.std)
+    expected = (plain(image) - mean) / std
+    output = processor(image)
+    assert output.dtype == np.float32
+    np.testing.assert_allclose(output, expected, rtol=1e-6)
+    turned = replace(processor, do_flip_channel_order=True)(image)
+    np.testing.assert_allclose(turned, (plain(image)[..., ::-1] - mean) / std, rtol=1e-6)
+
+
 def test_fields_that_change_nothing():
     more = {
         "image_processor_type": "MobileViTImageProcessorFast",
@@ -242,6 +272,8 @@ def test_old_names_and_forms():
         ImageProcessor(resample="pillow_bicubic", do_flip_channel_order=False),
         ImageProcessor(size=(100, 120), crop_size=(90, 91), do_rescale=False, rescale_factor=0.1),
         ImageProcessor(do_resize=False, do_center_crop=False),
+        IMAGENET,
+        replace(IMAGENET, do_flip_channel_order=True),
     ],
 )
 def test_round_trip_through_a_file(processor, tmp_path):
@@ -250,7 +282,8 @@ def test_round_trip_through_a_file(processor, tmp_path):
     assert ImageProcessor.load(path) == processor
     assert ImageProcessor.load(path.parent) == processor
     written = json.loads(path.read_text())
-    assert written["image_processor_type"] == "MobileViTImageProcessor"
+    kind = "BitImageProcessor" if processor.mean else "MobileViTImageProcessor"
+    assert written["image_processor_type"] == kind
     assert written["resample"] in (2, 3)
     assert written.items() >= {"do_resize": processor.do_resize}.items()
 
@@ -293,7 +326,9 @@ def test_files_that_cannot_be_read(tmp_path):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"do_normalize": True}, "do_normalize is not supported"),
+        ({"do_normalize": True}, "do_normalize is passed over by MobileViT.* 'BitImageProcessor'"),
+        (IMAGENET.to_dict() | {"image_std": [0.2, 0.2, 0]}, "std must be three numbers above 0"),
+        (IMAGENET.to_dict() | {"image_mean": "x"}, "mean must be three numbers, or nothing"),
         ({"do_reduce_labels": True}, "do_reduce_labels=True is not supported; set it to false"),
         ({"reduce_labels": True}, "reduce_labels=True is not supported"),
         ({"do_pad": True, "pad_size": {"height": 9, "width": 9}}, "do_pad=True is not supported"),
@@ -327,6 +362,10 @@ def test_files_that_ask_for_something_else(config, message):
         ({"rescale_factor": float("nan")}, "rescale_factor must be"),
         ({"do_resize": 1}, "do_resize must be true or false"),
         ({"resample": "bilinar"}, "did you mean 'bilinear'"),
+        ({"mean": (0.5, 0.5, 0.5)}, "mean and std go together; got mean .* and std None"),
+        ({"mean": (0.5, 0.5), "std": (1, 1, 1)}, "mean must be three numbers, or nothing; got"),
+        ({"mean": (0, 0, 0), "std": (1, 0, 1)}, "std must be three numbers above 0"),
+        ({"mean": (0, float("nan"), 0), "std": (1, 1, 1)}, "mean must be three numbers"),
     ],
 )
 def test_invalid_settings(options, message):

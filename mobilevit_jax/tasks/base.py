@@ -63,6 +63,7 @@ class DataTask(Task, abc.ABC):
         is_here = info is None
         info = info or dataset_info(data.dataset, data.data_dir)
         self._settings = settings
+        self.processor = settings.processor
         self.class_names = self.class_names_of(info)
         self.model = self._make_model(settings, info)
         self.objective = self._make_objective(settings)

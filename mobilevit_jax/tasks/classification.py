@@ -80,7 +80,7 @@ class Evaluator(SplitEvaluator[dict[str, float]]):
     def __init__(self, model: nn.Module, objective: Objective, processor: ImageProcessor) -> None:
         """Compiles nothing yet; the first call does."""
         super().__init__(
-            parallel.pmap_evaluate(make_evaluation_step(model, objective)),
+            parallel.pmap_evaluate(make_evaluation_step(model, objective, processor)),
             evaluation_examples(processor),
             processor.crop_size,
         )

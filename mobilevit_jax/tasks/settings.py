@@ -41,7 +41,8 @@ class TaskSettings(TrainingSettings):
     Attributes:
         model: The model.
         data: The data.
-        processor: What evaluation images go through; its channel order holds in training too.
+        processor: What evaluation images go through; its channel order, mean and standard deviation
+            hold in training too.
         augment: What training images go through in classification.
         sampler: Sizes and batches.
         loader: Threads and memory.

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from mobilevit_jax.data.sampler import Scale
+from mobilevit_jax.processing import ImageProcessor
 from mobilevit_jax.training.state import TrainState
 from mobilevit_jax.training.step import Objective
 
@@ -32,6 +33,7 @@ class Task(Protocol):
     Attributes:
         model: The model.
         objective: Loss and metrics.
+        processor: What its images go through; uint8 images of batches are normalised on the device.
         main_metric: The metric that ranks checkpoints unless the experiment names another.
         table: The scales of the run.
         steps_of_epochs: Steps of each epoch.
@@ -39,6 +41,7 @@ class Task(Protocol):
 
     model: nn.Module
     objective: Objective
+    processor: ImageProcessor
     main_metric: str
     table: tuple[Scale, ...]
     steps_of_epochs: list[int]

@@ -37,6 +37,7 @@ def begin(
             settings.ema,
             seed=settings.seed,
             accumulation=settings.optimizer.accumulation,
+            processor=task.processor,
         )
     )
     return create, step

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
+from mobilevit_jax.processing import ImageProcessor
 from mobilevit_jax.training.parallel import AXIS, device_key
 from mobilevit_jax.training.state import EMAConfig, TrainState, update_ema
 
@@ -42,9 +43,12 @@ class Objective(Protocol):
         ...
 
 
-def to_float(images: jax.Array) -> jax.Array:
-    """Scales uint8 images to [0, 1], the models' input; floats pass as they are."""
-    return images.astype(jnp.float32) / 255 if images.dtype == jnp.uint8 else images
+def to_float(images: jax.Array, processor: ImageProcessor | None = None) -> jax.Array:
+    """Scales uint8 images to [0, 1] and normalises them; floats, the models' input, pass."""
+    if images.dtype != jnp.uint8:
+        return images
+    scaled = images.astype(jnp.float32) / 255
+    return processor.normalised(scaled) if processor else scaled
 
 
 def make_train_step(
@@ -55,15 +59,17 @@ def make_train_step(
     *,
     seed: int,
     accumulation: int = 1,
+    processor: ImageProcessor | None = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
     """Builds `step(state, batch) -> (state, {"loss"})` for `parallel.pmap_train`.
 
     Its batch holds "image" [b, h, w, 3], "weight" [b] and what the task needs; rows of weight 0
     count nowhere but in the batch norms' statistics. Losses and metrics are divided by the sum of
     `task.normaliser` over the global batch, at least 1. `seed` is the dropout's; `accumulation`
-    the number of parts that a device's rows are split into.
+    the number of parts that a device's rows are split into; `processor` has the mean and standard
+    deviation of uint8 images.
     """
-    gradients = _gradients(model, task)
+    gradients = _gradients(model, task, processor)
     if accumulation > 1:
         gradients = _in_parts(gradients, task, accumulation)
 
@@ -84,13 +90,13 @@ def make_train_step(
     return step
 
 
-def _gradients(model: nn.Module, task: Objective) -> Gradients:
+def _gradients(model: nn.Module, task: Objective, processor: ImageProcessor | None) -> Gradients:
     """Returns `f(params, batch_stats, batch, key, scale) -> (grads, (batch_stats, sums))`."""
 
     def loss(params, batch_stats, batch, key, scale):
         outputs, updates = model.apply(
             {"params": params, "batch_stats": batch_stats},
-            to_float(batch["image"]),
+            to_float(batch["image"], processor),
             train=True,
             rngs={"dropout": key},
             mutable=["batch_stats"],
@@ -163,7 +169,7 @@ def _add_to_meter(state, sums, count, gradient_norm, loss):
 
 
 def make_evaluation_step(
-    model: nn.Module, task: Objective
+    model: nn.Module, task: Objective, processor: ImageProcessor | None = None
 ) -> Callable[[Any, Batch], dict[str, jax.Array]]:
     """Builds `step(variables, batch) -> sums` for `parallel.pmap_evaluate`.
 
@@ -171,7 +177,7 @@ def make_evaluation_step(
     """
 
     def step(variables: Any, batch: Batch) -> dict[str, jax.Array]:
-        outputs = model.apply(variables, to_float(batch["image"]))
+        outputs = model.apply(variables, to_float(batch["image"], processor))
         weight = batch["weight"]
         values = task.evaluate(outputs, batch)
         sums = {name: jnp.sum(weight * value) for name, value in values.items()}

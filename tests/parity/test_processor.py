@@ -62,6 +62,24 @@ def test_of_opencv_only_the_filter_differs(tmp_path):
     assert np.abs(processor(noise) - theirs(processor, noise, tmp_path)).max() > 2.0001 / 255
 
 
+@pytest.mark.parametrize("shape", SHAPES[:3], ids=str)
+def test_mean_and_standard_deviation(shape, tmp_path):
+    processor = ImageProcessor(
+        size=129,
+        crop_size=(101, 128),
+        do_flip_channel_order=False,
+        resample="pillow_bicubic",
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
+    )
+    image = picture(*shape)
+    processor.save(tmp_path)
+    twin = getattr(transformers, "BitImageProcessorPil", transformers.BitImageProcessor)
+    pixels = twin.from_pretrained(tmp_path)(Image.fromarray(image), return_tensors="np")
+    wanted = np.asarray(pixels["pixel_values"]).transpose(0, 2, 3, 1)
+    assert np.abs(processor(image) - wanted).max() <= 1.0001 / 255 / 0.224
+
+
 def test_values_are_scaled_alike(tmp_path):
     processor = ImageProcessor(do_rescale=False, resample="pillow_bilinear")
     image = picture(300, 300)

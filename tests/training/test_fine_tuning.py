@@ -340,6 +340,13 @@ class TestRefusals:
         rgb = ImageProcessor(size=32, crop_size=(32, 32), do_flip_channel_order=False)
         assert load(tmp_path, tiny_model(), processor=rgb).values
 
+    def test_another_mean(self, source, tmp_path):
+        normalised = ImageProcessor(mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.2))
+        source(tiny_model(), processor=normalised)
+        message = r"W expects images with mean \(0.5, 0.4, 0.3\) .* have None and None: set proc"
+        self.refused(tmp_path, tiny_model(), message)
+        assert load(tmp_path, tiny_model(), processor=normalised).values
+
     @pytest.mark.parametrize(
         ("fields", "factor"), [({"do_rescale": False}, "1"), ({"rescale_factor": 1 / 127.5}, "0.0")]
     )

@@ -11,6 +11,7 @@ import numpy as np
 import optax
 import pytest
 
+from mobilevit_jax.processing import ImageProcessor
 from mobilevit_jax.training import parallel
 from mobilevit_jax.training.losses import cross_entropy
 from mobilevit_jax.training.optimizer import OptimizerConfig, create_optimizer
@@ -30,13 +31,11 @@ def plain_gradient_descent():
 class Run:
     """A model's step, its initial state, and calls of the one on the other."""
 
-    def __init__(self, model, ema=NO_EMA, optimizer=None, objective=None, seed=0, accumulation=1):
+    def __init__(self, model, ema=NO_EMA, optimizer=None, objective=None, seed=0, **options):
         optimizer = optimizer or plain_gradient_descent()
         objective = objective or Objective()
         self.state = state_from(random_variables(model), optimizer, ema, objective.metrics)
-        self.step = make_train_step(
-            model, optimizer, objective, ema, seed=seed, accumulation=accumulation
-        )
+        self.step = make_train_step(model, optimizer, objective, ema, seed=seed, **options)
 
     @functools.cached_property
     def mapped(self):
@@ -106,6 +105,23 @@ class TestGradient:
         from_floats, _ = self.run.on_devices(batch | {"image": np.float32(pixels) / 255})
         assert_close(from_bytes.params, from_floats.params)
         assert float(to_float(jnp.uint8(255))) == 1.0
+
+    def test_bytes_are_normalised_on_the_device(self):
+        """In training and in evaluation, as the processor does for prediction."""
+        processor = ImageProcessor(mean=(0.2, 0.3, 0.4), std=(0.5, 0.6, 0.7))
+        batch = batch_of(8)
+        pixels = np.random.default_rng(0).integers(0, 256, batch["image"].shape, np.uint8)
+        floats = {**batch, "image": processor.normalised(np.float32(pixels) / 255)}
+        run = Run(LinearNet(), processor=processor)
+        from_bytes, _ = run.on_devices({**batch, "image": pixels})
+        from_floats, _ = run.on_devices(floats)
+        assert_close(from_bytes.params, from_floats.params)
+        step = parallel.pmap_evaluate(make_evaluation_step(LinearNet(), Objective(), processor))
+        variables = parallel.replicate(run.state.variables)
+        assert_close(
+            step(variables, parallel.shard({**batch, "image": pixels})),
+            step(variables, parallel.shard(floats)),
+        )
 
 
 class TestDevices:

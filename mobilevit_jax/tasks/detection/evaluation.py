@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from mobilevit_jax.base.atomic import replacing
@@ -26,6 +27,7 @@ from mobilevit_jax.tasks.evaluation import (
     image_step,
 )
 from mobilevit_jax.training import parallel
+from mobilevit_jax.training.step import to_float
 
 _TOGETHER = 64  # records read at once for their ground truth
 # Hundredths of a pixel, as finer ones only make the file longer.
@@ -71,8 +73,12 @@ class DetectionEvaluator(SplitEvaluator[list[Found]]):
         `results` is a JSON file that each call writes the detections to, in COCO's format.
         """
         nms = config.nms()
+
+        def detect(variables: Any, images: jax.Array) -> dict[str, jax.Array]:
+            return detect_images(model, variables, to_float(images, processor), nms)._asdict()
+
         super().__init__(
-            image_step(lambda v, images: detect_images(model, v, images, nms)._asdict()),
+            image_step(detect),
             image_examples(processor),
             processor.crop_size,
         )

@@ -15,7 +15,6 @@ from mobilevit_jax.tasks.detection.config import DetectionConfig
 from mobilevit_jax.tasks.detection.nms import Detections, NMSConfig, detect_batch
 from mobilevit_jax.tasks.detection.pixels import pixel_boxes
 from mobilevit_jax.tasks.prediction import image_batches
-from mobilevit_jax.training.step import to_float
 
 if TYPE_CHECKING:
     from mobilevit_jax.processing import ImageInput
@@ -41,9 +40,9 @@ class Detection(NamedTuple):
 
 
 def detect_images(model: Any, variables: Any, images: jax.Array, nms: NMSConfig) -> Detections:
-    """Returns what a detector finds in images [b, h, w, 3], uint8 or floats from 0 to 1."""
+    """Returns what a detector finds in images [b, h, w, 3], floats as the model takes them."""
     anchors = jnp.asarray(model.anchors(*images.shape[1:3]))
-    logits, offsets = model.apply(variables, to_float(images))
+    logits, offsets = model.apply(variables, images)
     return detect_batch(logits, offsets, anchors, config=nms)
 
 

@@ -36,6 +36,7 @@ from mobilevit_jax.tasks.segmentation.maps import (
     resize_classes,
     whole_images,
 )
+from mobilevit_jax.training.step import to_float
 
 _DECODERS = 4  # threads that compare class maps with masks, unless the loader has a number
 
@@ -118,7 +119,11 @@ class SegmentationEvaluator(SplitEvaluator[list[_Row]]):
         Images are resized whole to the size of the processor's crop; see `maps.whole_images`. The
         class names are those of the masks' values.
         """
-        classify = make_classify(model)
+        classify_floats = make_classify(model)
+
+        def classify(variables: Any, images: Any) -> jax.Array:
+            return classify_floats(variables, to_float(images, processor))
+
         whole = whole_images(processor)
         super().__init__(
             image_step(lambda variables, images: {"classes": classify(variables, images)}),

@@ -12,7 +12,6 @@ from mobilevit_jax.data.masks import decode_mask
 from mobilevit_jax.data.voc_names import VOID
 from mobilevit_jax.errors import DataError
 from mobilevit_jax.processing import ImageProcessor
-from mobilevit_jax.training.step import to_float
 
 _LONGEST = 16  # times the short side
 
@@ -20,11 +19,11 @@ _LONGEST = 16  # times the short side
 def make_classify(model: Any) -> Callable[[Any, Any], jax.Array]:
     """Returns `f(variables, images) -> classes`, to be compiled.
 
-    Its images are uint8 [b, h, w, 3], or floats from 0 to 1; classes are uint8 [b, h, w].
+    Its images are float32 [b, h, w, 3] as the model takes them; classes are uint8 [b, h, w].
     """
 
     def classify(variables: Any, images: Any) -> jax.Array:
-        logits = model.apply(variables, to_float(jnp.asarray(images)))
+        logits = model.apply(variables, images)
         return jnp.argmax(logits, axis=-1).astype(jnp.uint8)
 
     return classify

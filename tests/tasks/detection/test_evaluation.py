@@ -1,6 +1,7 @@
 # The stand-ins are no `Split` and no `nn.Module` for pyright.
 # pyright: reportArgumentType=false
 
+import dataclasses
 import json
 import tracemalloc
 
@@ -62,6 +63,16 @@ def evaluate(split, answers, batch_size=8, processor=PROCESSOR, loader=LOADER, r
     model, variables = table(answers, 1 + len(split.info.class_names), 8)
     evaluator = DetectionEvaluator(model, processor, DetectionConfig(iou_threshold=1.0), results)
     return evaluator(variables, split, batch_size, loader)
+
+
+def test_images_are_normalised():
+    """Twice as bright, a picture has twice the number."""
+    rng = np.random.default_rng(0)
+    sizes, objects = random_scene(rng, 6)
+    split, answers = MemorySplit(sizes, objects, category_ids=NUMBERS), perfect(sizes, objects)
+    twice = [answer for found in answers for answer in (found, [])]
+    half = dataclasses.replace(PROCESSOR, mean=(0, 0, 0), std=(0.5, 0.5, 0.5))
+    assert evaluate(split, twice, processor=half) == evaluate(split, answers)
 
 
 def reference(split, sizes, results, tmp_path, capsys):

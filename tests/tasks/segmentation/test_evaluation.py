@@ -99,6 +99,20 @@ def test_a_crop_is_taken_for_the_whole_image():
     np.testing.assert_array_equal(found.matrix, expected(split, range(3)))
 
 
+@pytest.mark.parametrize("protocol", ["fixed", "keep_aspect"])
+def test_images_are_normalised(protocol):
+    """By a deviation of a half, which weights of twice the kernel do as well."""
+    split, config = MemorySplit(3), SegmentationConfig(protocol=protocol)
+    half = dataclasses.replace(PROCESSOR, mean=(0, 0, 0), std=(0.5, 0.5, 0.5))
+    found = measure(SegmentationEvaluator(PixelNet(), half, config, NAMES), split)
+    variables = jax.tree.map(np.copy, VARIABLES)
+    variables["params"]["classifier"]["kernel"] *= 2
+    plain = SegmentationEvaluator(PixelNet(), PROCESSOR, config, NAMES)
+    plain(variables, split, 4, LoaderConfig(threads=1))
+    assert plain.found is not None
+    np.testing.assert_array_equal(found.matrix, plain.found.matrix)
+
+
 @pytest.mark.parametrize("multiple", [1, 8])
 def test_keeping_the_aspect_ratio(multiple):
     split = MemorySplit(4)
