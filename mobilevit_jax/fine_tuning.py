@@ -24,7 +24,7 @@ from mobilevit_jax.training.pytree import LeafPath, leaves, params_first
 from mobilevit_jax.training.workdir import saved_steps
 
 # Options that decide which parameters a model has, and those that only change what it does.
-_SHAPING = ("fusion", "kernel_size")
+_SHAPING = ("fusion", "kernel_size", "stem")
 _SHAPELESS = (
     *("anchor_config", "patch_sizes", "implementation", "output_stride", "aspp_rates"),
     "align_corners",

@@ -204,7 +204,7 @@ def _load_directory(
     elif configured.processor:
         processor = configured.processor
     else:
-        processor = _usual_processor(model, configured.layout)
+        processor = _usual_processor(model, configured.layout, directory)
         notes = (
             f"{directory} has no {PROCESSOR_NAME}; assumed: images are resized to "
             f"{processor.size} and cropped to {processor.crop_size} pixels, channels in the order "
@@ -240,7 +240,7 @@ def _load_file(
         variables = load_state_dict(model, tensors, allow_half=allow_half)
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
-    processor = _usual_processor(model, found.layout)
+    processor = _usual_processor(model, found.layout, path)
     order = channel_order or found.channel_order
     return Pretrained(
         model,
@@ -264,11 +264,17 @@ def _is_described(path: Path) -> bool:
     return path.name in files.WEIGHT_FILES and path.is_file() and path.with_name(CONFIG).is_file()
 
 
-def _usual_processor(model: "Model", layout: str) -> ImageProcessor:
+def _usual_processor(model: "Model", layout: str, source: Path) -> ImageProcessor:
     """Returns what published weights of a kind of model take, where nothing says it."""
     head, family, table = head_of(model), family_of(model), table_of(layout, model)
     if layout == "timm" and family:
         return timm_processor(family)
+    normalising = family and any("mean" in n.processing for n in family.names.values())
+    if table is None and normalising:
+        raise DataError(
+            f"{source} has no {PROCESSOR_NAME}, and weights of a {kind_of(model)} may want "
+            "normalised images or others; put the one that they were saved with there"
+        )
     processor = ImageProcessor(**(table.below.processing if table else {}))
     if head.task == "classification":
         return processor

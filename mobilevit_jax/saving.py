@@ -27,7 +27,7 @@ from mobilevit_jax.processing import CONFIG_NAME as PROCESSOR_NAME
 from mobilevit_jax.processing import ImageProcessor
 
 WEIGHTS_NAME = "model.safetensors"
-Layout = Literal["huggingface", "cvnets", "timm", "native"]
+Layout = Literal["huggingface", "cvnets", "torchvision", "timm", "native"]
 
 _STEM = ("params", "backbone", "conv_1", "conv", "kernel")
 # In the order in which they take their places.
@@ -76,7 +76,8 @@ def save_pretrained(
         OSError: If a file cannot be written; what was there stays.
     """
     if layout not in ("huggingface", "native", "timm"):
-        hint = "; CVNets has files only, see save_weights" if layout == "cvnets" else ""
+        named = {"cvnets": "CVNets", "torchvision": "torchvision"}.get(layout)
+        hint = f"; {named} has files only, see save_weights" if named else ""
         error = unknown_name("layout of a directory", layout, ("huggingface", "native", "timm"))
         raise ConfigurationError(f"{error}{hint}")
     # It would be read as the run that it is, not as what is saved into it.

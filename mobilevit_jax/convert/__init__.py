@@ -34,7 +34,9 @@ LAYOUTS: tuple[str, ...] = _layouts.LAYOUTS
 Tree = dict[str, Any]
 
 # Options that decide which tensors a model has.
-_SHAPING = ("num_classes", "fusion", "kernel_size", "aspp_features", "aux_head", "aux_width")
+_SHAPING = (
+    *("num_classes", "fusion", "kernel_size", "stem", "aspp_features", "aux_head", "aux_width"),
+)
 
 
 def detect_layout(names: Iterable[str]) -> str:

@@ -1,7 +1,7 @@
 """Where in a checkpoint of a training the network's tensors are, and under which prefix.
 
-Every program has its own place for them, but MobileViT's names are known: a network is where a
-dictionary has the name that its tensors begin with. Tensors of other names are looked for where
+Every program has its own place for them, but the networks' names are known: a network is where a
+dictionary has a name that each of its kind has once. Tensors of other names are looked for where
 programs usually have them.
 """
 
@@ -157,7 +157,7 @@ def _check_whole(network: _Network, path: Path) -> None:
     beside = [n for n in network.beside if n != _AVERAGE_COUNTER and not layouts.is_counter(n)]
     if beside and not any(layout.is_of_head(name, prefix) for name in network.tensors):
         raise DataError(
-            f"{path} holds a MobileViT without a head at {network.title}, and beside it "
+            f"{path} holds a {layout.family.name} without a head at {network.title}, and beside it "
             f"{listed(beside, 3)}; save the network alone, its head named as in "
             f"{layout.title}"
         )

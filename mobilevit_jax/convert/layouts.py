@@ -23,6 +23,8 @@ _IMPLEMENTATIONS = {
     "huggingface": _Implementation("Hugging Face transformers", ("convolution", "normalization")),
     # github.com/apple/ml-cvnets; later versions kept the names of classifiers and detectors.
     "cvnets": _Implementation("CVNets v0.1", ("conv", "norm")),
+    # Before timm, which has its names for some networks.
+    "torchvision": _Implementation("torchvision", ("0", "1"), "rgb"),
     "timm": _Implementation("timm", ("conv", "bn"), "rgb"),
 }
 LAYOUTS = tuple(_IMPLEMENTATIONS)
@@ -94,8 +96,8 @@ def detect(names: Iterable[str]) -> tuple[Layout, str]:
         shown = ", ".join(names[:2])
         titles = dict.fromkeys(table.title for table in tables())
         raise DataError(
-            f"the tensors are not those of a MobileViT in the naming of {', '.join(titles)}; they "
-            f"are called {shown}{', ...' if len(names) > 2 else ''}"
+            f"the tensors are not those of a {' or '.join(families())} in the naming of "
+            f"{', '.join(titles)}; they are called {shown}{', ...' if len(names) > 2 else ''}"
         )
     return best
 
@@ -103,10 +105,10 @@ def detect(names: Iterable[str]) -> tuple[Layout, str]:
 def prefixes(names: Collection[str]) -> list[str]:
     """Returns what stands before the names of each network that a state dict holds.
 
-    Each has one that ends as its first convolution is called; the longest such end counts, as some
-    layouts have prefixes of their own, unless nothing else stands beside those.
+    Each has one name that tells it, such as its first convolution's; the longest such end counts,
+    as some layouts have prefixes of their own, unless nothing else stands beside those.
     """
-    ends = sorted({end for table in tables() for end in table.first_names}, key=len)
+    ends = sorted({end for table in tables() for end in table.marks}, key=len)
     found = {}
     for name in names:
         starts = [name.removesuffix(end) for end in ends if f".{name}".endswith(f".{end}")]

@@ -27,6 +27,10 @@ _LEAVES: dict[Kind, tuple[tuple[str, str], ...]] = {
     "conv": (("kernel", "weight"),),
     "dense": (("kernel", "weight"), ("bias", "bias")),
     "norm": (("scale", "weight"), ("bias", "bias")),
+    "batch_norm": (
+        *(("scale", "weight"), ("bias", "bias")),
+        *(("mean", "running_mean"), ("var", "running_var")),
+    ),
 }
 _NUMBER = r"\d+"
 # Fields that are not just any number.
@@ -79,6 +83,13 @@ class Layout:
         """What the first convolution's kernel may be called, which every network has."""
         return tuple(_pairs(self, prefix)[0].theirs[0] for prefix in self.prefixes)
 
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """Names of which every network has one, once."""
+        if not self.below.mark:
+            return self.first_names
+        return tuple(f"{prefix}{self.below.mark}" for prefix in self.prefixes)
+
     def is_of_head(self, name: str, prefix: str) -> bool:
         """Whether a name is one of the head's."""
         found = self.find_path(name, prefix)
@@ -106,7 +117,7 @@ class Layout:
         """
         joined = "/".join(path)
         for pair in _pairs(self, prefix):
-            if match := pair.ours_pattern.fullmatch(joined):
+            if match := _pattern(pair.ours).fullmatch(joined):
                 values: dict[str, object] = dict(match.groupdict())
                 stage = int(values.get("stage") or 0)  # type: ignore[call-overload]
                 values |= {"index": stage - 1, **self.below.values(backbone, stage)}
@@ -118,23 +129,23 @@ class Layout:
 
         None if the layout has no such name.
         """
-        for pair in _pairs(self, prefix):
-            for part, pattern in enumerate(pair.theirs_patterns):
-                if match := pattern.fullmatch(name):
-                    values = match.groupdict()
-                    if "index" in values:
-                        values["stage"] = str(int(values["index"]) + 1)
-                    return tuple(pair.ours.format_map(values).split("/")), part
+        plain, patterns = _readers(self, prefix)
+        if name in plain:
+            return plain[name]
+        for pattern, ours, part in patterns:
+            if match := pattern.fullmatch(name):
+                values = match.groupdict()
+                if "index" in values:
+                    values["stage"] = str(int(values["index"]) + 1)
+                return tuple(ours.format_map(values).split("/")), part
         return None
 
 
 class _Pair(NamedTuple):
-    """A row for one leaf: templates, and the patterns that read them backwards."""
+    """A row for one leaf: templates."""
 
     ours: str
-    ours_pattern: re.Pattern[str]
     theirs: tuple[str, ...]
-    theirs_patterns: tuple[re.Pattern[str], ...]
 
 
 @functools.cache
@@ -149,9 +160,29 @@ def _expand(row: Row, prefix: str, words: tuple[str, str]) -> Iterator[_Pair]:
         leaf = their_leaf.format(conv=words[0], norm=words[1])
         ours = f"{row.ours}/{our_leaf}"
         theirs = tuple(f"{prefix}{module}.{leaf}" for module in modules)
-        yield _Pair(ours, _pattern(ours), theirs, tuple(map(_pattern, theirs)))
+        yield _Pair(ours, theirs)
 
 
+_Plain = dict[str, tuple[Path, int]]
+
+
+@functools.cache
+def _readers(
+    layout: Layout, prefix: str
+) -> tuple[_Plain, tuple[tuple[re.Pattern[str], str, int], ...]]:
+    """Returns what reads names: those without fields at once, the others by their patterns."""
+    plain: _Plain = {}
+    patterns = []
+    for pair in _pairs(layout, prefix):
+        for part, theirs in enumerate(pair.theirs):
+            if "{" in theirs:
+                patterns.append((_pattern(theirs), pair.ours, part))
+            else:
+                plain[theirs] = tuple(pair.ours.split("/")), part
+    return plain, tuple(patterns)
+
+
+@functools.cache
 def _pattern(template: str) -> re.Pattern[str]:
     """Turns "a.{stage}.b" into a pattern with a group for each field, equal where repeated."""
     seen: set[str] = set()

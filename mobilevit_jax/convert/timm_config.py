@@ -78,6 +78,7 @@ def to_timm(
     table: Any = table_of("timm", model)
     names = class_count(class_names, model.num_classes)
     height, width = processor.crop_size
+    order = -1 if processor.do_flip_channel_order else 1
     config: dict[str, Any] = {
         "architecture": model_name(model),
         "num_classes": model.num_classes,
@@ -95,6 +96,8 @@ def to_timm(
         "fixed_input_size": False,
         "interpolation": processor.resample.removeprefix("pillow_"),
         "crop_pct": _crop_fraction(height, _short_side(processor)),
+        "mean": (processor.mean or _DEFAULTS["mean"])[::order],
+        "std": (processor.std or _DEFAULTS["std"])[::order],
         "num_classes": model.num_classes,
         "pool_size": (math.ceil(height / 32), math.ceil(width / 32)),
         "first_conv": table.first_names[0].removesuffix(".weight"),
@@ -220,24 +223,23 @@ def _crop_fraction(crop: int, resized: int) -> float:
 def _processor(
     stored: Mapping[str, Any], config: Mapping[str, Any], family: Family
 ) -> ImageProcessor:
-    """Reads the image processing of a `pretrained_cfg`."""
+    """Reads the image processing of a `pretrained_cfg`.
+
+    What it says of tests alone (`test_input_size`, `test_crop_pct`) goes before the sizes of
+    training, as in timm's own evaluation, whose numbers are the published ones.
+    """
     fields = {
         name: checked(name, stored.get(name, default), default)
         for name, default in _defaults(family).items()
     }
+    for name in ("input_size", "crop_pct"):
+        if (other := stored.get(f"test_{name}")) is not None:
+            fields[name] = checked(f"test_{name}", other, fields[name])
     channels, height, width = fields["input_size"]
     if channels != 3 or height != width or not 1 <= height < _LONGEST:
         raise DataError(f"input_size={fields['input_size']} is not supported, only (3, n, n)")
-    for name in ("mean", "std", "crop_mode"):
-        if fields[name] != _DEFAULTS[name]:
-            raise DataError(f"{name}={fields[name]!r} is not supported, only {_DEFAULTS[name]!r}")
-    for name in ("input_size", "crop_pct"):
-        other = stored.get(f"test_{name}")
-        if other is not None and checked(f"test_{name}", other, fields[name]) != fields[name]:
-            raise DataError(
-                f"test_{name}={other!r} beside {name}={fields[name]!r}: timm takes the one or the "
-                "other, depending on the program; leave out the one that is not meant"
-            )
+    if fields["crop_mode"] != "center":
+        raise DataError(f"crop_mode={fields['crop_mode']!r} is not supported, only 'center'")
     if fields["interpolation"] not in _INTERPOLATIONS:
         raise DataError(f"interpolation={fields['interpolation']!r} is not supported")
     if fields["crop_pct"] <= 0:
@@ -250,9 +252,15 @@ def _processor(
     resample: Any = _INTERPOLATIONS[fields["interpolation"]]
     if resample == "pillow_bilinear" and config.get("resample_library") == "opencv":
         resample = "bilinear"
-    return ImageProcessor(
-        size=math.floor(height / fields["crop_pct"]),
-        crop_size=(height, width),
-        do_flip_channel_order=False,
-        resample=resample,
-    )
+    plain = all(fields[name] == _DEFAULTS[name] for name in ("mean", "std"))
+    try:
+        return ImageProcessor(
+            size=math.floor(height / fields["crop_pct"]),
+            crop_size=(height, width),
+            do_flip_channel_order=False,
+            resample=resample,
+            mean=None if plain else fields["mean"],
+            std=None if plain else fields["std"],
+        )
+    except ConfigurationError as error:
+        raise DataError(str(error)) from error

@@ -55,6 +55,7 @@ xavier_init = Initializer(
     lambda shape: (6 / (shape[0] * shape[1] * (shape[2] + shape[3]))) ** 0.5,
 )
 dense_init = Initializer(jax.random.normal, lambda shape: 0.02)
+small_dense_init = Initializer(jax.random.normal, lambda shape: 0.01)
 
 
 @dataclass(frozen=True)
@@ -147,8 +148,8 @@ class Conv(nn.Module):
         x = x.astype(self.dtype)
         if self.depthwise:
             x = depthwise_conv(x, kernel, self.stride, self.dilation, before, operands)
-        elif k == 1 and self.stride == 1:
-            return pointwise(x, kernel[0, 0], bias)
+        elif k == 1:
+            return pointwise(x[:, :: self.stride, :: self.stride], kernel[0, 0], bias)
         else:
             x = conv(x, kernel, self.stride, self.dilation)
         return x if bias is None else x + bias.reshape(1, 1, 1, -1)
@@ -351,6 +352,8 @@ class InvertedResidual(nn.Module):
         expansion: Hidden channels as a multiple of the input's.
         stride: Step of the depthwise convolution.
         dilation: Dilation of the depthwise convolution.
+        expand: Whether it begins with the 1x1 expansion.
+        act: The activation after expansion and depthwise convolution.
         common: See `Common`.
     """
 
@@ -358,21 +361,27 @@ class InvertedResidual(nn.Module):
     expansion: int
     stride: int = 1
     dilation: int = 1
+    expand: bool = True
+    act: Callable[[jax.Array], jax.Array] = nn.silu
     common: Common = Common()
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Maps [b, h, w, c] to [b, ceil(h / stride), ceil(w / stride), features]."""
         hidden = x.shape[-1] * self.expansion
-        expand = ConvBlock(hidden, common=self.common, name="expand_1x1")
+        y: jax.Array | Pending = x
+        if self.expand:
+            block = ConvBlock(hidden, act=self.act, common=self.common, name="expand_1x1")
+            y = block.pending(x, train)
         y = ConvBlock(
             hidden,
             kernel_size=3,
             stride=self.stride,
             dilation=self.dilation,
             depthwise=True,
+            act=self.act,
             common=self.common,
             name="conv_3x3",
-        )(expand.pending(x, train), train)
+        )(y, train)
         y = ConvBlock(self.features, act=None, common=self.common, name="reduce_1x1")(y, train)
         return x + y if self.stride == 1 and x.shape[-1] == self.features else y

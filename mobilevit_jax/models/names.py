@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 from mobilevit_jax.errors import DataError
 
-Kind = Literal["block", "conv", "dense", "norm"]
+Kind = Literal["block", "conv", "dense", "norm", "batch_norm"]
 Shape = tuple[int, ...]
 
 
@@ -26,12 +26,18 @@ class Row(NamedTuple):
         ours: Our path, such as "backbone/layer_{stage}/block_{block}/{unit}".
         theirs: Their name; several names share one tensor of ours, cut along its outputs.
         kind: What the module holds: a convolution with norm ("block") or without ("conv"), a
-            linear layer or convolution with bias ("dense"), a norm.
+            linear layer or convolution with bias ("dense"), a norm without running statistics or
+            with them ("batch_norm").
     """
 
     ours: str
     theirs: str | tuple[str, ...]
     kind: Kind = "block"
+
+
+def apart(ours: str, conv: str, norm: str) -> tuple[Row, Row]:
+    """Returns the rows of a block whose convolution and norm stand in no module of theirs."""
+    return Row(f"{ours}/conv", conv, "conv"), Row(f"{ours}/norm", norm, "batch_norm")
 
 
 class HeadNames(NamedTuple):
@@ -73,6 +79,8 @@ class BackboneNames(NamedTuple):
             they are not the defaults.
         processing: Fields of the image processor that its published weights take, where they are
             not the processor's own.
+        mark: A name that such a network has once, by which it is found in whatever it is part of;
+            the first convolution's kernel if empty.
     """
 
     rows: tuple[Row, ...]
@@ -85,6 +93,7 @@ class BackboneNames(NamedTuple):
     channel_order: Literal["bgr", "rgb"] | None = None
     assumed: Mapping[str, Any] = {}
     processing: Mapping[str, Any] = {}
+    mark: str = ""
 
 
 class Tensors(dict[str, Shape]):

@@ -8,6 +8,7 @@ import fnmatch
 import functools
 import importlib
 import numbers
+import os.path
 import pkgutil
 from collections.abc import Collection, Mapping
 from types import ModuleType
@@ -193,7 +194,10 @@ def _parts() -> dict[str, Any]:
     """Returns {how messages call it: module} of all backbones and heads."""
     found = {head.prefix and f"{head.prefix}*": head.module for head in all_heads().values()}
     found["classifiers"] = found.pop("")
-    return found | {f"*{family.name}_*": family.module for family in families().values()}
+    return found | {
+        f"*{os.path.commonprefix(list(family.variants))}*": family.module
+        for family in families().values()
+    }
 
 
 def option_names(module: Any) -> list[str]:

@@ -5,6 +5,7 @@ The last three stages end in a block of the version's own.
 
 import itertools
 import operator
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -27,19 +28,21 @@ OUTPUT_STRIDES = tuple(_TAIL)
 
 
 class Stage(nn.Module):
-    """Inverted residuals and, at layer_3 to layer_5, a block.
+    """Residual blocks and, at layer_3 to layer_5 of MobileViT, a block of its own.
 
     Attributes:
-        residuals: Fields of each inverted residual.
+        residuals: Fields of each residual block.
         kind: Module of the block, None for no block.
         fields: Of the block.
         remat: Whether the backward pass computes activations again.
+        residual: Module of the residual blocks.
     """
 
     residuals: tuple[dict[str, Any], ...]
     kind: type[nn.Module] | None = None
     fields: dict[str, Any] | None = None
     remat: bool = False
+    residual: type[nn.Module] = InvertedResidual
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -49,7 +52,7 @@ class Stage(nn.Module):
             return nn.remat(kind, static_argnums=(2,)) if self.remat else kind
 
         for index, fields in enumerate(self.residuals):
-            x = wrap(InvertedResidual)(**fields, name=f"block_{index}")(x, train)
+            x = wrap(self.residual)(**fields, name=f"block_{index}")(x, train)
         if self.kind is not None:
             x = wrap(self.kind)(**self.fields or {}, name="mobilevit")(x, train)
         return x
@@ -110,7 +113,31 @@ class Trunk(nn.Module):
         return (first, *[base] * (self.residuals - 1)) if number == 2 else (first,)
 
 
-def check_output_stride(backbone: Trunk) -> None:
+def dilated(strides: Sequence[int], output_stride: int) -> list[tuple[int, int, int]]:
+    """Takes strides out from where an output stride is reached, and dilates what stands behind.
+
+    A convolution whose stride is taken out keeps the dilation that it stood behind; those after it
+    have that times the stride (torchvision's `replace_stride_with_dilation`, timm's
+    `output_stride`).
+
+    Args:
+        strides: Of each part of a network, which its first block has.
+        output_stride: Of the image to the last map.
+
+    Returns:
+        (stride, dilation of the first block, dilation of the other blocks) of each part.
+    """
+    found, reached, dilation = [], 1, 1
+    for stride in strides:
+        before = dilation
+        if reached == output_stride:
+            stride, dilation = 1, dilation * stride
+        reached *= stride
+        found.append((stride, before, dilation))
+    return found
+
+
+def check_output_stride(backbone: Any) -> None:
     """Raises ConfigurationError for an output stride that there is none of."""
     if backbone.output_stride not in OUTPUT_STRIDES:
         raise ConfigurationError(

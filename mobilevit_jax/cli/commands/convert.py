@@ -17,12 +17,12 @@ from mobilevit_jax.errors import ConfigurationError, ExitStatus
 from mobilevit_jax.pretrained import Pretrained
 from mobilevit_jax.tasks import task_of
 
-Layout = Literal["huggingface", "cvnets", "timm", "native"]
+Layout = Literal["huggingface", "cvnets", "torchvision", "timm", "native"]
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Write weights for transformers, CVNets, timm or this package.
+    """Write weights for transformers, CVNets, torchvision, timm or this package.
 
     A destination that ends in .safetensors, .pt, .pth or .bin becomes a file of tensors (the last
     three need PyTorch), any other a directory with configuration, weights and image processor.
@@ -31,8 +31,8 @@ class Arguments:
         source: Work directory, directory with config.json, weight file or hub id.
         destination: File or directory to write.
         layout: Whose names and files: transformers' (MobileViTForImageClassification and such),
-            CVNets' (a file), timm's (a directory for `timm.create_model("local-dir:...")`), or this
-            package's own, which holds every model.
+            CVNets' or torchvision's (a file), timm's (a directory for
+            `timm.create_model("local-dir:...")`), or this package's own, which holds every model.
         overwrite: Replace what is there.
         selection: Which of the source's weights.
     """
@@ -56,9 +56,10 @@ def main(argv: list[str]) -> int:
 def _check_destination(arguments: Arguments) -> None:
     """Refuses, before anything is loaded, what would overwrite or has no such form."""
     destination, is_file = arguments.destination, _is_file(arguments.destination)
-    if arguments.layout == "cvnets" and not is_file:
+    reader = {"cvnets": "CVNets", "torchvision": "torchvision"}.get(arguments.layout)
+    if reader and not is_file:
         raise ConfigurationError(
-            f"CVNets reads a file, not a directory; name {destination}.pt or "
+            f"{reader} reads a file, not a directory; name {destination}.pt or "
             f"{destination}.safetensors"
         )
     if arguments.layout == "native" and is_file:

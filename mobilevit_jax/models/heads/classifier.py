@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from mobilevit_jax.errors import ConfigurationError, unknown_name
-from mobilevit_jax.models.layers import ConvBlock, Dense, Dropout
+from mobilevit_jax.models.layers import ConvBlock, Dense, Dropout, dense_init
 from mobilevit_jax.models.model import Head, Model, check_rates, deepest
 from mobilevit_jax.models.names import HeadNames, Row, Tensors
 from mobilevit_jax.models.problem_types import PROBLEM_TYPES, SINGLE_LABEL, assumed_problem_type
@@ -18,7 +18,8 @@ class Classifier(Model):
     """The classifier; `create_model` builds it by name. Other fields: see `Model`.
 
     A backbone that has a property `exp_channels` gets a 1x1 convolution to as many channels before
-    the pooling, `conv_1x1_exp`, which counts as pretrained with it.
+    the pooling, `conv_1x1_exp`, which counts as pretrained with it; `exp_act` is the activation
+    there, if not SiLU. `classifier_init` draws the last layer's kernel, if not `dense_init`.
 
     Attributes:
         num_classes: Classes, or 0 for pooled features.
@@ -53,14 +54,17 @@ class Classifier(Model):
         if exp_channels := getattr(self.backbone, "exp_channels", 0):
             # Pretrained with the backbone and frozen with it.
             frozen = train and self.common.freeze_backbone
-            block = ConvBlock(exp_channels, common=self.common, name="conv_1x1_exp")
+            act = getattr(self.backbone, "exp_act", nn.silu)
+            block = ConvBlock(exp_channels, act=act, common=self.common, name="conv_1x1_exp")
             x = block(x, train and not frozen)
             x = lax.stop_gradient(x) if frozen else x
             maps = {**maps, "conv_1x1_exp": x}
         x = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
         if self.num_classes:
             x = Dropout(self.classifier_dropout)(x, train)
-            x = Dense(self.num_classes, dtype=self.common.dtype, name="classifier")(x)
+            init = getattr(self.backbone, "classifier_init", dense_init)
+            dtype = self.common.dtype
+            x = Dense(self.num_classes, dtype=dtype, kernel_init=init, name="classifier")(x)
         x = x.astype(jnp.float32)
         return (x, maps) if features else x
 
