@@ -67,3 +67,15 @@ def images(seed: int, count: int, height: int, width: int) -> np.ndarray:
     """Returns the reference's input in our layout, [count, height, width, 3] in [0, 1)."""
     nchw = np.random.default_rng(seed).random((count, 3, height, width)).astype(np.float32)
     return nchw.transpose(0, 2, 3, 1)
+
+
+def torchvision_names(name: str, layout: str = "torchvision") -> dict[str, tuple[int, ...]]:
+    """Returns {torchvision's or timm's name: PyTorch shape} of "mobilenetv2_100" or "resnet50"."""
+    table = json.loads((GOLDEN / "torchvision_names.json").read_text())[name]
+    column = ("torchvision", "timm").index(layout)
+    return {row[column]: tuple(row[-1]) for row in table}
+
+
+def torchvision_state_dict(name: str) -> dict[str, np.ndarray]:
+    """Returns a whole state dict by the same rule, in torchvision's naming."""
+    return {key: tensor(key, shape) for key, shape in torchvision_names(name).items()}

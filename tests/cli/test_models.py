@@ -87,7 +87,7 @@ def test_no_classes(mobilevit):
     ("arguments", "message"),
     [
         (["mobilevit_xss"], "unknown model 'mobilevit_xss' (did you mean 'mobilevit_xs'?); known"),
-        (["*large"], "unknown model '*large'; known: deeplabv3_mobilevit_s, "),
+        (["*large"], "unknown model '*large'; known: deeplabv3_mobilenetv2_025, "),
         (["--size", 0], "--size must be at least 1 pixel; got 0"),
         (["mobilevit_s", "--num-classes", -1], "num_classes must be 0 (pooled features) or more"),
         (["ssd*", "--num-classes", 1], "num_classes must be 2 or more, the background and at"),
