@@ -111,14 +111,15 @@ def load_weights(
         revision: Branch, tag or commit of a hub id.
         allow_half: Whether weights in half precision are widened to float32 rather than refused.
         channel_order: Of the images that the weights of a bare file were trained on. None takes
-            what the file's names tell: RGB for timm, for later CVNets' DeepLabv3 and for all of
-            CVNets' MobileViTv2, else BGR. Of MobileViT, later CVNets' SSDLite, RGB, cannot be told
-            from v0.1's by its names.
+            what the file's names tell: RGB for timm and torchvision, for later CVNets' DeepLabv3
+            and for all of CVNets' MobileViTv2, else BGR. Of MobileViT, later CVNets' SSDLite, RGB,
+            cannot be told from v0.1's by its names.
         backbone: See `from_pretrained`.
 
     Raises:
         ConfigurationError: If there is nothing at `source`, or an argument does not go with it.
-        DataError: If what is there cannot be read or is not a MobileViT; the file is named.
+        DataError: If what is there cannot be read or is no network of this package; the file is
+            named.
     """
     path = Path(source)
     _check_arguments(path, checkpoint, raw, revision, channel_order, backbone)

@@ -117,10 +117,10 @@ def save_weights(
 
     Nothing in the file says in which order the channels are, so that it follows the layout's
     readers: B, G, R for transformers (whose image processor turns channels round by default) and
-    CVNets v0.1 (which reads images with OpenCV), R, G, B for timm and later CVNets, which
-    MobileViTv2 is of. The stem is turned round
-    where the processor has the other order; the native layout keeps it. Nothing else of the
-    processor is in the file.
+    CVNets v0.1 (which reads images with OpenCV), R, G, B for torchvision, timm and later CVNets,
+    which MobileViTv2 is of. The stem is turned round where the processor has the other order; the
+    native layout keeps it. Nothing else of the processor is in the file; another mean or standard
+    deviation than its readers take is refused.
 
     Of the model, names and shapes tell widths, depths, classes, fusion and kernel size. What leaves
     no trace in them has to be said to whoever reads the file: the number of heads, patch sizes,
@@ -152,9 +152,28 @@ def save_weights(
     elif layout == "timm":
         check_timm(model)
     table = table_of(layout, model)
+    if table:
+        _check_normalised(processor, table.below.processing, layout)
     order = table.channel_order if table else processor.channel_order
     tensors = _tensors(model, variables, layout, turned=order != processor.channel_order)
     files.write_state_dict(path, tensors)
+
+
+def _check_normalised(
+    processor: ImageProcessor, assumed: Mapping[str, Any], layout: Layout
+) -> None:
+    """Refuses a file whose readers would normalise images otherwise, or not at all."""
+    step = -1 if processor.do_flip_channel_order else 1
+    found, wanted = processor.mean, assumed.get("mean")
+    if (found and found[::step], processor.std and processor.std[::step]) != (
+        wanted,
+        assumed.get("std"),
+    ):
+        raise ConfigurationError(
+            f"a file of tensors does not say that images have mean {found} and standard deviation "
+            f"{processor.std}, and readers of the layout {layout} take {wanted} and "
+            f"{assumed.get('std')}; save a directory, or write what convert.to_state_dict returns"
+        )
 
 
 def _image_size(processor: ImageProcessor) -> int | tuple[int, int]:

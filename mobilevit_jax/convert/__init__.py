@@ -83,8 +83,9 @@ def load_state_dict(
     Args:
         model: The model that the tensors are for.
         state_dict: {name: tensor} in PyTorch layout (OIHW, [out, in]) and in the naming of CVNets,
-            Hugging Face or timm, which is detected; DeepLabv3 also in that of later CVNets. Arrays
-            of NumPy, JAX or PyTorch; a mapping that reads them when asked is asked once for each.
+            Hugging Face, torchvision or timm, which is detected; DeepLabv3 also in that of later
+            CVNets. Arrays of NumPy, JAX or PyTorch; a mapping that reads them when asked is asked
+            once for each.
         strict: Whether a tensor that does not fit is an error. If not, what is missing or of
             another shape is initialised as by `model.init(jax.random.key(0), ...)`; so a detector
             takes the backbone of a classifier's tensors.

@@ -100,7 +100,8 @@ class TestFiles:
     def test_a_stem_for_the_other_order_is_turned_round(self, tmp_path):
         model = create_model("resnet50", variant=TINY["resnet50"], num_classes=5)
         variables, path = random_variables(model), tmp_path / "w.safetensors"
-        bgr = replace(PUBLISHED, do_flip_channel_order=True)
+        mean, std = (PUBLISHED.mean or ())[::-1], (PUBLISHED.std or ())[::-1]
+        bgr = replace(PUBLISHED, mean=mean, std=std, do_flip_channel_order=True)
         save_weights(path, model, variables, bgr, layout="torchvision")
         found = load_weights(path).variables["params"]["backbone"]["conv_1"]["conv"]["kernel"]
         kernel = variables["params"]["backbone"]["conv_1"]["conv"]["kernel"]
@@ -240,6 +241,20 @@ class TestRefusals:
         model = create_model("mobilenetv2_025")
         with pytest.raises(ConfigurationError, match="cannot express a width of 0.25"):
             save_pretrained(tmp_path, model, random_variables(model), PUBLISHED, layout="timm")
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_file_for_other_images(self, tmp_path):
+        """Whose readers would normalise what the weights want as it is, or the other way."""
+        refused: tuple[tuple[Any, ImageProcessor, Any], ...] = (
+            (create_model("resnet18"), ImageProcessor(), "torchvision"),
+            (create_model("mobilenetv2_050"), replace(PUBLISHED, std=(1, 1, 1)), "timm"),
+            (create_model("mobilevit_xxs"), PUBLISHED, "cvnets"),
+        )
+        for model, processor, layout in refused:
+            message = f"images have mean .* and readers of the layout {layout} take"
+            with pytest.raises(ConfigurationError, match=message):
+                path = tmp_path / "w.safetensors"
+                save_weights(path, model, random_variables(model), processor, layout=layout)
         assert list(tmp_path.iterdir()) == []
 
     def test_no_processor_of_transformers(self, tmp_path):

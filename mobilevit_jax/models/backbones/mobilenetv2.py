@@ -169,7 +169,7 @@ def _recognise(tensors: Tensors) -> tuple[str | None, dict[str, Any]]:
     return _published(variant), {"variant": variant}
 
 
-_IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+_IMAGENET: dict[str, Any] = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 FAMILY = Family(
     name="mobilenetv2",
@@ -190,7 +190,11 @@ FAMILY = Family(
             },
         ),
         "timm": BackboneNames(
-            (*_timm(),), "reduce_1x1", _refused_by_timm, heads=_classifier("classifier")
+            (*_timm(),),
+            "reduce_1x1",
+            _refused_by_timm,
+            heads=_classifier("classifier"),
+            processing=_IMAGENET,
         ),
     },
     published=_published,

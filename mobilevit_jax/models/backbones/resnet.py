@@ -224,7 +224,7 @@ def _recognise(tensors: Tensors) -> tuple[str | None, dict[str, Any]]:
     return _published(variant), {"variant": variant}
 
 
-_IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+_IMAGENET: dict[str, Any] = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 # timm has torchvision's names, and where nothing else tells, torchvision's processing is assumed.
 _NAMES = BackboneNames(
     _ROWS,
