@@ -227,6 +227,8 @@ def test_weights_in_several_files(tmp_path, endpoint):
     [
         ("apple/mobilevit-small", True),
         ("timm/mobilevit_s.cvnets_in1k", True),
+        ("apple/mobilevitv2-1.0-imagenet1k-256", True),
+        ("timm/mobilevitv2_150.cvnets_in22k_ft_in1k_384", True),
         ("runs/nothing-here", True),
         ("mobilevit-small", False),
         ("a/b/c", False),
