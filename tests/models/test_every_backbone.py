@@ -7,19 +7,24 @@ import numpy as np
 import pytest
 
 from mobilevit_jax.models import create_model
-from mobilevit_jax.models.backbones import mobilevitv2
+from mobilevit_jax.models.backbones import mobilenetv2, mobilevitv2, resnet
 from mobilevit_jax.models.model import map_sizes
 from mobilevit_jax.models.registry import all_heads, families
 from tests.small import TINY, train_twice
 
 SMALL: dict[str, Any] = {
+    "mobilenetv2": mobilenetv2.Variant((8, 8, 8, 8, 16, 16, 16, 24), 32),
     "mobilevit": TINY,
     "mobilevitv2": mobilevitv2.Variant((8, 8, 8, 8, 8, 8), (8, 8, 8), depths=(1, 1, 1)),
+    "resnet": resnet.Variant((1, 2, 1, 1), 4, (8, 8, 12, 16, 20)),
 }
 
 
 # Whether a loss falls in a single step is not for dropout to say.
-OPTIONS = {"deeplabv3": {"aspp_features": 8, "aspp_dropout": 0.0, "head_dropout": 0.0}}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "classifier": {"classifier_dropout": 0.0},
+    "deeplabv3": {"aspp_features": 8, "aspp_dropout": 0.0, "head_dropout": 0.0},
+}
 
 
 def small(head: str, family: str, **options: Any) -> Any:

@@ -1,5 +1,6 @@
 """MobileNetV2 and ResNet: torchvision's numbers and outputs, by weights drawn from their names."""
 
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -9,18 +10,15 @@ import pytest
 
 from mobilevit_jax import convert
 from mobilevit_jax.analysis.counts import stages, total_macs, total_parameters
-from mobilevit_jax.analysis.programs import draw_batch, draw_variables, objective_of
 from mobilevit_jax.errors import ConfigurationError
 from mobilevit_jax.models import create_model, kind_of, list_models, model_name
-from mobilevit_jax.models.backbones import mobilenetv2, resnet
 from mobilevit_jax.models.fuse import fuse_batch_norm
 from mobilevit_jax.models.trunk import dilated
 from mobilevit_jax.ops.dispatch import use_form
-from mobilevit_jax.training import parallel
 from mobilevit_jax.training.optimizer import OptimizerConfig, create_optimizer
 from mobilevit_jax.training.state import EMAConfig, create_state
-from mobilevit_jax.training.step import make_train_step
 from tests import reference
+from tests.models.test_every_backbone import SMALL
 from tests.parity.support import compiled
 from tests.small import random_variables
 
@@ -45,16 +43,15 @@ PARTS = {
     "resnet50": (1_856, 704, 215_808, 1_219_584, 7_098_368, 14_964_736, 2_049_000),
 }
 TINY = {
-    "mobilenetv2_100": mobilenetv2.Variant((8, 8, 8, 8, 16, 16, 16, 24), 32),
-    "resnet50": resnet.Variant((1, 2, 1, 1), 4, (8, 8, 12, 16, 20)),
-    "resnet18": resnet.Variant((1, 2, 1, 1), 1, (8, 8, 12, 16, 20)),
+    "mobilenetv2_100": SMALL["mobilenetv2"],
+    "resnet50": SMALL["resnet"],
+    "resnet18": replace(SMALL["resnet"], expansion=1),
 }
 
 
 def tiny(name, **options: Any) -> Any:
     """Returns a model of the name's kind that compiles at once."""
-    size = name.removeprefix("ssdlite_").removeprefix("deeplabv3_")
-    return create_model(name, variant=TINY[size], **{"num_classes": 5, **options})
+    return create_model(name, variant=TINY[name], num_classes=5, **options)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -113,25 +110,6 @@ def test_resnet50_is_torchvisions():
         mean, size = means(features[f"layer_{number + 1}"][..., ::2])
         close(mean, expected[f"layer{number}_mean"])
         close(size, expected[f"layer{number}_absmean"])
-
-
-def shapes(model, height, width):
-    images = jax.ShapeDtypeStruct((2, height, width, 3), jnp.float32)
-    return jax.eval_shape(
-        lambda x: model.init_with_output(jax.random.key(0), x, features=True)[0], images
-    )
-
-
-@pytest.mark.parametrize("stride", [32, 16, 8])
-@pytest.mark.parametrize("name", ["mobilenetv2_100", "resnet50", "resnet18"])
-def test_maps_are_as_the_stages_say(name, stride):
-    model = tiny(name, output_stride=stride)
-    for height, width in ((64, 96), (1, 7), (75, 33)):
-        logits, features = shapes(model, height, width)
-        assert logits.shape == (2, 5) and logits.dtype == jnp.float32
-        for stage, (step, channels) in model.backbone.stages.items():
-            assert features[stage].shape == (2, -(-height // step), -(-width // step), channels)
-    assert model.backbone.stages["layer_5"][0] == stride
 
 
 def test_dilation_behind_strides_that_are_taken_out():
@@ -231,27 +209,6 @@ def test_rematerialisation_keeps_paths():
         assert found[0] == found[1]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("head", ["", "ssdlite_", "deeplabv3_"])
-@pytest.mark.parametrize("name", ["mobilenetv2_100", "resnet50"])
-def test_every_head_trains_two_steps(name, head):
-    model = tiny(f"{head}{name}")
-    optimizer = create_optimizer(OptimizerConfig(), lambda step: jnp.asarray(1e-3))
-    objective = objective_of(model)
-    state = create_state(model, optimizer, EMAConfig(), objective.metrics, 0)
-    before = jax.device_get(state.params["backbone"])
-    step = parallel.pmap_train(make_train_step(model, optimizer, objective, EMAConfig(), seed=0))
-    batch = parallel.shard(draw_batch(model, 64, 2 * jax.device_count()))
-    state, losses = parallel.replicate(state), []
-    for _ in range(2):
-        state, metrics = step(state, batch)
-        losses.append(float(metrics["loss"]))
-    assert losses[1] < losses[0]
-    after = jax.device_get(state.params["backbone"])
-    moved = jax.tree.map(lambda old, new: not np.array_equal(old, new), before, after)
-    assert all(jax.tree.leaves(moved))
-
-
 def test_first_weights():
     """Convolutions by Kaiming's rule over their outputs, the last layer's of deviation 0.01."""
     model = create_model("resnet18")
@@ -290,9 +247,3 @@ def test_names_of_models():
 def test_bad_input(name, options, message):
     with pytest.raises(ConfigurationError, match=message):
         create_model(name, **options)
-
-
-def test_variables_are_drawn_without_tracing():
-    """`draw_variables` and the benchmark know these networks, too."""
-    model = tiny("ssdlite_resnet50")
-    assert set(draw_variables(model)) == {"params", "batch_stats"}
