@@ -115,10 +115,13 @@ def test_batches_must_divide_among_the_target(small):
         create_task(settings, info)
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(
+with_compiler = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="needs the extra tpu: libtpu is missing"
 )
+
+
+@pytest.mark.slow
+@with_compiler
 def test_a_small_model_compiles_for_a_tpu(tmp_path):
     output = tmp_path / "fits.json"
     options = ("--tiny", "--sampler.sizes", "32", "--target", "v5e-8", "--output", str(output))
@@ -133,6 +136,44 @@ def test_a_small_model_compiles_for_a_tpu(tmp_path):
     assert [step["step"] for step in told["steps"]] == ["train", "evaluate"]
     assert all(step["fits"] and step["accessed"] > 0 for step in told["steps"])
     assert told["chip"]["kind"] == "v5e" and "8 devices of 16 GiB" in ran.stderr
+
+
+KERNELS = """
+import jax
+from mobilevit_jax.analysis.chips import target_named
+from mobilevit_jax.analysis.tpu_programs import topology_of
+from mobilevit_jax.ops.flash import flash_attention, flash_gradients, suits_flash
+
+with topology_of(target_named("v5e-8")) as devices:
+    place = jax.sharding.SingleDeviceSharding(devices[0])
+
+    def compiled(function, *shapes):
+        operands = [jax.ShapeDtypeStruct(*shape, sharding=place) for shape in shapes]
+        lowered = jax.jit(function, static_argnums=len(shapes)).trace(*operands, 4)
+        return lowered.lower(lowering_platforms=("tpu",)).compile().as_text()
+
+    for tokens, width, dtype in (
+        (256, 64, "bfloat16"), (100, 80, "bfloat16"), (400, 144, "float32"),
+        (1024, 144, "float32"), (1024, 240, "bfloat16"),
+    ):
+        qkv, one = ((16, 3 * width, tokens), dtype), ((16, width, tokens), dtype)
+        assert suits_flash(jax.numpy.zeros((1, tokens, 3 * width), dtype)), (tokens, width)
+        assert "tpu_custom_call" in compiled(flash_attention, qkv)
+        assert "tpu_custom_call" in compiled(flash_gradients, qkv, one, one)
+"""
+
+
+@pytest.mark.slow
+@with_compiler
+def test_the_kernels_of_attention_compile_for_a_tpu():
+    """Of few tokens, of those that fill no lanes, and of the most that one works on."""
+    ran = subprocess.run(
+        [sys.executable, "-c", KERNELS],
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "ALLOW_MULTIPLE_LIBTPU_LOAD": "true"},
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 0, ran.stderr
 
 
 @pytest.mark.skipif(

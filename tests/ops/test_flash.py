@@ -1,4 +1,4 @@
-"""The kernel for TPUs, interpreted here; tests/analysis compiles a model with it for one."""
+"""The kernels for TPUs, interpreted here; tests/analysis compiles them for one."""
 
 import jax.numpy as jnp
 import numpy as np
