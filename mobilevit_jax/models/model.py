@@ -42,6 +42,23 @@ class Backbone(Protocol):
 
 
 @dataclass(frozen=True)
+class Accuracy:
+    """What others report of a classifier on the validation images of ImageNet-1k.
+
+    Attributes:
+        variant: One of the family's.
+        top1: A fraction.
+        source: Where the figure stands.
+        options: Of `create_model`, where the network is not the one that the name alone makes.
+    """
+
+    variant: str
+    top1: float
+    source: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Family:
     """Backbones of one architecture.
 
@@ -61,6 +78,7 @@ class Family:
         huggingface: Its fields in transformers' `config.json`, None if it has no such form.
         timm: Fields of timm's `pretrained_cfg` where a file is silent and this family is not like
             the others; None if timm does not have it.
+        accuracies: What is known of its classifiers, one figure for each network.
     """
 
     name: str
@@ -75,6 +93,7 @@ class Family:
     head_defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     huggingface: HuggingFaceForm | None = None
     timm: Mapping[str, Any] | None = None
+    accuracies: tuple[Accuracy, ...] = ()
 
 
 @dataclass(frozen=True)

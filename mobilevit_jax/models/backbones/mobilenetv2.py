@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 
 from mobilevit_jax.models.layers import Common, ConvBlock, Initializer, small_dense_init
-from mobilevit_jax.models.model import Family
+from mobilevit_jax.models.model import Accuracy, Family
 from mobilevit_jax.models.names import BackboneNames, HeadNames, Row, Tensors, apart
 from mobilevit_jax.models.trunk import Stage, check_output_stride, dilated
 
@@ -42,6 +42,7 @@ VARIANTS = {
     "100": Variant((32, 16, 24, 32, 64, 96, 160, 320)),
     "140": Variant((48, 24, 32, 48, 88, 136, 224, 448), 1792),
 }
+_TOP1 = {"025": 0.5357, "050": 0.6528, "075": 0.7042, "100": 0.7293}
 
 
 class MobileNetV2(nn.Module):
@@ -202,4 +203,9 @@ FAMILY = Family(
     recognise=_recognise,
     head_defaults={"classifier": {"classifier_dropout": 0.2}},
     timm={**_IMAGENET, "input_size": (3, 224, 224), "crop_pct": 0.875},
+    # Of one source, so that the widths compare.
+    accuracies=tuple(
+        Accuracy(f"mobilenetv2_{width}", top1, "CVNets v0.2, model zoo")
+        for width, top1 in _TOP1.items()
+    ),
 )

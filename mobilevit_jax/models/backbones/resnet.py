@@ -10,7 +10,7 @@ import jax
 
 from mobilevit_jax.errors import DataError, unknown_name
 from mobilevit_jax.models.layers import Common, ConvBlock, Initializer, small_dense_init
-from mobilevit_jax.models.model import Family
+from mobilevit_jax.models.model import Accuracy, Family
 from mobilevit_jax.models.names import (
     BackboneNames,
     HeadNames,
@@ -48,6 +48,18 @@ VARIANTS = {
     "resnet50": Variant((3, 4, 6, 3)),
     "resnet101": Variant((3, 4, 23, 3)),
 }
+_TORCHVISION, _ZOO = "torchvision, its weights IMAGENET1K_V1", "CVNets v0.2, model zoo"
+_PAPER = "MobileViT paper (arXiv 2110.02178), Table 5, multi-scale sampler"
+_CVNETS = {"stem": "cvnets"}
+_ACCURACIES = (
+    Accuracy("resnet18", 0.69758, _TORCHVISION),
+    Accuracy("resnet34", 0.73314, _TORCHVISION),
+    Accuracy("resnet34", 0.7485, _ZOO, _CVNETS),
+    Accuracy("resnet50", 0.76130, _TORCHVISION),
+    Accuracy("resnet50", 0.786, _PAPER, _CVNETS),
+    Accuracy("resnet101", 0.77374, _TORCHVISION),
+    Accuracy("resnet101", 0.7981, _ZOO, _CVNETS),
+)
 
 
 class Block(nn.Module):
@@ -252,4 +264,5 @@ FAMILY = Family(
     recognise=_recognise,
     head_defaults={"classifier": {"classifier_dropout": 0.0}},
     timm={**_IMAGENET, "input_size": (3, 224, 224), "crop_pct": 0.875},
+    accuracies=_ACCURACIES,
 )

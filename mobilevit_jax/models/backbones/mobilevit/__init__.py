@@ -3,7 +3,12 @@
 from mobilevit_jax.models.backbones.mobilevit.huggingface import FORM
 from mobilevit_jax.models.backbones.mobilevit.names import NAMES, recognise, same_tensors
 from mobilevit_jax.models.backbones.mobilevit.network import MobileViT, MobileViTBlock, check
-from mobilevit_jax.models.backbones.mobilevit.variants import VARIANTS, Variant, published
+from mobilevit_jax.models.backbones.mobilevit.variants import (
+    ACCURACIES,
+    VARIANTS,
+    Variant,
+    published,
+)
 from mobilevit_jax.models.model import Family
 
 __all__ = ["FAMILY", "VARIANTS", "MobileViT", "MobileViTBlock", "Variant"]
@@ -20,4 +25,5 @@ FAMILY = Family(
     recognise=recognise,
     huggingface=FORM,
     timm={"crop_pct": 0.9},
+    accuracies=ACCURACIES,
 )

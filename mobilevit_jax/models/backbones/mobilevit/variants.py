@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, replace
 
+from mobilevit_jax.models.model import Accuracy
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -33,6 +35,13 @@ VARIANTS: dict[str, Variant] = {
     "xs": Variant((16, 32, 48, 64, 80, 96), (96, 120, 144), 4, 384, dropout=0.1),
     "s": Variant((16, 32, 64, 96, 128, 160), (144, 192, 240), 4, 640, dropout=0.1),
 }
+
+_PAPER = "MobileViT paper (arXiv 2110.02178), Figure 6"
+ACCURACIES = (
+    Accuracy("mobilevit_xxs", 0.690, "CVNets v0.1, README"),
+    Accuracy("mobilevit_xs", 0.748, _PAPER),
+    Accuracy("mobilevit_s", 0.784, _PAPER),
+)
 
 
 def published(variant: Variant) -> str | None:

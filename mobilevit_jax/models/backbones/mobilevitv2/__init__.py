@@ -4,6 +4,7 @@ from mobilevit_jax.models.backbones.mobilevitv2.huggingface import FORM
 from mobilevit_jax.models.backbones.mobilevitv2.names import NAMES, recognise
 from mobilevit_jax.models.backbones.mobilevitv2.network import MobileViTv2, MobileViTv2Block, check
 from mobilevit_jax.models.backbones.mobilevitv2.variants import (
+    ACCURACIES,
     VARIANTS,
     Variant,
     published,
@@ -36,4 +37,5 @@ FAMILY = Family(
     },
     huggingface=FORM,
     timm={"crop_pct": 0.888},
+    accuracies=ACCURACIES,
 )

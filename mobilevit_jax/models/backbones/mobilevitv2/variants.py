@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from mobilevit_jax.models.model import Accuracy
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -57,6 +59,12 @@ def divisible(value: float, divisor: int = 8, least: int = 8) -> int:
 
 
 VARIANTS = {f"{round(100 * w):03d}": scaled(w) for w in (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)}
+
+_TOP1 = (0.7018, 0.7556, 0.7809, 0.7965, 0.8038, 0.8084, 0.8117)
+ACCURACIES = tuple(
+    Accuracy(f"mobilevitv2_{size}", top1, "CVNets v0.2, model zoo")
+    for size, top1 in zip(VARIANTS, _TOP1, strict=True)
+)
 
 
 def published(variant: Variant) -> str | None:
