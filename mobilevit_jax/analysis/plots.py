@@ -224,8 +224,9 @@ def tidy(axes: Axes) -> None:
 
 
 def write_figure(figure: Figure, path: str | Path) -> None:
-    """Writes a PNG so that the file is never half-written."""
+    """Writes a PNG, or an SVG by its name, so that the file is never half-written."""
+    form = "svg" if Path(path).suffix.lower() == ".svg" else "png"
     with replacing(Path(path)) as unfinished, warnings.catch_warnings():
         # A script that the font lacks is drawn as boxes; nothing a caller could mend.
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
-        figure.savefig(unfinished, format="png")
+        figure.savefig(unfinished, format=form)

@@ -1,12 +1,14 @@
 """How commands read their options, and refuse them."""
 
 import contextlib
+import tempfile
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import tyro
 
-from mobilevit_jax.errors import ConfigurationError
+from mobilevit_jax.errors import ConfigurationError, DataError, naming
 
 if TYPE_CHECKING:
     from mobilevit_jax.config import Experiment
@@ -41,6 +43,15 @@ def read_over(
 def called(value: str, default: str = "") -> Any:
     """Says what --help calls the value of an option, and in which words it tells the default."""
     return tyro.conf.arg(metavar=value, help_behavior_hint=default)
+
+
+def check_output(path: Path, option: str = "--output") -> None:
+    """Raises DataError or OSError for a file that could not be written after all the work."""
+    if path.is_dir():
+        raise DataError(f"{option} {path} is a directory; name a file in it")
+    with naming(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path.parent).close()
 
 
 @contextlib.contextmanager

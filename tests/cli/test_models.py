@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from PIL import Image
 
 PARAMETERS = {
     "mobilevit_s": 5_578_632,
@@ -83,6 +84,32 @@ def test_no_classes(mobilevit):
     assert "classifier" not in {stage["name"] for stage in model["mobilevit_xs"]["stages"]}
 
 
+def test_networks_side_by_side(mobilevit, tmp_path):
+    output, plot = tmp_path / "new" / "networks.json", tmp_path / "networks.png"
+    ran = mobilevit("models", "--compare", "--output", output, "--plot", plot)
+    assert ran.status == 0
+    shown = rows(ran.out)
+    assert shown["mobilevit_s"] == ["256", "5,578,632", "2,000.8", "78.40", "[3]"]
+    assert shown["[3]"] == ["MobileViT", "paper", "(arXiv", "2110.02178),", "Figure", "6"]
+    assert shown["mobilenetv2_140"] == ["256", "6,108,776", "759.9"]
+    assert not any(name.startswith(("ssdlite", "deeplab")) for name in shown)
+    assert max(map(len, ran.out.splitlines()[1:])) <= 80
+    assert "not drawn, since no top-1 is known: mobilenetv2_035, mobilenetv2_140\n" in ran.err
+    found = json.loads(output.read_text())["networks"]
+    assert next(one for one in found if one["options"])["source"] == "CVNets v0.2, model zoo"
+    with Image.open(plot) as image:
+        assert image.format == "PNG"
+
+
+@pytest.mark.slow
+def test_latency_beside_them(mobilevit):
+    ran = mobilevit("models", "resnet18", "--compare", "--latency", "--size", 32, "--json")
+    numbers = json.loads(ran.out)
+    assert numbers["machine"]["cores"] >= 1
+    assert 0 < numbers["networks"][0]["milliseconds"] < 1000
+    assert "measuring resnet18 (1/1)" in ran.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -90,6 +117,11 @@ def test_no_classes(mobilevit):
         (["*large"], "unknown model '*large'; known: deeplabv3_mobilenetv2_025, "),
         (["--size", 0], "--size must be at least 1 pixel; got 0"),
         (["mobilevit_s", "--num-classes", -1], "num_classes must be 0 (pooled features) or more"),
+        (["--latency"], "--latency goes with --compare; give that too"),
+        (["--compare", "--num-classes", 10], "--compare is of classifiers of 1000 classes; leave"),
+        (["--compare", "--plot", "a.pdf"], "--plot a.pdf must end with .png or .svg"),
+        (["ssdlite_mobilevit_s", "--compare"], "unknown classifier 'ssdlite_mobilevit_s'"),
+        (["*_140", "--compare", "--plot", "a.png"], "there is nothing to draw: of no network a"),
         (["ssd*", "--num-classes", 1], "num_classes must be 2 or more, the background and at"),
     ],
 )

@@ -3,7 +3,6 @@
 import contextlib
 import itertools
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,9 +12,9 @@ import tyro
 
 from mobilevit_jax.base.cores import usable_cores
 from mobilevit_jax.cli.console import count, print_table, say
-from mobilevit_jax.cli.options import called, read
+from mobilevit_jax.cli.options import called, check_output, read
 from mobilevit_jax.cli.runtime import start_jax
-from mobilevit_jax.errors import ConfigurationError, DataError, ExitStatus, naming
+from mobilevit_jax.errors import ConfigurationError, ExitStatus
 
 if TYPE_CHECKING:
     from mobilevit_jax.analysis.programs import Program, Setting
@@ -82,7 +81,7 @@ def main(argv: list[str]) -> int:
     _check(arguments)
     start_jax()
     settings = _settings(arguments)
-    report = Report(arguments.output, len(settings), _machine())
+    report = Report(arguments.output, len(settings), machine())
     try:
         with _cold() if arguments.cold else contextlib.nullcontext():
             _measure(settings, arguments.rounds, report)
@@ -121,16 +120,7 @@ def _check(arguments: Arguments) -> None:
     if arguments.rounds < 1:
         raise ConfigurationError(f"--rounds must be at least 1; got {arguments.rounds}")
     if arguments.output is not None:
-        _check_output(arguments.output)
-
-
-def _check_output(path: Path) -> None:
-    """Raises DataError or OSError for a file that could not be written after all the measuring."""
-    if path.is_dir():
-        raise DataError(f"--output {path} is a directory; name a file in it")
-    with naming(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=path.parent).close()
+        check_output(arguments.output)
 
 
 def _settings(arguments: Arguments) -> list["Setting"]:
@@ -257,7 +247,7 @@ def _megabytes(number: int | None) -> str:
     return f"{number / 1e6:,.0f}" if number >= 1e7 else f"{number / 1e6:.1f}"
 
 
-def _machine() -> dict[str, Any]:
+def machine() -> dict[str, Any]:
     """Returns what the numbers depend on besides the code."""
     import jax
 

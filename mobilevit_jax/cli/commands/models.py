@@ -1,8 +1,9 @@
-"""`mobilevit models`: parameters, multiply-adds and feature shapes."""
+"""`mobilevit models`: parameters, multiply-adds and feature shapes; networks side by side."""
 
 import dataclasses
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import tyro
@@ -28,7 +29,7 @@ class Counted(NamedTuple):
 
 @dataclass(frozen=True)
 class Arguments:
-    """List the models; with a name, the stages of that one.
+    """List the models; with a name, the stages of that one; classifiers side by side.
 
     Attributes:
         name: A model, or a pattern such as "*xs".
@@ -37,12 +38,21 @@ class Arguments:
         num_classes: Classes, with the background for detectors and segmentation models; if not
             given, those of the published models.
         json: Print JSON, for machines.
+        compare: Set the classifiers side by side, with the top-1 accuracy on ImageNet-1k that has
+            been published of them, and its source.
+        latency: Measure how long each takes for one image here, which is minutes for all of them.
+        output: Write the comparison into this JSON file.
+        plot: Draw top-1 over parameters into this file, a PNG or an SVG.
     """
 
     name: Annotated[str, tyro.conf.Positional, called("[MODEL]")] = "*"
     size: int | None = None
     num_classes: int | None = None
     json: bool = False
+    compare: bool = False
+    latency: bool = False
+    output: Annotated[Path | None, called("FILE")] = None
+    plot: Annotated[Path | None, called("FILE")] = None
 
 
 def main(argv: list[str]) -> int:
@@ -50,6 +60,11 @@ def main(argv: list[str]) -> int:
     arguments = read(Arguments, "models", argv)
     if arguments.size is not None and arguments.size < 1:
         raise ConfigurationError(f"--size must be at least 1 pixel; got {arguments.size}")
+    if arguments.compare:
+        return _compare(arguments)
+    for option in ("latency", "output", "plot"):
+        if getattr(arguments, option):
+            raise ConfigurationError(f"--{option} goes with --compare; give that too")
     options: dict[str, Any] = (
         {} if arguments.num_classes is None else {"num_classes": arguments.num_classes}
     )
@@ -66,6 +81,25 @@ def main(argv: list[str]) -> int:
         _print_stages(*next(iter(counted.items())))
     else:
         _print_models(counted)
+    return ExitStatus.DONE
+
+
+def _compare(arguments: Arguments) -> int:
+    # Late, since listing the models needs nothing of what measures them.
+    from mobilevit_jax.cli.commands.models_compare import compare
+
+    if arguments.num_classes is not None:
+        raise ConfigurationError(
+            "--compare is of classifiers of 1000 classes; leave out --num-classes"
+        )
+    compare(
+        arguments.name,
+        arguments.size,
+        latency=arguments.latency,
+        as_json=arguments.json,
+        output=arguments.output,
+        plot=arguments.plot,
+    )
     return ExitStatus.DONE
 
 
