@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from reporting import markdown, plain_errors, say, surroundings
 
 from mobilevit_jax.allocator import keep_memory_of_steps
-from mobilevit_jax.errors import ConfigurationError
+from mobilevit_jax.errors import ConfigurationError, DataError
 
 PACKAGES = ("mobilevit_jax", "jax", "jaxlib", "flax")
 _REPEATS = 3
@@ -32,7 +32,7 @@ _PART = re.compile(
     r"(attention_norm|ffn_norm|final_norm|attention|ffn_expand|ffn_reduce|transformer"
     r"|expand_1x1|conv_3x3|reduce_1x1|local_conv|local_project|project|fusion)"
 )
-_INSTRUCTION = re.compile(r"\s*(?:ROOT )?%?([\w.\-]+) = (\S+) ([\w\-]+)\(")
+_INSTRUCTION = re.compile(r"\s*(?:ROOT )?%?([\w.\-]+) = (\S+|\(.*?\)) ([a-z][\w\-]*)\(")
 _NAME = re.compile(r'op_name="([^"]*)"')
 
 
@@ -100,13 +100,14 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
     Raises:
         ConfigurationError: If the work is unknown or needs more memory than there is.
+        DataError: If the profiler has seen nothing.
     """
     import jax
 
     from mobilevit_jax.analysis.programs import Setting, compile_program
-    from mobilevit_jax.cli.runtime import start_jax
+    from mobilevit_jax.cli.compilation_cache import use_compilation_cache
 
-    start_jax()
+    use_compilation_cache()
     setting = Setting(options.model, options.work, options.size, options.batch, options.dtype)
     say(f"compiling {setting} ...")
     program = compile_program(setting)
@@ -124,6 +125,11 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         for name, one in known.items()
         if name in spent
     ]
+    if not rows:
+        raise DataError(
+            "the profiler has seen none of the program's operations; CUDA graphs hide them on a "
+            "GPU, so set XLA_FLAGS=--xla_gpu_enable_command_buffer="
+        )
     return {
         **surroundings(PACKAGES, len(os.sched_getaffinity(0))),
         "work": str(setting),
@@ -149,7 +155,12 @@ def show(found: dict[str, Any], top: int) -> str:
         for name, (forward, backward) in ordered[:top]
     ]
     single = [
-        [row["ms"], row["kind"], f"`{row['shape'].split('{')[0]}`", f"`{_short(row['path'])}`"]
+        [
+            row["ms"],
+            row["kind"],
+            f"`{row['shape'].lstrip('(').split('{')[0]}`",
+            f"`{_short(row['path'])}`",
+        ]
         for row in found["operations"][:top]
     ]
     return "\n\n".join(

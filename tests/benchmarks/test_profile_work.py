@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from mobilevit_jax.errors import DataError
+
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
@@ -24,6 +26,8 @@ HloModule jit_f
 }
 ENTRY %main (x: f32[2,3]) -> f32[2] {
   %x = f32[2,3]{1,0} parameter(0)
+  %conv.7 = (f32[2]{0}, /*index=1*/u8[0]{0:T(256)}) custom-call(%x), metadata=\
+{op_name="jit(f)/conv_1/c"}
   %dot.5 = f32[2,2]{1,0} dot(%x, %x), metadata={op_name="jit(f)/jvp(M)/M.stages/backbone/layer_3/\
 mobilevit/transformer_1/attention/qkv/dot_general" source_file="a.py"}
   ROOT %fusion.2 = f32[2]{0} fusion(%dot.5), kind=kLoop, calls=%fused, metadata={op_name="jit(f)/\
@@ -36,7 +40,9 @@ def test_operations_know_where_they_come_from():
     from profile_work import Operation, operations
 
     found = operations(PROGRAM)
-    assert set(found) == {"add.1", "x", "dot.5", "fusion.2"}
+    assert set(found) == {"add.1", "x", "conv.7", "dot.5", "fusion.2"}
+    # One that a GPU's library computes has room to work in among its results.
+    assert (found["conv.7"].kind, found["conv.7"].part) == ("custom-call", "conv_1")
     dot, fusion = found["dot.5"], found["fusion.2"]
     assert (dot.kind, dot.shape, dot.part, dot.backward) == (
         *("dot", "f32[2,2]{1,0}", "layer_3 attention", False),
@@ -58,6 +64,15 @@ def test_tables_add_up():
     assert "w: 8 ms by the clock, all operations 10 ms" in text
     assert "| a | 1.00 | 6.00 | 70.0% |" in text and "| b | 3.00 | 0.00 | 30.0% |" in text
     assert text.count("`b/c/d/e/f`") == 2
+
+
+def test_a_profile_without_operations_is_refused(monkeypatch):
+    import profile_work
+
+    monkeypatch.setattr(profile_work, "trace", lambda call, directory: {})
+    options = ["mobilevit_xxs", "--work", "forward", "--size", "32", "--batch", "1"]
+    with pytest.raises(DataError, match="none of the program's operations.*command_buffer="):
+        profile_work.measure(profile_work.parse(options))
 
 
 def test_a_forward_pass(tmp_path, monkeypatch, capsys):
