@@ -7,11 +7,12 @@ Every contender has a process of its own, which builds its model and compiles it
 turns, one working while the others sleep, for several rounds. A ratio is the other's time over ours
 in the same round, and the median over the rounds is reported, with the least and the largest: above
 1, ours is faster. All are held to the same cores, and compute on the first GPU if there is one
-(`gpu.sh`). The contenders: transformers' MobileViT eager, eager with channels-last tensors,
-`torch.compile`, and that with channels-last; for SSDLite, which transformers does not have, torch
-modules that compute the same on transformers' backbone; and for inference in float32 on a CPU,
-onnxruntime and OpenVINO on the graph that `torch.onnx` makes of the same model. All have the same
-weights, and must give the same outputs before anything is timed (`equal_weights.py`).
+(`gpu.sh`). The contenders: for classifiers a plain port to Flax (`plain_flax.py`); transformers'
+MobileViT eager, eager with channels-last tensors, `torch.compile`, and that with channels-last; for
+SSDLite, which transformers does not have, torch modules that compute the same on transformers'
+backbone; and for inference in float32 on a CPU, onnxruntime and OpenVINO on the graph that
+`torch.onnx` makes of the same model. All have the same weights, and must give the same outputs
+before anything is timed (`equal_weights.py`).
 
 Rows are written as soon as they are there; the same command again goes on with what is missing.
 """
@@ -36,11 +37,12 @@ import numpy as np
 from comparison_tables import memory_table, table
 from contenders import (
     CONTENDERS,
-    FUSED,
+    IN_JAX,
     ONNXRUNTIME,
     OPENVINO,
     OURS,
     OUTPUTS,
+    PLAIN,
     RUNTIMES,
     Call,
     Work,
@@ -89,7 +91,6 @@ def worker(task: dict[str, Any]) -> None:
         serve(lambda _: _write_weights(work, directory, set(task["contenders"])))
         return
     contender = task["contender"]
-    ours = contender in (OURS, FUSED)
     _import(contender, len(task["cores"]))
     before = _resident_bytes("VmRSS")
 
@@ -108,7 +109,7 @@ def worker(task: dict[str, Any]) -> None:
         call, _ = first()
         for _ in range(10):  # torch.compile goes on at the second call
             call()
-        if ours:
+        if contender in IN_JAX:
             from mobilevit_jax.allocator import return_freed_memory
 
             return_freed_memory()  # as the trainer does after ten steps
@@ -129,14 +130,13 @@ def worker(task: dict[str, Any]) -> None:
 def _write_weights(work: Work, directory: Path, contenders: set[str]) -> None:
     import equal_weights
 
-    runtimes = contenders & set(RUNTIMES)
-    others = contenders - {OURS, FUSED}
-    equal_weights.write(work, directory, bool(others), bool(runtimes))
+    runtimes, others = contenders & set(RUNTIMES), contenders - set(IN_JAX)
+    equal_weights.write(work, directory, bool(others), bool(runtimes), PLAIN in contenders)
 
 
 def _check_outputs(contender: str, found: Any, work: Work, directory: Path) -> None:
     """Raises DataError if a contender does not compute what the others do."""
-    arrays = outputs_of(found, channels_first=contender not in (OURS, FUSED))
+    arrays = outputs_of(found, channels_first=contender not in IN_JAX)
     with np.load(directory / OUTPUTS) as expected:
         problem = differing(arrays, list(expected.values()), _TOLERANCE[work.dtype])
     if problem:
@@ -148,13 +148,13 @@ def _import(contender: str, threads: int) -> None:
     if contender in RUNTIMES:
         importlib.import_module(contender.lower())
         return
-    if contender in (OURS, FUSED):
+    if contender in IN_JAX:
         from mobilevit_jax.allocator import keep_memory_of_steps
 
         keep_memory_of_steps()  # as all our commands do
         import jax
 
-        import mobilevit_jax.tasks.classification  # noqa: F401
+        import mobilevit_jax.analysis.programs  # noqa: F401 (all that a step is made of)
 
         jax.devices()
         return
@@ -169,13 +169,13 @@ def _import(contender: str, threads: int) -> None:
 def _device(contender: str) -> str:
     if contender in RUNTIMES:
         return _CPU
-    return _our_device() if contender in (OURS, FUSED) else _torch_device()
+    return _our_device() if contender in IN_JAX else _torch_device()
 
 
 def _peak(contender: str) -> Callable[[Call, int], int]:
     if contender in RUNTIMES:
         return _process_peak
-    return _our_peak if contender in (OURS, FUSED) else _torch_peak
+    return _our_peak if contender in IN_JAX else _torch_peak
 
 
 def _our_device() -> str:
@@ -352,7 +352,7 @@ def check(options: argparse.Namespace) -> None:
         ConfigurationError: Names what to install.
     """
     missing = [name for name in ("torch", "transformers") if not importlib.util.find_spec(name)]
-    if missing and set(options.contenders) - {OURS, FUSED}:
+    if missing and set(options.contenders) - set(IN_JAX):
         raise ConfigurationError(
             f"{' and '.join(missing)} cannot be imported; install the extra: "
             "pip install torch==2.13.0 && pip install -e '.[parity]'"

@@ -19,12 +19,13 @@ import numpy as np
 
 Call = Callable[[], Any]
 
-OURS, FUSED = "ours", "ours, norms fused"
+OURS, FUSED, PLAIN = "ours", "ours, norms fused", "plain port"
+IN_JAX = (OURS, FUSED, PLAIN)
 EAGER, CHANNELS_LAST = "eager", "eager channels-last"
 COMPILE, COMPILE_CHANNELS_LAST = "torch.compile", "torch.compile channels-last"
 ONNXRUNTIME, OPENVINO = "onnxruntime", "OpenVINO"
 RUNTIMES = (ONNXRUNTIME, OPENVINO)
-CONTENDERS = (OURS, FUSED, EAGER, CHANNELS_LAST, COMPILE, COMPILE_CHANNELS_LAST, *RUNTIMES)
+CONTENDERS = (*IN_JAX, EAGER, CHANNELS_LAST, COMPILE, COMPILE_CHANNELS_LAST, *RUNTIMES)
 
 # The files of `equal_weights`, and the name of the graph's input.
 OUR_WEIGHTS, TORCH_WEIGHTS = "ours.safetensors", "torch.safetensors"
@@ -72,12 +73,15 @@ class Work:
 def entrants(work: Work) -> list[str]:
     """Returns the contenders of a work.
 
-    Norms are fused for inference alone, and the runtimes know nothing else; they take float32.
+    Norms are fused for inference alone, and the runtimes know nothing else; they take float32. The
+    plain port is a classifier.
     """
     if work.kind != "forward":
-        absent = (FUSED, *RUNTIMES)
+        absent = {FUSED, *RUNTIMES}
     else:
-        absent = () if work.dtype == "float32" else RUNTIMES
+        absent = set() if work.dtype == "float32" else set(RUNTIMES)
+    if not work.model.startswith("mobilevit_"):
+        absent.add(PLAIN)
     return [name for name in CONTENDERS if name not in absent]
 
 
@@ -95,10 +99,10 @@ def prepare(contender: str, work: Work, directory: Path) -> Call:
     forward = work.kind == "forward"
     if contender in RUNTIMES:
         return (_openvino if contender == OPENVINO else _onnxruntime)(work, directory)
-    if contender in (OURS, FUSED):
+    if contender in IN_JAX:
         if forward:
-            return _ours_forward(work, directory, contender == FUSED)
-        return _ours(work, directory)
+            return _jax_forward(work, directory, contender)
+        return (_plain if contender == PLAIN else _ours)(work, directory)
     return (_torch_forward if forward else _torch)(work, directory, contender)
 
 
@@ -136,14 +140,26 @@ def _load_ours(work: Work, directory: Path, model: Any) -> Any:
     return from_native(model, load_file(directory / OUR_WEIGHTS))
 
 
-def _ours_forward(work: Work, directory: Path, fused: bool) -> Call:
+def plain_port(work: Work, variables: Any) -> tuple[Any, Any]:
+    """Returns the plain port of a work's model, and our variables as it takes them."""
+    import jax.numpy as jnp
+    from plain_flax import MobileViT, from_ours
+
+    size = work.model.removeprefix("mobilevit_")
+    return MobileViT(size, dtype=jnp.dtype(work.dtype)), from_ours(variables)
+
+
+def _jax_forward(work: Work, directory: Path, contender: str) -> Call:
     import jax
 
     import mobilevit_jax as mvj
 
     model = mvj.create_model(work.model, dtype=work.dtype)
-    variables = jax.device_put(_load_ours(work, directory, model))
-    if fused:
+    variables = _load_ours(work, directory, model)
+    if contender == PLAIN:
+        model, variables = plain_port(work, variables)
+    variables = jax.device_put(variables)
+    if contender == FUSED:
         variables = mvj.fuse_batch_norm(variables)
     images = jax.device_put(work.images())
     apply = jax.jit(model.apply)
@@ -157,7 +173,6 @@ def _ours(work: Work, directory: Path) -> Call:
     from mobilevit_jax import create_model
     from mobilevit_jax.tasks.classification_objective import ClassificationObjective
     from mobilevit_jax.training import parallel
-    from mobilevit_jax.training.compile import lower
     from mobilevit_jax.training.optimizer import OptimizerConfig, create_optimizer
     from mobilevit_jax.training.state import EMAConfig, create_state, state_from
     from mobilevit_jax.training.step import make_train_step
@@ -172,7 +187,29 @@ def _ours(work: Work, directory: Path) -> Call:
     create_state(model, optimizer, average, objective.metrics, 0)
     variables = jax.device_put(_load_ours(work, directory, model))
     state = state_from(variables, optimizer, average, objective.metrics)
-    step = parallel.pmap_train(make_train_step(model, optimizer, objective, average, seed=0))
+    return _steps(work, make_train_step(model, optimizer, objective, average, seed=0), state)
+
+
+def _plain(work: Work, directory: Path) -> Call:
+    import jax
+    from plain_flax import training_step
+
+    from mobilevit_jax import create_model
+
+    net, variables = plain_port(work, _load_ours(work, directory, create_model(work.model)))
+    jax.jit(net.init)(jax.random.key(0), np.zeros((1, work.size, work.size, 3), np.float32))
+    begin, step = training_step(net)
+    return _steps(work, step, begin(jax.device_put(variables)))
+
+
+def _steps(work: Work, function: Any, state: Any) -> Call:
+    """Returns what calls `function(state, batch) -> (state, metrics)` again and again."""
+    import jax
+
+    from mobilevit_jax.training import parallel
+    from mobilevit_jax.training.compile import lower
+
+    step = parallel.pmap_train(function)
     batch = parallel.shard(
         {
             "image": work.images(),

@@ -10,6 +10,7 @@ which activations fade to denormal numbers, and a CPU computes those many times 
 # pyright: reportMissingImports=false
 
 import contextlib
+import dataclasses
 import logging
 import warnings
 from collections.abc import Mapping
@@ -26,15 +27,17 @@ from contenders import (
     Work,
     differing,
     outputs_of,
+    plain_port,
     torch_images,
 )
 
 from mobilevit_jax.errors import DataError
 
+_TOLERANCE = 1e-3  # of outputs in float32, as a share of the largest
 _FIELDS = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
 
 
-def write(work: Work, directory: Path, others: bool, runtimes: bool) -> None:
+def write(work: Work, directory: Path, others: bool, runtimes: bool, plain: bool = False) -> None:
     """Writes the weights of a work, and the outputs that they give for its images.
 
     Args:
@@ -42,9 +45,10 @@ def write(work: Work, directory: Path, others: bool, runtimes: bool) -> None:
         directory: Where the files go.
         others: Whether PyTorch's weights are wanted too, of the same values.
         runtimes: Whether the graph for onnxruntime and OpenVINO is.
+        plain: Whether the plain port is to give the same outputs, too.
 
     Raises:
-        DataError: If an activation is a denormal number, or both sides give different outputs.
+        DataError: If an activation is a denormal number, or the sides give different outputs.
     """
     import jax
     from safetensors.numpy import save_file
@@ -64,10 +68,13 @@ def write(work: Work, directory: Path, others: bool, runtimes: bool) -> None:
     def forward(variables: Any, images: Any) -> Any:
         return model.apply(variables, images, capture_intermediates=True, mutable="intermediates")
 
-    found, kept = jax.device_get(forward(variables, images))
+    with jax.default_matmul_precision("float32"):  # a GPU's own is TF32
+        found, kept = jax.device_get(forward(variables, images))
     refuse_denormals("ours", flax_activations(kept["intermediates"]))
     expected = outputs_of(found)
     np.savez(directory / OUTPUTS, *expected)
+    if plain:
+        compare_plain(work, variables, images, expected)
     if others or runtimes:
         twin = torch_twin(work.model, model, variables, directory)
         compare(twin, images, expected)
@@ -140,8 +147,25 @@ def compare(twin: Any, images: np.ndarray, expected: list[np.ndarray]) -> None:
             hooks.callback(module.register_forward_hook(keep).remove)
         found = outputs_of(twin(torch.from_numpy(images).permute(0, 3, 1, 2)), channels_first=True)
     refuse_denormals("PyTorch's", kept)
-    if problem := differing(found, expected, 1e-3):
+    if problem := differing(found, expected, _TOLERANCE):
         raise DataError(f"ours and PyTorch's model have equal weights, but {problem}")
+
+
+def compare_plain(
+    work: Work,
+    variables: Any,
+    images: np.ndarray,
+    expected: list[np.ndarray],
+    tolerance: float = _TOLERANCE,
+) -> None:
+    """Raises DataError if the plain port's outputs in float32 are not ours; see `compare`."""
+    import jax
+
+    net, weights = plain_port(dataclasses.replace(work, dtype="float32"), variables)
+    with jax.default_matmul_precision("float32"):
+        found = outputs_of(jax.jit(net.apply)(weights, images))
+    if problem := differing(found, expected, tolerance):
+        raise DataError(f"ours and the plain port have equal weights, but {problem}")
 
 
 def refuse_denormals(whose: str, activations: Mapping[str, np.ndarray]) -> None:

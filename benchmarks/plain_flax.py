@@ -5,19 +5,36 @@ Nothing here is tuned: `nn.Conv`, `nn.BatchNorm`, `nn.LayerNorm`, `jax.nn.dot_pr
 computes the same function of them but for what the biased running variance of Linen changes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
+from flax import traverse_util
 
 from mobilevit_jax.models.backbones.mobilevit import VARIANTS, Variant
+from mobilevit_jax.training.parallel import AXIS
 
-AXIS = "batch"
 _STRIDES = (1, 2, 2, 2, 2)
 _DECAY, _SMOOTHING, _EMA = 0.01, 0.1, 0.9995
+
+# Where our modules' parameters stand here, the outer modules first.
+_INVERTED = ("1/block_0", *(f"2/block_{i}" for i in range(3)), *(f"{i}/block_0" for i in (3, 4, 5)))
+_NAMES = {
+    **{f"backbone/layer_{place}": f"InvertedResidual_{i}" for i, place in enumerate(_INVERTED)},
+    **{f"backbone/layer_{i + 3}/mobilevit": f"Block_{i}" for i in range(3)},
+    **{f"transformer_{i}": f"Transformer_{i}" for i in range(4)},
+    **dict.fromkeys(("backbone/conv_1", "expand_1x1", "local_conv"), "ConvBlock_0"),
+    **dict.fromkeys(("conv_1x1_exp", "conv_3x3", "project"), "ConvBlock_1"),
+    **dict.fromkeys(("reduce_1x1", "fusion"), "ConvBlock_2"),
+    **dict.fromkeys(("conv", "local_project"), "Conv_0"),
+    **dict.fromkeys(("attention_norm", "final_norm"), "LayerNorm_0"),
+    **dict.fromkeys(("attention/qkv", "classifier"), "Dense_0"),
+    **{"norm": "BatchNorm_0", "ffn_norm": "LayerNorm_1", "attention/out": "Dense_1"},
+    **{"ffn_expand": "Dense_2", "ffn_reduce": "Dense_3"},
+}
 
 
 class ConvBlock(nn.Module):
@@ -138,6 +155,16 @@ class MobileViT(nn.Module):
         x = ConvBlock(variant.exp_channels, dtype=self.dtype)(x, train).mean((1, 2))
         x = nn.Dropout(0.1)(x, deterministic=not train)
         return nn.Dense(self.num_classes, dtype=self.dtype)(x).astype(jnp.float32)
+
+
+def from_ours(variables: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the variables of our classifier of the same size under this module's names."""
+    found = {}
+    for name, array in traverse_util.flatten_dict(variables, sep="/").items():
+        for ours, plain in _NAMES.items():
+            name = name.replace(f"/{ours}/", f"/{plain}/")
+        found[name] = array
+    return traverse_util.unflatten_dict(found, sep="/")
 
 
 def training_step(model: nn.Module) -> tuple[Callable[[Any], Any], Callable[[Any, Any], Any]]:

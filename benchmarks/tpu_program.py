@@ -127,31 +127,25 @@ def lowered_ours(model: str, size: int, batch: int) -> Any:
     return lower(step, abstract_state(experiment, task, rate), rows)
 
 
-def lowered_plain(model: str, size: int, batch: int, devices: Any) -> Any:
+def lowered_plain(model: str, size: int, batch: int) -> Any:
     """Returns the plain port's training step, lowered for the same devices."""
     import jax
     import jax.numpy as jnp
-    from plain_flax import AXIS, MobileViT, training_step
+    from plain_flax import MobileViT, training_step
 
+    from mobilevit_jax.training import parallel
     from mobilevit_jax.training.compile import lower
 
+    devices = parallel.device_count()
     net = MobileViT(model, dtype=jnp.bfloat16)
     begin, step = training_step(net)
     image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
     state = jax.eval_shape(lambda x: begin(net.init(jax.random.key(0), x)), image)
     rows = {
-        "image": jax.ShapeDtypeStruct((len(devices), batch, size, size, 3), jnp.uint8),
-        "label": jax.ShapeDtypeStruct((len(devices), batch), jnp.int32),
+        "image": jax.ShapeDtypeStruct((devices, batch, size, size, 3), jnp.uint8),
+        "label": jax.ShapeDtypeStruct((devices, batch), jnp.int32),
     }
-    mapped = jax.pmap(
-        step,
-        axis_name=AXIS,
-        in_axes=(None, 0),
-        out_axes=(None, None),
-        donate_argnums=(0,),
-        devices=devices,
-    )
-    return lower(mapped, state, rows)
+    return lower(parallel.pmap_train(step), state, rows)
 
 
 def measure(contender: str, model: str, options: argparse.Namespace) -> dict[str, Any]:
@@ -159,11 +153,9 @@ def measure(contender: str, model: str, options: argparse.Namespace) -> dict[str
     from mobilevit_jax.analysis.chips import target_named
     from mobilevit_jax.analysis.tpu_programs import topology_of
 
-    with topology_of(target_named(options.target)) as devices:
-        if contender == "ours":
-            lowered = lowered_ours(model, options.size, options.batch)
-        else:
-            lowered = lowered_plain(model, options.size, options.batch, devices)
+    lowered_by = lowered_ours if contender == "ours" else lowered_plain
+    with topology_of(target_named(options.target)):
+        lowered = lowered_by(model, options.size, options.batch)
         start = time.perf_counter()
         compiled = lowered.compile()
         seconds = time.perf_counter() - start

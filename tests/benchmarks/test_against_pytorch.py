@@ -59,16 +59,16 @@ def test_ratios_are_medians_of_rounds(scripts):
 
 
 @pytest.mark.slow
-def test_ours_alone_and_what_is_there_is_kept(tmp_path):
+def test_without_pytorch_and_what_is_there_is_kept(tmp_path):
     output = tmp_path / "results.json"
-    only_ours = ("--contenders", "ours", "ours, norms fused", "--no-downstream")
-    run(*SMALL, *only_ours, "--kinds", "forward", "--output", output)
+    in_jax = ("--contenders", "ours", "ours, norms fused", "plain port", "--no-downstream")
+    run(*SMALL, *in_jax, "--kinds", "forward", "--output", output)
     ((key, row),) = json.loads(output.read_text())["rows"].items()
     assert key == "forward mobilevit_xxs 32 x1 float32"
-    assert set(row["seconds"]) == {"ours", "ours, norms fused"}
+    assert set(row["seconds"]) == {"ours", "ours, norms fused", "plain port"}
     assert row["seconds"]["ours"][0] > 0 and row["first_seconds"]["ours"] > 0
     assert row["device"] == "CPU" or "NVIDIA" in row["device"]
-    shown, progress = run(*SMALL, *only_ours, "--kinds", "forward", "--output", output)
+    shown, progress = run(*SMALL, *in_jax, "--kinds", "forward", "--output", output)
     assert json.loads(output.read_text())["rows"] == {key: row} and progress == ""
     assert key in shown
 
@@ -256,6 +256,8 @@ def test_contenders_of_a_work(scripts):
     assert entrants(Work("forward", "mobilevit_xxs", 1, 32)) == list(CONTENDERS)
     narrow = entrants(Work("forward", "mobilevit_xxs", 1, 32, "bfloat16"))
     assert set(CONTENDERS) - set(narrow) == {"onnxruntime", "OpenVINO"}
+    detector = entrants(Work("forward", "ssdlite_mobilevit_xxs", 1, 32))
+    assert set(CONTENDERS) - set(detector) == {"plain port"}
 
 
 def test_a_denormal_number_is_found(scripts):

@@ -1,4 +1,4 @@
-"""What a TPU's program writes, its padding, the plain port beside ours, the tables."""
+"""What a TPU's program writes, its padding, the tables."""
 
 # The scripts are no package; their directory is put on the path below.
 # pyright: reportMissingImports=false
@@ -6,13 +6,7 @@
 import sys
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 import pytest
-
-from mobilevit_jax.analysis.counts import total_parameters
-from mobilevit_jax.models import create_model
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -65,37 +59,6 @@ def test_what_the_entry_writes_to_main_memory_is_counted():
     assert list(written(PROGRAM)) == [
         *(("copy", 24), ("copy-start", 0), ("copy", 0), ("copy-start", 24), ("fusion", 8))
     ]
-
-
-@pytest.mark.parametrize("size", ["xxs", "s"])
-def test_the_plain_port_has_as_many_parameters(size):
-    from plain_flax import MobileViT
-
-    shapes = jax.eval_shape(MobileViT(size).init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
-    count = sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
-    assert count == total_parameters(create_model(f"mobilevit_{size}"))
-
-
-@pytest.mark.slow
-def test_the_plain_port_learns():
-    from plain_flax import AXIS, MobileViT, training_step
-
-    net = MobileViT("xxs", num_classes=4)
-    begin, step = training_step(net)
-    rng = np.random.default_rng(0)
-    batch = {
-        "image": rng.integers(0, 256, (1, 4, 64, 64, 3), np.uint8),
-        "label": np.arange(4, dtype=np.int32)[None],
-    }
-    variables = jax.jit(net.init)(jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
-    mapped = jax.pmap(
-        step, AXIS, in_axes=(None, 0), out_axes=(None, None), devices=jax.devices()[:1]
-    )
-    state, first = mapped(begin(variables), batch)
-    for _ in range(5):
-        state, loss = mapped(state, batch)
-    assert np.isfinite(loss) and loss < first
-    assert int(state["step"]) == 6
 
 
 def test_the_tables_have_ratios():
