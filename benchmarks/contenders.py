@@ -80,7 +80,8 @@ def entrants(work: Work) -> list[str]:
         absent = {FUSED, *RUNTIMES}
     else:
         absent = set() if work.dtype == "float32" else set(RUNTIMES)
-    if not work.model.startswith("mobilevit_"):
+    # The plain port classifies, and does not resize maps that hold no whole patches.
+    if not work.model.startswith("mobilevit_") or work.size % 64:
         absent.add(PLAIN)
     return [name for name in CONTENDERS if name not in absent]
 

@@ -24,12 +24,14 @@ import importlib.util
 import sys
 
 needed = ("jax", "flax", "optax", "safetensors", "torch", "transformers")
-if missing := [name for name in needed if not importlib.util.find_spec(name)]:
-    sys.exit(f"{', '.join(missing)} cannot be imported; pip install -e '.[cuda,parity]'")
-import jax
+missing = [name for name in needed if not importlib.util.find_spec(name)]
+if "jax" not in missing:
+    import jax
 
-if jax.default_backend() != "gpu":
-    sys.exit(f"JAX computes on the {jax.default_backend()}, not a GPU; pip install -e '.[cuda]'")
+    if jax.default_backend() != "gpu":
+        sys.exit(f"JAX computes on the {jax.default_backend()}, not a GPU; pip install -e '.[cuda]'")
+if missing:
+    sys.exit(f"{', '.join(missing)} cannot be imported; pip install -e '.[cuda,parity]'")
 import torch
 
 if not torch.cuda.is_available():

@@ -62,13 +62,14 @@ def test_ratios_are_medians_of_rounds(scripts):
 def test_without_pytorch_and_what_is_there_is_kept(tmp_path):
     output = tmp_path / "results.json"
     in_jax = ("--contenders", "ours", "ours, norms fused", "plain port", "--no-downstream")
-    run(*SMALL, *in_jax, "--kinds", "forward", "--output", output)
+    sizes = ("--sizes", "64")  # which the plain port can take
+    run(*SMALL, *sizes, *in_jax, "--kinds", "forward", "--output", output)
     ((key, row),) = json.loads(output.read_text())["rows"].items()
-    assert key == "forward mobilevit_xxs 32 x1 float32"
+    assert key == "forward mobilevit_xxs 64 x1 float32"
     assert set(row["seconds"]) == {"ours", "ours, norms fused", "plain port"}
     assert row["seconds"]["ours"][0] > 0 and row["first_seconds"]["ours"] > 0
     assert row["device"] == "CPU" or "NVIDIA" in row["device"]
-    shown, progress = run(*SMALL, *in_jax, "--kinds", "forward", "--output", output)
+    shown, progress = run(*SMALL, *sizes, *in_jax, "--kinds", "forward", "--output", output)
     assert json.loads(output.read_text())["rows"] == {key: row} and progress == ""
     assert key in shown
 
@@ -251,13 +252,14 @@ class TestTorch:
 def test_contenders_of_a_work(scripts):
     from contenders import CONTENDERS, Work, entrants
 
-    trained = entrants(Work("train", "mobilevit_xxs", 1, 32))
+    trained = entrants(Work("train", "mobilevit_xxs", 1, 64))
     assert set(CONTENDERS) - set(trained) == {"ours, norms fused", "onnxruntime", "OpenVINO"}
-    assert entrants(Work("forward", "mobilevit_xxs", 1, 32)) == list(CONTENDERS)
-    narrow = entrants(Work("forward", "mobilevit_xxs", 1, 32, "bfloat16"))
+    assert entrants(Work("forward", "mobilevit_xxs", 1, 64)) == list(CONTENDERS)
+    narrow = entrants(Work("forward", "mobilevit_xxs", 1, 64, "bfloat16"))
     assert set(CONTENDERS) - set(narrow) == {"onnxruntime", "OpenVINO"}
-    detector = entrants(Work("forward", "ssdlite_mobilevit_xxs", 1, 32))
+    detector = entrants(Work("forward", "ssdlite_mobilevit_xxs", 1, 64))
     assert set(CONTENDERS) - set(detector) == {"plain port"}
+    assert "plain port" not in entrants(Work("train", "mobilevit_xxs", 1, 160))
 
 
 def test_a_denormal_number_is_found(scripts):
