@@ -25,8 +25,8 @@ __all__ = [
     "pointwise",
     "recomputed",
     "self_attention",
-    "split_heads",
     "separable_attention",
     "separable_scores",
+    "split_heads",
     "use_form",
 ]

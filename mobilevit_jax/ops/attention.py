@@ -2,7 +2,8 @@
 
 Training keeps no map: the backward pass computes it again, as Dao et al. (2022), "FlashAttention",
 do. A CPU takes as many maps at a time as stay in its cache, and its products are turned so that the
-tokens, not the few channels of a head, are what is contiguous.
+tokens, not the few channels of a head, are what is contiguous. A TPU has a kernel of its own
+(`ops/flash.py`) where the tokens suit it; other accelerators have plain products.
 """
 
 import functools
