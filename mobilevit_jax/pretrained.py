@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from mobilevit_jax.base.run_files import CHECKPOINTS, EXPERIMENT
+from mobilevit_jax.base.run_files import EXPERIMENT
 from mobilevit_jax.convert import files, hub, load_state_dict, native
 from mobilevit_jax.convert.config import read_config, timm_processor
 from mobilevit_jax.convert.infer_model import recognise
@@ -22,7 +22,6 @@ from mobilevit_jax.errors import ConfigurationError, DataError
 from mobilevit_jax.models.initial import initialise
 from mobilevit_jax.models.registry import (
     family_of,
-    head_named,
     head_of,
     kind_of,
     model_name,
@@ -31,13 +30,11 @@ from mobilevit_jax.models.registry import (
 from mobilevit_jax.models.variables import variable_shapes
 from mobilevit_jax.processing import CONFIG_NAME as PROCESSOR_NAME
 from mobilevit_jax.processing import ImageProcessor
+from mobilevit_jax.run_weights import Choice, load_run
 from mobilevit_jax.tasks.pretrained import Pretrained
 
 if TYPE_CHECKING:
     from mobilevit_jax.models import Model
-    from mobilevit_jax.training.checkpoint import Checkpoints
-
-Choice = Literal["latest", "best", "average"] | int
 
 CONFIG = "config.json"
 
@@ -124,7 +121,7 @@ def load_weights(
     path = Path(source)
     _check_arguments(path, checkpoint, raw, revision, channel_order, backbone)
     if (path / EXPERIMENT).is_file():
-        return _load_run(path, checkpoint, raw)
+        return load_run(path, checkpoint, raw)
     if _is_described(path):
         return _load_directory(path.parent, str(source), allow_half, backbone, path)
     if path.is_file():
@@ -362,61 +359,3 @@ def _checked(model: "Model", variables: dict[str, Any], options: dict[str, Any])
             f"{wrong[0]} differs ({len(set(wrong))} tensors in all)"
         )
     return variables
-
-
-def _load_run(directory: Path, checkpoint: Choice, raw: bool) -> Pretrained:
-    """Loads a checkpoint of a work directory, the averaged weights if it has any."""
-    # Imported here because weights from elsewhere need neither training nor Orbax.
-    from mobilevit_jax.tasks.settings import TaskSettings
-    from mobilevit_jax.training import parallel
-    from mobilevit_jax.training.checkpoint import Checkpoints
-    from mobilevit_jax.training.checkpoint.averaging import average
-    from mobilevit_jax.training.workdir import read_settings
-
-    experiment, class_names = read_settings(directory, TaskSettings)
-    unnamed = head_named(experiment.model.name).first_named
-    model = experiment.model.build(len(class_names) + unnamed, parallel.AXIS)
-    image = jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32)
-    abstract = jax.eval_shape(model.init, jax.random.key(0), image)
-    averaged = bool(experiment.ema.decay) and not raw
-    wanted = {"ema": abstract} if averaged else abstract
-    if not (directory / CHECKPOINTS).is_dir():
-        raise DataError(f"{directory} has no checkpoint yet; train it first")
-    with Checkpoints.reader(directory / CHECKPOINTS) as checkpoints:
-        steps = _choose(checkpoints, checkpoint, directory, experiment.checkpoint.keep_best)
-        if len(steps) > 1:
-            state = average(checkpoints, steps, wanted)
-        else:
-            state = checkpoints.restore(steps[0], wanted, partial=True)
-    which = f"{'EMA' if averaged else 'raw'} weights of step {', '.join(map(str, steps))}"
-    return Pretrained(
-        model,
-        state["ema"] if averaged else state,
-        experiment.processor,
-        class_names,
-        experiment.model.name,
-        f"averaged {which}" if len(steps) > 1 else which,
-        experiment,
-    )
-
-
-def _choose(
-    checkpoints: "Checkpoints", choice: Choice, directory: Path, keep_best: int
-) -> list[int]:
-    """Returns the steps that a choice stands for."""
-    if choice == "latest":
-        return checkpoints.steps()[-1:]
-    if isinstance(choice, int):
-        if choice not in checkpoints.steps():
-            known = ", ".join(map(str, checkpoints.steps()))
-            raise ConfigurationError(
-                f"{directory} has no checkpoint of step {choice}; it has {known}"
-            )
-        return [choice]
-    best = [ranked.step for ranked in checkpoints.best()]
-    if not best:
-        raise ConfigurationError(
-            f"no checkpoint in {directory} was evaluated, so none is the best; use latest"
-        )
-    # The latest is on disk as well, and need not be among the best.
-    return best[:1] if choice == "best" else best[: max(keep_best, 1)]

@@ -8,7 +8,8 @@ ROOT = Path(__file__).parents[1]
 # From the ground up. Files directly in the package are rooms of their own, but for the ground's.
 ROOMS = (
     *("ground", "ops", "data", "processing", "models", "convert", "saving", "training", "tasks"),
-    *("pretrained", "fine_tuning", "predictors", "analysis", "config", "study", "studies", "cli"),
+    *("run_weights", "pretrained", "fine_tuning", "predictors", "analysis", "config", "study"),
+    *("studies", "cli"),
 )
 GROUND = {"_version", "allocator", "base", "errors", "resizing"}
 
