@@ -7,12 +7,13 @@ Every contender has a process of its own, which builds its model and compiles it
 turns, one working while the others sleep, for several rounds. A ratio is the other's time over ours
 in the same round, and the median over the rounds is reported, with the least and the largest: above
 1, ours is faster. All are held to the same cores, and compute on the first GPU if there is one
-(`gpu.sh`). The contenders: for classifiers a plain port to Flax (`plain_flax.py`); transformers'
-MobileViT eager, eager with channels-last tensors, `torch.compile`, and that with channels-last; for
-SSDLite, which transformers does not have, torch modules that compute the same on transformers'
-backbone; and for inference in float32 on a CPU, onnxruntime and OpenVINO on the graph that
-`torch.onnx` makes of the same model. All have the same weights, and must give the same outputs
-before anything is timed (`equal_weights.py`).
+(`gpu.sh`). The contenders: for MobileViT a plain port to Flax (`plain_flax.py`); transformers'
+MobileViT or MobileViTv2, or torchvision's MobileNetV2 or ResNet (which has to be installed then),
+eager, eager with channels-last tensors, `torch.compile`, and that with channels-last; for SSDLite,
+which transformers does not have, torch modules that compute the same on transformers' backbone; and
+for inference in float32 on a CPU, onnxruntime and OpenVINO on the graph that `torch.onnx` makes of
+the same model. All have the same weights, and must give the same outputs before anything is timed
+(`equal_weights.py`).
 
 Rows are written as soon as they are there; the same command again goes on with what is missing.
 """
@@ -50,14 +51,19 @@ from contenders import (
     entrants,
     outputs_of,
     prepare,
+    torchvision_name,
 )
 from reporting import Results, Worker, plain_errors, say, serve, surroundings
 
 from mobilevit_jax.errors import ConfigurationError, DataError
 
 SIZES = ("xxs", "xs", "s")
+OTHERS = (
+    *(f"mobilevitv2_{width}" for width in ("050", "075", "100", "125", "150", "175", "200")),
+    *("mobilenetv2_100", "resnet18", "resnet34", "resnet50", "resnet101"),
+)
 PACKAGES = (
-    *("mobilevit_jax", "jax", "jaxlib", "flax", "torch", "transformers"),
+    *("mobilevit_jax", "jax", "jaxlib", "flax", "torch", "transformers", "torchvision"),
     *(ONNXRUNTIME, OPENVINO.lower()),
 )
 PART = {"forward": ("1", "8"), "train": ("16",), "first": ("16",)}
@@ -72,7 +78,7 @@ def work_of(options: argparse.Namespace) -> list[Work]:
     for dtype, kind in itertools.product(options.dtypes, options.kinds):
         batches = options.batches or [int(batch) for batch in PART[kind]]
         found += [
-            Work(kind, f"mobilevit_{model}", batch, size, dtype)
+            Work(kind, f"mobilevit_{model}" if model in SIZES else model, batch, size, dtype)
             for size, model, batch in itertools.product(options.sizes, options.models, batches)
         ]
         if kind == "forward" and options.downstream:
@@ -320,7 +326,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--kinds", nargs="+", choices=tuple(PART), default=list(PART))
-    parser.add_argument("--models", nargs="+", choices=SIZES, default=list(SIZES))
+    parser.add_argument("--models", nargs="+", choices=SIZES + OTHERS, default=list(SIZES))
     parser.add_argument("--batches", nargs="+", type=int, help="default: 1 8, training 16")
     parser.add_argument("--sizes", nargs="+", type=int, default=[256])
     parser.add_argument("--dtypes", nargs="+", choices=("float32", "bfloat16"), default=["float32"])
@@ -351,18 +357,29 @@ def check(options: argparse.Namespace) -> None:
     Raises:
         ConfigurationError: Names what to install.
     """
-    missing = [name for name in ("torch", "transformers") if not importlib.util.find_spec(name)]
-    if missing and set(options.contenders) - set(IN_JAX):
-        raise ConfigurationError(
-            f"{' and '.join(missing)} cannot be imported; install the extra: "
-            "pip install torch==2.13.0 && pip install -e '.[parity]'"
-        )
+    if set(options.contenders) - set(IN_JAX):
+        _check_pytorch(options.models)
     wanted = set(options.contenders) & set(RUNTIMES)
     needed = ("onnx", "onnxscript", *(name.lower() for name in wanted)) if wanted else ()
     if missing := [name for name in needed if not importlib.util.find_spec(name)]:
         raise ConfigurationError(
             f"{' and '.join(missing)} cannot be imported; install the extra (pip install -e "
             f"'.[runtimes]'), or leave {' and '.join(sorted(wanted))} out of --contenders"
+        )
+
+
+def _check_pytorch(models: list[str]) -> None:
+    missing = [name for name in ("torch", "transformers") if not importlib.util.find_spec(name)]
+    if missing:
+        raise ConfigurationError(
+            f"{' and '.join(missing)} cannot be imported; install the extra: "
+            "pip install torch==2.13.0 && pip install -e '.[parity]'"
+        )
+    theirs = [model for model in models if torchvision_name(model)]
+    if theirs and not importlib.util.find_spec("torchvision"):
+        raise ConfigurationError(
+            f"{' and '.join(theirs)} would be compared with torchvision's, which is not there; "
+            "install the torchvision that belongs to your torch"
         )
 
 

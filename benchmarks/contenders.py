@@ -70,6 +70,11 @@ class Work:
         return np.random.default_rng(1).integers(0, _CLASSES, self.batch)
 
 
+def torchvision_name(model: str) -> str:
+    """Returns what torchvision calls one of our models; "" if that is not where it comes from."""
+    return "mobilenet_v2" if model == "mobilenetv2_100" else model if "resnet" in model else ""
+
+
 def entrants(work: Work) -> list[str]:
     """Returns the contenders of a work.
 

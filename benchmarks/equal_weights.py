@@ -29,6 +29,7 @@ from contenders import (
     outputs_of,
     plain_port,
     torch_images,
+    torchvision_name,
 )
 
 from mobilevit_jax.errors import DataError
@@ -99,6 +100,8 @@ def torch_weights(model: Any, variables: Any) -> dict[str, np.ndarray]:
     import mobilevit_jax as mvj
     from mobilevit_jax import convert
 
+    if torchvision_name(mvj.models.model_name(model)):
+        return convert.to_state_dict(model, variables, "torchvision")
     if not isinstance(model, mvj.models.SSDLite):
         found = convert.to_state_dict(model, variables, "huggingface")
         return {f"model.{name}": array for name, array in found.items()}

@@ -1,22 +1,25 @@
-"""The PyTorch side of the comparison: transformers' models, and SSDLite of torch modules.
+"""The PyTorch side of the comparison: transformers' and torchvision's models, and an SSDLite.
 
 transformers has no SSDLite on MobileViT, so one that computes the same stands here, on its
 backbone. Its modules are named as ours, so that `equal_weights` can carry our weights over.
 """
 
-# Neither torch nor transformers need be installed where the types are checked.
+# Nothing of PyTorch need be installed where the types are checked.
 # pyright: reportMissingImports=false
 
 from collections import OrderedDict
 from typing import Any
 
 import torch
+from contenders import torchvision_name
 from torch import nn
 from transformers import (
     MobileViTConfig,
     MobileViTForImageClassification,
     MobileViTForSemanticSegmentation,
     MobileViTModel,
+    MobileViTV2Config,
+    MobileViTV2ForImageClassification,
 )
 
 from mobilevit_jax import create_model
@@ -32,7 +35,14 @@ def create(name: str) -> nn.Module:
         A module that gives logits, for segmentation at the size of the images, or for detection
         class logits [b, A, classes] and offsets [b, A, 4].
     """
+    if network := torchvision_name(name):
+        from torchvision import models
+
+        return models.get_model(network, weights=None)
     kind, _, size = name.rpartition("_")
+    if kind == "mobilevitv2":
+        config = MobileViTV2Config(**to_huggingface(create_model(name)))
+        return _Logits(MobileViTV2ForImageClassification(config))
     if kind == "ssdlite_mobilevit":
         return SSDLite(size)
     config = _config(name)

@@ -128,6 +128,30 @@ def test_torch_is_missing(scripts, monkeypatch, capsys):
     assert re.search(r"torch and transformers cannot.*\[parity\]", capsys.readouterr().err)
 
 
+def test_torchvision_is_missing(scripts, monkeypatch):
+    import against_pytorch
+
+    there = lambda name: name != "torchvision"  # noqa: E731
+    monkeypatch.setattr(against_pytorch.importlib.util, "find_spec", there)
+    with pytest.raises(against_pytorch.ConfigurationError, match="resnet50 would .* torchvision's"):
+        against_pytorch.check(against_pytorch.parse(["--models", "mobilevitv2_050", "resnet50"]))
+    ours = ["--models", "resnet50", "--contenders", "ours"]
+    against_pytorch.check(against_pytorch.parse(ours))
+
+
+def test_every_classifier_can_be_compared(scripts):
+    from against_pytorch import OTHERS, SIZES
+    from contenders import torchvision_name
+
+    import mobilevit_jax as mvj
+
+    others = ("ssdlite_", "deeplabv3_", "mobilenetv2_")  # torchvision has one width of that
+    classifiers = {name for name in mvj.list_models() if not name.startswith(others)}
+    assert {*(f"mobilevit_{size}" for size in SIZES), *OTHERS} == {*classifiers, "mobilenetv2_100"}
+    assert torchvision_name("mobilenetv2_100") == "mobilenet_v2"
+    assert torchvision_name("mobilevitv2_100") == ""
+
+
 @pytest.mark.parity
 class TestTorch:
     """What needs torch."""
@@ -187,10 +211,17 @@ class TestTorch:
 
     @pytest.mark.parametrize(
         ("name", "size"),
-        [("mobilevit_xxs", 64), ("ssdlite_mobilevit_xxs", 320), ("deeplabv3_mobilevit_xxs", 64)],
+        [
+            *(("mobilevit_xxs", 64), ("ssdlite_mobilevit_xxs", 320), ("mobilevitv2_050", 64)),
+            *(("deeplabv3_mobilevit_xxs", 64), ("mobilenetv2_100", 64), ("resnet18", 64)),
+        ],
     )
     @pytest.mark.parametrize("kind", ["forward", "train"])
     def test_both_sides_compute_the_same(self, kind, name, size, tmp_path):
+        from contenders import torchvision_name
+
+        if torchvision_name(name):
+            pytest.importorskip("torchvision")
         from contenders import OUR_WEIGHTS, TORCH_WEIGHTS, Work
         from equal_weights import write
         from safetensors.numpy import load_file
