@@ -1,7 +1,8 @@
-"""Training augmentation of the ImageNet recipe: random resized crop and horizontal flip.
+"""Training augmentation of classification: random resized crop, flip, and more on demand.
 
-Pure functions of an image and a random generator. The recipe is that of CVNets v0.1 (Inception
-crop, OpenCV's bilinear interpolation without antialiasing), which uses nothing else.
+Pure functions of an image and a random generator. The default is the recipe of CVNets v0.1
+(Inception crop, OpenCV's bilinear interpolation without antialiasing), which uses nothing else; the
+options are what v0.2 adds for MobileViTv2, in its order.
 
 Where photographs are much larger than what is trained on, decoding is nearly all of the work.
 `AugmentConfig.scaled_decoding` then decodes a JPEG at a half, quarter or eighth of its size, as
@@ -11,18 +12,28 @@ not quite the published recipe, and off by default.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Literal, get_args
 
 import cv2
 import numpy as np
 
 from mobilevit_jax.data.decode import REDUCTIONS, ChannelOrder, decode_image, jpeg_size
-from mobilevit_jax.errors import check_fields
+from mobilevit_jax.data.random_augment import STRONGEST, rand_augment, random_erase
+from mobilevit_jax.errors import ConfigurationError, check_fields
+
+Interpolation = Literal["bilinear", "bicubic"]
 
 _Box = tuple[int, int, int, int]  # top, left, height, width in pixels
 
 _TRIES = 10  # as in CVNets and torchvision
 _RECORD_BITS = 40  # a trillion records; the other 24 bits of the word hold the epoch
+
+# What each of these has no use for as long as it is 0.
+_PARTS = {
+    "rand_augment": ("rand_augment_magnitude",),
+    "erase_probability": ("erase_scale", "erase_ratio"),
+}
 
 
 @dataclass(frozen=True)
@@ -35,22 +46,62 @@ class AugmentConfig:
         flip_probability: Probability of a horizontal flip.
         scaled_decoding: Whether a JPEG whose crop is at least twice as high and wide as the result
             is decoded at a fraction of its size: faster for large photographs, and smoother.
+        interpolation: "bilinear" is OpenCV's without antialiasing (CVNets v0.1), "bicubic" Pillow's
+            with it (CVNets v0.2).
+        rand_augment: Operations of RandAugment on each image, after crop and flip; 0 for none.
+        rand_augment_magnitude: How strong they are, from 0 to 30.
+        erase_probability: Probability that a box of the image is made black, at the end.
+        erase_scale: Smallest and largest share of the image's area that the box covers.
+        erase_ratio: Smallest and largest height / width of the box, drawn log-uniformly.
     """
 
     crop_scale: tuple[float, float] = (0.08, 1.0)
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip_probability: float = 0.5
     scaled_decoding: bool = False
+    interpolation: Interpolation = "bilinear"
+    rand_augment: int = 0
+    rand_augment_magnitude: int = 9
+    erase_probability: float = 0.0
+    erase_scale: tuple[float, float] = (0.02, 0.33)
+    erase_ratio: tuple[float, float] = (0.3, 3.3)
 
     def __post_init__(self) -> None:
-        low, high = self.crop_scale
-        least, most = self.crop_ratio
+        allowed: dict[str, tuple[bool, str]] = {}
+        for part in ("crop", "erase"):
+            low, high = getattr(self, f"{part}_scale")
+            least, most = getattr(self, f"{part}_ratio")
+            allowed |= {
+                f"{part}_scale": (0 < low <= high <= 1, "(low, high) with 0 < low <= high <= 1"),
+                f"{part}_ratio": (0 < least <= most < math.inf, "(low, high) with 0 < low <= high"),
+            }
+        for part in ("flip", "erase"):
+            name = f"{part}_probability"
+            allowed[name] = (0 <= getattr(self, name) <= 1, "in [0, 1]")
         check_fields(
             self,
-            crop_scale=(0 < low <= high <= 1, "(low, high) with 0 < low <= high <= 1"),
-            crop_ratio=(0 < least <= most < math.inf, "(low, high) with 0 < low <= high"),
-            flip_probability=(0 <= self.flip_probability <= 1, "in [0, 1]"),
+            "augment.",
+            **allowed,
+            interpolation=(self.interpolation in get_args(Interpolation), "bilinear or bicubic"),
+            rand_augment=(self.rand_augment >= 0, "0 or more"),
+            rand_augment_magnitude=(
+                0 <= self.rand_augment_magnitude <= STRONGEST,
+                f"from 0 to {STRONGEST}",
+            ),
         )
+        _check_parts(self)
+
+
+def _check_parts(config: AugmentConfig) -> None:
+    """Refuses what would have no effect since what it is a part of is off."""
+    defaults = {field.name: field.default for field in fields(config)}
+    for whole, parts in _PARTS.items():
+        for part in parts:
+            if not getattr(config, whole) and getattr(config, part) != defaults[part]:
+                raise ConfigurationError(
+                    f"augment.{part} has no effect while augment.{whole} is 0: set {whole}, or "
+                    f"leave {part} out"
+                )
 
 
 class _Key(np.random.bit_generator.ISeedSequence):
@@ -85,21 +136,25 @@ def augment(
     height: int,
     width: int,
     config: AugmentConfig,
+    *,
+    channel_order: ChannelOrder = "bgr",
 ) -> np.ndarray:
-    """Cuts a random part out of an image, resizes it and mirrors it by chance.
+    """Cuts a random part out of an image, resizes it, mirrors it by chance, and does what is asked.
 
     Args:
         image: uint8 [h, w, 3] of any size; not changed.
         rng: Source of every random draw.
         height: Height of the result in pixels.
         width: Width of the result in pixels.
-        config: Ranges of the draws.
+        config: What is done, and ranges of the draws.
+        channel_order: Order of the three channels.
 
     Returns:
         uint8 [height, width, 3], contiguous.
     """
     flip, box = _draw(image.shape[0], image.shape[1], rng, config)
-    return _cut(image, box, flip, height, width)
+    crop = _cut(image, box, flip, height, width, config.interpolation)
+    return _vary(crop, rng, config, channel_order)
 
 
 def decode_and_augment(
@@ -119,7 +174,8 @@ def decode_and_augment(
         rng: Source of every random draw.
         height: Height of the result in pixels.
         width: Width of the result in pixels.
-        config: Ranges of the draws, and whether a JPEG may be decoded at a fraction of its size.
+        config: What is done, ranges of the draws, and whether a JPEG may be decoded at a fraction
+            of its size.
         name: What to call the image in an error.
         channel_order: Order of the three channels.
 
@@ -132,7 +188,7 @@ def decode_and_augment(
     size = jpeg_size(data)
     if size is None or min(size) < 1:
         image = decode_image(data, name=name, channel_order=channel_order)
-        return augment(image, rng, height, width, config)
+        return augment(image, rng, height, width, config, channel_order=channel_order)
     flip, box = _draw(*size, rng, config)
     top, _, h, w = box
     fits = [r for r in REDUCTIONS if h >= r * height and w >= r * width]
@@ -143,7 +199,8 @@ def decode_and_augment(
     whole = tuple(-(-pixels // reduction) for pixels in size)
     if image.shape[1] != whole[1]:  # a damaged orientation, read in two ways
         whole = image.shape[:2]
-    return _cut(image, _scaled(box, size, whole), flip, height, width)
+    crop = _cut(image, _scaled(box, size, whole), flip, height, width, config.interpolation)
+    return _vary(crop, rng, config, channel_order)
 
 
 def _draw(
@@ -154,11 +211,34 @@ def _draw(
     return flip, random_crop(height, width, rng, config)
 
 
-def _cut(image: np.ndarray, box: _Box, flip: bool, height: int, width: int) -> np.ndarray:
+def _cut(
+    image: np.ndarray, box: _Box, flip: bool, height: int, width: int, interpolation: Interpolation
+) -> np.ndarray:
     top, left, h, w = box
     crop = image[top : top + h, left : left + w]
-    resized = cv2.resize(crop, (width, height), interpolation=cv2.INTER_LINEAR)
+    if interpolation == "bicubic":
+        from PIL import Image
+
+        cropped = Image.fromarray(np.ascontiguousarray(crop))
+        resized = np.asarray(cropped.resize((width, height), Image.Resampling.BICUBIC))
+    else:
+        resized = cv2.resize(crop, (width, height), interpolation=cv2.INTER_LINEAR)
     return cv2.flip(resized, 1) if flip else resized
+
+
+def _vary(
+    image: np.ndarray,
+    rng: np.random.Generator,
+    config: AugmentConfig,
+    channel_order: ChannelOrder,
+) -> np.ndarray:
+    """Does what comes after crop and flip; draws nothing for what is off."""
+    image = rand_augment(
+        image, rng, config.rand_augment, config.rand_augment_magnitude, channel_order
+    )
+    if config.erase_probability and rng.random() < config.erase_probability:
+        image = random_erase(image, rng, config.erase_scale, config.erase_ratio)
+    return image
 
 
 def _scaled(box: _Box, size: tuple[int, int], shape: tuple[int, ...]) -> _Box:

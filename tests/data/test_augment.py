@@ -16,6 +16,7 @@ from mobilevit_jax.data.augment import (
     random_crop,
 )
 from mobilevit_jax.data.decode import decode_image
+from mobilevit_jax.data.random_augment import rand_augment, random_erase
 from mobilevit_jax.errors import ConfigurationError, DataError
 
 WHOLE = AugmentConfig(crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), flip_probability=0.0)
@@ -122,11 +123,72 @@ def test_tiny_images(size):
         ({"crop_ratio": (0.0, 1.0)}, "crop_ratio"),
         ({"crop_ratio": (2.0, 1.0)}, "crop_ratio"),
         ({"flip_probability": 1.5}, "flip_probability"),
+        ({"interpolation": "cubic"}, "augment.interpolation must be bilinear or bicubic"),
+        ({"rand_augment": -1}, "augment.rand_augment must be 0 or more; got -1"),
+        ({"rand_augment": 2, "rand_augment_magnitude": 31}, "must be from 0 to 30; got 31"),
+        ({"erase_probability": math.nan}, r"augment.erase_probability must be in \[0, 1\]"),
+        ({"erase_probability": 1, "erase_scale": (0.4, 0.3)}, "augment.erase_scale must be"),
+        ({"erase_probability": 1, "erase_ratio": (0, 3)}, "augment.erase_ratio must be"),
+        # What would have no effect.
+        ({"rand_augment_magnitude": 5}, "no effect while augment.rand_augment is 0: set rand_aug"),
+        ({"erase_scale": (0.1, 0.2)}, "augment.erase_scale has no effect while augment.erase_prob"),
     ],
 )
 def test_invalid_settings(options, message):
     with pytest.raises(ConfigurationError, match=message):
         AugmentConfig(**options)
+
+
+def test_options_that_are_off_draw_nothing():
+    """So that runs of the paper's recipe are the same as before there were any."""
+    image, rng, other = noise(50, 70), example_rng(1, 2, 3), example_rng(1, 2, 3)
+    augment(image, rng, 32, 48, AugmentConfig(interpolation="bicubic"))
+    other.random()
+    random_crop(50, 70, other, AugmentConfig())
+    assert rng.random() == other.random()
+
+
+def test_options_follow_the_crop_in_the_order_of_cvnets():
+    image = noise(50, 70)
+    config = AugmentConfig(rand_augment=2, erase_probability=0.5)
+    erased = 0
+    for record in range(20):
+        rng = example_rng(1, 2, record)
+        expected = augment(image, rng, 32, 48, AugmentConfig())
+        expected = rand_augment(expected, rng, 2, 9, "bgr")
+        if rng.random() < 0.5:
+            expected = random_erase(expected, rng, config.erase_scale, config.erase_ratio)
+            erased += 1
+        found = augment(image, example_rng(1, 2, record), 32, 48, config)
+        np.testing.assert_array_equal(found, expected)
+        assert found.shape == (32, 48, 3) and found.flags.c_contiguous
+    assert 3 < erased < 17
+
+
+@pytest.mark.parametrize("flip", [0.0, 1.0])
+def test_bicubic_is_pillows_of_the_crop(flip):
+    image = noise(90, 70)
+    config = AugmentConfig((0.2, 0.4), flip_probability=flip, interpolation="bicubic")
+    rng = example_rng(0, 0, 1)
+    rng.random()
+    top, left, h, w = random_crop(90, 70, rng, config)
+    crop = Image.fromarray(image[top : top + h, left : left + w])
+    expected = np.asarray(crop.resize((20, 16), Image.Resampling.BICUBIC))
+    found = augment(image, example_rng(0, 0, 1), 16, 20, config)
+    np.testing.assert_array_equal(found, expected[:, ::-1] if flip else expected)
+
+
+def test_everything_is_the_same_in_either_order_of_channels():
+    data = photograph(90, 70)
+    config = AugmentConfig(interpolation="bicubic", rand_augment=3, erase_probability=0.5)
+    for record in range(40):
+        bgr, rgb = (
+            decode_and_augment(
+                data, example_rng(0, 0, record), 32, 24, config, name="x", channel_order=order
+            )
+            for order in ("bgr", "rgb")
+        )
+        np.testing.assert_array_equal(bgr, rgb[..., ::-1])
 
 
 def photograph(height, width, orientation=1, **options):
