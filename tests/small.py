@@ -110,7 +110,7 @@ class Objective:
 
     metrics = ("loss",)
 
-    def prepare(self, batch):
+    def prepare(self, batch, key):
         return batch
 
     def normaliser(self, batch):

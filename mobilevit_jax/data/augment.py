@@ -33,6 +33,8 @@ _RECORD_BITS = 40  # a trillion records; the other 24 bits of the word hold the 
 _PARTS = {
     "rand_augment": ("rand_augment_magnitude",),
     "erase_probability": ("erase_scale", "erase_ratio"),
+    "mixup_alpha": ("mixup_probability",),
+    "cutmix_alpha": ("cutmix_probability",),
 }
 
 
@@ -53,6 +55,13 @@ class AugmentConfig:
         erase_probability: Probability that a box of the image is made black, at the end.
         erase_scale: Smallest and largest share of the image's area that the box covers.
         erase_ratio: Smallest and largest height / width of the box, drawn log-uniformly.
+        mixup_alpha: Both parameters of the beta distribution that the weights of a pair of images
+            are drawn from where these are added (Mixup); 0 for no Mixup.
+        mixup_probability: Probability that the images of a device are, in a step that is Mixup's:
+            with CutMix on as well, each has half of the steps.
+        cutmix_alpha: The same where a box of one image is put into another (CutMix): of the share
+            of the area that the box leaves; 0 for no CutMix.
+        cutmix_probability: As that of Mixup.
     """
 
     crop_scale: tuple[float, float] = (0.08, 1.0)
@@ -65,6 +74,10 @@ class AugmentConfig:
     erase_probability: float = 0.0
     erase_scale: tuple[float, float] = (0.02, 0.33)
     erase_ratio: tuple[float, float] = (0.3, 3.3)
+    mixup_alpha: float = 0.0
+    mixup_probability: float = 0.5
+    cutmix_alpha: float = 0.0
+    cutmix_probability: float = 0.5
 
     def __post_init__(self) -> None:
         allowed: dict[str, tuple[bool, str]] = {}
@@ -75,9 +88,13 @@ class AugmentConfig:
                 f"{part}_scale": (0 < low <= high <= 1, "(low, high) with 0 < low <= high <= 1"),
                 f"{part}_ratio": (0 < least <= most < math.inf, "(low, high) with 0 < low <= high"),
             }
-        for part in ("flip", "erase"):
+        for part in ("flip", "erase", "mixup", "cutmix"):
             name = f"{part}_probability"
             allowed[name] = (0 <= getattr(self, name) <= 1, "in [0, 1]")
+        for name in ("mixup_alpha", "cutmix_alpha"):
+            # Below, nearly all draws are 0 or 1, and their logarithms leave float32.
+            alpha = getattr(self, name)
+            allowed[name] = (alpha == 0 or 0.01 <= alpha < math.inf, "0.01 or more, or 0 for none")
         check_fields(
             self,
             "augment.",

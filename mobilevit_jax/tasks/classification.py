@@ -1,6 +1,7 @@
 """Image classification: how a record becomes an example, and how weights are evaluated."""
 
 import collections
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,6 +20,7 @@ from mobilevit_jax.tasks.base import Arrays, DataTask, LoadExample
 from mobilevit_jax.tasks.classification_objective import ClassificationObjective
 from mobilevit_jax.tasks.classifier import Classifier
 from mobilevit_jax.tasks.evaluation import Outputs, SplitEvaluator, image_examples
+from mobilevit_jax.tasks.mixing import mix_pairs
 from mobilevit_jax.tasks.pretrained import Pretrained
 from mobilevit_jax.tasks.settings import TaskSettings
 from mobilevit_jax.training import parallel
@@ -36,7 +38,10 @@ class ClassificationTask(DataTask):
         return model
 
     def _make_objective(self, settings: TaskSettings) -> ClassificationObjective:
-        return ClassificationObjective(settings.loss.label_smoothing)
+        augment, mix = settings.augment, None
+        if augment.mixup_alpha or augment.cutmix_alpha:
+            mix = functools.partial(mix_pairs, config=augment, processor=settings.processor)
+        return ClassificationObjective(settings.loss.label_smoothing, mix)
 
     def _make_evaluator(self) -> "Evaluator":
         return Evaluator(self.model, self.objective, self._settings.processor)

@@ -1,5 +1,6 @@
 """Loss and metrics of classification; needs jax, flax and optax alone."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -16,20 +17,38 @@ class ClassificationObjective(Objective):
 
     Attributes:
         label_smoothing: In training only; evaluation reports plain cross-entropy.
+        mix: Mixes the images of a training batch in pairs, as `mixing.mix_pairs` does with a
+            configuration; None leaves them.
     """
 
     metrics: ClassVar[tuple[str, ...]] = ("loss", "top1", "top5")
 
     label_smoothing: float = 0.1
+    mix: Callable[[Batch, jax.Array], Batch] | None = None
+
+    def prepare(self, batch: Batch, key: jax.Array) -> Batch:
+        """Returns the batch, mixed in pairs if it is to be."""
+        return batch if self.mix is None else self.mix(batch, key)
 
     def normaliser(self, batch: Batch) -> jax.Array:
         """Returns 1 for every image [b]: the loss is their mean."""
         return jnp.ones_like(batch["weight"])
 
     def loss(self, outputs: jax.Array, batch: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Returns losses [b] and {"loss", "top1", "top5"}, each [b]; `outputs` are logits."""
-        losses = cross_entropy(outputs, batch["label"], self.label_smoothing)
-        return losses, {"loss": losses} | hits(outputs, batch["label"])
+        """Returns losses [b] and {"loss", "top1", "top5"}, each [b]; `outputs` are logits.
+
+        An image that was mixed has two labels, and all are the means over both by their shares.
+        """
+
+        def of(labels: jax.Array) -> dict[str, jax.Array]:
+            losses = cross_entropy(outputs, labels, self.label_smoothing)
+            return {"loss": losses} | hits(outputs, labels)
+
+        values = of(batch["label"])
+        if self.mix is not None:
+            share, others = batch["share"], of(batch["other_label"])
+            values = {n: share * own + (1 - share) * others[n] for n, own in values.items()}
+        return values["loss"], values
 
     def evaluate(self, outputs: jax.Array, batch: Batch) -> dict[str, jax.Array]:
         """Returns {"loss", "top1", "top5"}, each [b], the loss without label smoothing."""

@@ -17,6 +17,10 @@ from mobilevit_jax.training.state import EMAConfig, TrainState, update_ema
 Batch = dict[str, jax.Array]
 Gradients = Callable[..., tuple[Any, tuple[Any, dict[str, jax.Array]]]]
 
+# Folded into a step's key for what a task draws; dropout has the key itself, and of parts of a
+# batch those of their numbers.
+_DRAWS_OF_TASK = 2**32 - 1
+
 
 class Objective(Protocol):
     """What a task gives the step: its loss and the sums behind its metrics."""
@@ -26,8 +30,11 @@ class Objective(Protocol):
         """Names of the sums."""
         ...
 
-    def prepare(self, batch: Batch) -> Batch:
-        """Returns the batch with what the loss needs that has no gradient; by default as it is."""
+    def prepare(self, batch: Batch, key: jax.Array) -> Batch:
+        """Returns the batch with all that has no gradient done; by default as it is.
+
+        `key` is that of the seed, the step and the device, for draws.
+        """
         return batch
 
     def normaliser(self, batch: Batch) -> jax.Array:
@@ -65,18 +72,18 @@ def make_train_step(
 
     Its batch holds "image" [b, h, w, 3], "weight" [b] and what the task needs; rows of weight 0
     count nowhere but in the batch norms' statistics. Losses and metrics are divided by the sum of
-    `task.normaliser` over the global batch, at least 1. `seed` is the dropout's; `accumulation`
-    the number of parts that a device's rows are split into; `processor` has the mean and standard
-    deviation of uint8 images.
+    `task.normaliser` over the global batch, at least 1. `seed` is that of dropout and of
+    the task's draws; `accumulation` the number of parts that a device's rows are split into;
+    `processor` has the mean and standard deviation of uint8 images.
     """
     gradients = _gradients(model, task, processor)
     if accumulation > 1:
         gradients = _in_parts(gradients, task, accumulation)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
-        batch = task.prepare(batch)
-        count = lax.psum(jnp.sum(batch["weight"] * task.normaliser(batch)), AXIS)
         key = device_key(seed, state.step)
+        batch = task.prepare(batch, jax.random.fold_in(key, _DRAWS_OF_TASK))
+        count = lax.psum(jnp.sum(batch["weight"] * task.normaliser(batch)), AXIS)
         grads, (statistics, sums) = gradients(
             state.params, state.batch_stats, batch, key, 1 / jnp.maximum(count, 1)
         )

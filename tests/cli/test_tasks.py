@@ -166,8 +166,10 @@ def test_own_classes(mobilevit, tmp_path, data_dir, builder):
 
 
 def test_settings_of_another_task_are_refused(mobilevit, tmp_path):
-    options = ("--tiny", "--loss.label-smoothing", 0.3, "--workdir", tmp_path / "run")
-    ran = mobilevit("train", EXPERIMENTS / "detection" / "shapes.py", *options)
-    assert ran.status == 2
-    assert "loss is set, but ssdlite_mobilevit_xxs is for detection" in ran.err
-    assert not (tmp_path / "run").exists()
+    for option, value in (("loss.label-smoothing", 0.3), ("augment.cutmix-alpha", 1.0)):
+        options = ("--tiny", f"--{option}", value, "--workdir", tmp_path / "run")
+        ran = mobilevit("train", EXPERIMENTS / "detection" / "shapes.py", *options)
+        assert ran.status == 2
+        name = option.replace("-", "_")
+        assert f"{name} is set, but ssdlite_mobilevit_xxs is for detection" in ran.err
+        assert not (tmp_path / "run").exists()

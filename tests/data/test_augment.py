@@ -129,9 +129,15 @@ def test_tiny_images(size):
         ({"erase_probability": math.nan}, r"augment.erase_probability must be in \[0, 1\]"),
         ({"erase_probability": 1, "erase_scale": (0.4, 0.3)}, "augment.erase_scale must be"),
         ({"erase_probability": 1, "erase_ratio": (0, 3)}, "augment.erase_ratio must be"),
+        ({"mixup_alpha": -1}, "augment.mixup_alpha must be 0.01 or more, or 0 for none; got -1"),
+        ({"mixup_alpha": 0.001}, "augment.mixup_alpha must be 0.01 or more"),
+        ({"cutmix_alpha": math.inf}, "augment.cutmix_alpha must be"),
+        ({"cutmix_alpha": 1, "cutmix_probability": 2}, "augment.cutmix_probability must be"),
         # What would have no effect.
         ({"rand_augment_magnitude": 5}, "no effect while augment.rand_augment is 0: set rand_aug"),
         ({"erase_scale": (0.1, 0.2)}, "augment.erase_scale has no effect while augment.erase_prob"),
+        ({"mixup_probability": 1.0}, "no effect while augment.mixup_alpha is 0"),
+        ({"mixup_alpha": 1.0, "cutmix_probability": 1.0}, "while augment.cutmix_alpha is 0"),
     ],
 )
 def test_invalid_settings(options, message):
@@ -142,7 +148,7 @@ def test_invalid_settings(options, message):
 def test_options_that_are_off_draw_nothing():
     """So that runs of the paper's recipe are the same as before there were any."""
     image, rng, other = noise(50, 70), example_rng(1, 2, 3), example_rng(1, 2, 3)
-    augment(image, rng, 32, 48, AugmentConfig(interpolation="bicubic"))
+    augment(image, rng, 32, 48, AugmentConfig(interpolation="bicubic", mixup_alpha=1.0))
     other.random()
     random_crop(50, 70, other, AugmentConfig())
     assert rng.random() == other.random()

@@ -15,7 +15,7 @@ from mobilevit_jax.base import run_files
 from mobilevit_jax.cli.console import TrainProgress, count, print_table, say
 from mobilevit_jax.cli.options import called, read_over, refusing
 from mobilevit_jax.cli.runtime import HostsOptions, start_jax
-from mobilevit_jax.config import Experiment, no_experiment_file, shrink, to_dict
+from mobilevit_jax.config import Experiment, differences, no_experiment_file, shrink, to_dict
 from mobilevit_jax.data.prepare import prepare
 from mobilevit_jax.data.sampler import plan_epoch
 from mobilevit_jax.data.sources import dataset_info
@@ -210,10 +210,11 @@ def _check_settings(experiment: Experiment, task: "DataTask") -> None:
     from mobilevit_jax.training.schedule import warmup_cosine
 
     its_task = task_of(experiment.model.name)
-    for section, owner in _SECTIONS.items():
-        if its_task != owner and getattr(experiment, section) != getattr(Experiment(), section):
+    for difference in differences(to_dict(Experiment()), to_dict(experiment)):
+        option = difference.partition(":")[0]
+        if _SECTIONS.get(option.partition(".")[0], its_task) != its_task:
             raise ConfigurationError(
-                f"{section} is set, but {experiment.model.name} is for {its_task}, which has no "
+                f"{option} is set, but {experiment.model.name} is for {its_task}, which has no "
                 "use for it; leave it out"
             )
     create_optimizer(

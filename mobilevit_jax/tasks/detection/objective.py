@@ -28,11 +28,12 @@ class DetectionObjective(Objective):
     match_threshold: float = 0.5
     negative_ratio: int = 3
 
-    def prepare(self, batch: Batch) -> Batch:
+    def prepare(self, batch: Batch, key: jax.Array) -> Batch:
         """Matches the objects of a batch with the anchors.
 
         Args:
             batch: "image" [b, h, w, 3], "boxes" [b, N, 4], "labels" [b, N] and others.
+            key: Draws nothing.
 
         Returns:
             The others, "image", "target_offsets" [b, A, 4] and "target_labels" [b, A].

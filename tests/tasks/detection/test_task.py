@@ -32,6 +32,7 @@ from tests.tasks.detection.stand_ins import SmallDetector, build_small_detector
 
 MODEL = ModelConfig("ssdlite_mobilevit_xxs")
 OBJECTIVE = DetectionObjective(SmallDetector())
+KEY = jax.random.key(0)  # of which nothing is drawn
 PREPARE = jax.jit(OBJECTIVE.prepare)
 
 
@@ -71,18 +72,20 @@ def train_step(accumulation=1):
 class TestObjective:
     def test_targets_are_those_of_the_matcher(self):
         batch = batch_of(4)
-        prepared = PREPARE(batch)
+        prepared = PREPARE(batch, KEY)
         assert prepared.keys() == {"image", "weight", "target_offsets", "target_labels"}
         anchors = jnp.asarray(SmallDetector().anchors(32, 32))
         offsets, labels = jax.jit(match_batch)(batch["boxes"], batch["labels"], anchors, 0.5)
         np.testing.assert_array_equal(prepared["target_labels"], labels)
         np.testing.assert_allclose(prepared["target_offsets"], offsets, atol=1e-4)
-        strict = jax.jit(DetectionObjective(SmallDetector(), match_threshold=0.9).prepare)(batch)
+        strict = jax.jit(DetectionObjective(SmallDetector(), match_threshold=0.9).prepare)(
+            batch, KEY
+        )
         assert (strict["target_labels"] > 0).sum() < (labels > 0).sum()
         np.testing.assert_array_equal(OBJECTIVE.normaliser(prepared), (labels > 0).sum(-1))
 
     def test_sums_are_those_of_the_loss(self):
-        prepared = PREPARE(batch_of(4))
+        prepared = PREPARE(batch_of(4), KEY)
         rng = np.random.default_rng(1)
         shape = prepared["target_offsets"].shape
         outputs = (
@@ -114,7 +117,7 @@ class TestObjective:
 
         @jax.jit
         def sums(part):
-            prepared = OBJECTIVE.prepare(part)
+            prepared = OBJECTIVE.prepare(part, KEY)
             images = jnp.float32(prepared["image"]) / 255
             outputs, _ = SmallDetector().apply(
                 variables, images, train=True, mutable=["batch_stats"]
