@@ -166,6 +166,10 @@ def stages(files: list[bytes], size: int, seconds: float) -> dict[str, float]:
         chosen = dataclasses.replace(config, scaled_decoding=scaled)
         batch[number] = decode_and_augment(files[number], rng, size, size, chosen, name="image")
 
+    def augmented(number: int, **options: Any) -> None:
+        rng = example_rng(0, 0, number)
+        augment(images[number], rng, size, size, dataclasses.replace(config, **options))
+
     parts: dict[str, Callable[[int], Any]] = {
         "all of it, into a batch": whole,
         "the same with scaled_decoding": functools.partial(whole, scaled=True),
@@ -176,9 +180,10 @@ def stages(files: list[bytes], size: int, seconds: float) -> dict[str, float]:
             number, cv2.IMREAD_REDUCED_COLOR_2
         ),
         "generator and crop's place": draw,
-        "augmentation: place, resize, mirror": lambda number: augment(
-            images[number], example_rng(0, 0, number), size, size, config
-        ),
+        "augmentation: place, resize, mirror": augmented,
+        "the same, bicubic": functools.partial(augmented, interpolation="bicubic"),
+        "the same, 2 operations of RandAugment": functools.partial(augmented, rand_augment=2),
+        "the same, random erasing": functools.partial(augmented, erase_probability=0.25),
         "copy into the batch": lambda number: batch.__setitem__(number, batch[0]),
     }
     taken: dict[str, list[float]] = {name: [] for name in parts}

@@ -1,4 +1,4 @@
-"""The ablations: their resolved configurations, the paper's numbers, a start of every row."""
+"""The studies: their resolved configurations, the paper's numbers, a start of every row."""
 
 import json
 import pathlib
@@ -14,12 +14,14 @@ from mobilevit_jax.data.sampler import check_devices, scale_table, steps_in_epoc
 from mobilevit_jax.study import Study, check_different, load_study, shrink_study, varied
 from mobilevit_jax.training.metrics_log import read_metrics
 
-ROOT = pathlib.Path(__file__).parents[2] / "experiments" / "ablations"
+EXPERIMENTS = pathlib.Path(__file__).parents[2] / "experiments"
+ROOT = EXPERIMENTS / "ablations"
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "experiments" / "ablations"
-FILES = sorted(path.stem for path in ROOT.glob("*.py"))
+PATHS = {path.stem: path for path in EXPERIMENTS.rglob("*.py") if "def study(" in path.read_text()}
+FILES = sorted(PATHS)
 PAPERS = [name for name in FILES if "cifar10" not in name]
 # Those of MobileViT-S, which share its recipe.
-RECIPES = [name for name in PAPERS if name != "sampler_networks"]
+RECIPES = [name for name in PAPERS if name not in ("sampler_networks", "mobilevitv2")]
 
 # Study -> {table: {line: the paper's numbers}}, as the paper has them.
 NUMBERS = {
@@ -59,11 +61,23 @@ NUMBERS = {
             "MobileNetv2, multi-scale": [73.3, 232_000, 223],
         }
     },
+    "mobilevitv2": {
+        "MobileViTv2 by width": {
+            "width 0.5": [70.18],
+            "width 0.75": [75.56],
+            "width 1": [78.09],
+            "width 1.25": [79.65],
+            "width 1.5": [80.38],
+            "width 1.75": [80.84],
+            "width 2": [81.17],
+        }
+    },
 }
+SOURCES = {"sampler_networks": "Table 5", "mobilevitv2": "model zoo of CVNets v0.2"}
 
 
 def read(name):
-    return load_study(ROOT / f"{name}.py")
+    return load_study(PATHS[name])
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -108,18 +122,19 @@ def test_the_small_form_has_the_same_numbers(small):
 
 @pytest.mark.parametrize("name", FILES)
 def test_the_docstring_has_claim_command_and_time(name):
-    text = " ".join((ROOT / f"{name}.py").read_text().split('"""')[1].split())
-    assert "Claim:" in text and f"mobilevit sweep experiments/ablations/{name}.py" in text
+    text = " ".join(PATHS[name].read_text().split('"""')[1].split())
+    path = PATHS[name].relative_to(EXPERIMENTS.parent)
+    assert "Claim:" in text and f"mobilevit sweep {path}" in text
     if name in PAPERS:
         assert "TPU v3-8" in text and "8 GPUs" in text
-        source = "Figure 5b" if name in RECIPES else "Table 5"
+        source = SOURCES.get(name, "Figure 5b")
         assert "hours" in text and source in text and "Not run" in text
         for numbers in NUMBERS[name].values():
             for label, values in numbers.items():
                 if label.startswith("n ="):
                     continue
                 # Of Table 5 the runs' seconds are in the text, not the epochs'.
-                for value in filter(None, values if name in RECIPES else values[:2]):
+                for value in filter(None, values if name != "sampler_networks" else values[:2]):
                     shown = f"{value / 1000:g} thousand" if value > 1e5 else f"{value:g}"
                     assert shown in text or f"{value:.2f}" in text or f"{value:.1f}%" in text
 
@@ -134,6 +149,10 @@ def test_the_docstring_has_claim_command_and_time(name):
         ("label_smoothing_ema", ["loss.label_smoothing"]),
         ("sampler", ["sampler.sizes"]),
         ("sampler_networks_cifar10", ["sampler.sizes"]),
+        (
+            "mobilevitv2",
+            ["model.name", "optimizer.weight_decay", "schedule.end", "schedule.peak"],
+        ),
     ],
 )
 def test_rows_differ_in_nothing_else(name, fields):
@@ -186,6 +205,34 @@ def test_the_recipes_of_other_networks_are_those_of_cvnets():
         parameters = sum(stage.parameters for stage in stages(model, 32))
         assert parameters == (3_504_872 if mobile else 25_550_056)
     assert [round(count / 1000) for count in counts.values()] == [376, 224, 188, 112]
+
+
+def test_the_recipe_of_mobilevitv2_is_that_of_cvnets():
+    """Its mobilevit_v2.yaml, with rates and decays by width from its documentation."""
+    rates = [0.009, 0.009, 0.0075, 0.0049, 0.0035, 0.0026, 0.002]
+    decays = [0.004, 0.008, 0.013, 0.020, 0.029, 0.039, 0.05]
+    rows = read("mobilevitv2").rows
+    assert [row.name[-3:] for row in rows] == ["050", "075", "100", "125", "150", "175", "200"]
+    for row, rate, decay in zip(rows, rates, decays, strict=True):
+        experiment, augment = row.experiment, row.experiment.augment
+        assert experiment.model.name == row.name
+        assert [tuple(scale) for scale in scale_table(experiment.sampler)] == [(256, 256, 1024)]
+        optimizer, schedule = experiment.optimizer, experiment.schedule
+        assert (optimizer.name, optimizer.weight_decay) == ("adamw", decay)
+        assert (optimizer.clip_norm, optimizer.decay_one_dimensional) == (10, False)
+        assert (schedule.start, schedule.peak, schedule.end) == (1e-6, rate, rate / 10)
+        assert (schedule.warmup_steps, schedule.cosine_by) == (20_000, "epoch")
+        assert (experiment.epochs, experiment.ema.decay) == (300, 0.9995)
+        assert experiment.loss.label_smoothing == 0.1
+        assert (augment.interpolation, augment.crop_scale) == ("bicubic", (0.08, 1.0))
+        assert (augment.rand_augment, augment.rand_augment_magnitude) == (2, 9)
+        assert (augment.erase_probability, augment.erase_scale) == (0.25, (0.02, 0.33))
+        assert augment.erase_ratio == (0.3, 3.3)
+        assert (augment.mixup_alpha, augment.mixup_probability) == (0.2, 0.5)
+        assert (augment.cutmix_alpha, augment.cutmix_probability) == (1.0, 0.5)
+        processor = experiment.processor
+        assert (processor.size, processor.crop_size) == (288, (256, 256))
+        assert (processor.channel_order, processor.resample) == ("rgb", "pillow_bicubic")
 
 
 def test_only_the_samplers_of_a_network_differ():
@@ -245,10 +292,10 @@ def test_a_row_of_the_tiny_form_runs(name, tmp_path):
         "--workdir",
         str(tmp_path / "run"),
     ]
-    assert main(["train", str(ROOT / f"{name}.py"), "--tiny", *options]) == 0
+    assert main(["train", str(PATHS[name]), "--tiny", *options]) == 0
     rows = read_metrics(tmp_path / "run")
     assert [row["split"] for row in rows if row["split"] != "train"] == ["validation", "test"]
-    assert "raw_top1" in rows[-1]
+    assert ("raw_top1" in rows[-1]) == (name != "mobilevitv2")
 
 
 if __name__ == "__main__":
