@@ -55,13 +55,13 @@ class AugmentConfig:
         erase_probability: Probability that a box of the image is made black, at the end.
         erase_scale: Smallest and largest share of the image's area that the box covers.
         erase_ratio: Smallest and largest height / width of the box, drawn log-uniformly.
-        mixup_alpha: Both parameters of the beta distribution that the weights of a pair of images
-            are drawn from where these are added (Mixup); 0 for no Mixup.
-        mixup_probability: Probability that the images of a device are, in a step that is Mixup's:
-            with CutMix on as well, each has half of the steps.
-        cutmix_alpha: The same where a box of one image is put into another (CutMix): of the share
-            of the area that the box leaves; 0 for no CutMix.
-        cutmix_probability: As that of Mixup.
+        mixup_alpha: Mixup adds an image of a pair to the other one, by weights of the beta
+            distribution with this alpha; 0 for none.
+        mixup_probability: Probability of that in a step, for all images of a device at once. If
+            CutMix is on as well, half of the steps are its own and the others are Mixup's.
+        cutmix_alpha: CutMix puts a box of an image into the other one; the share of the area that
+            it leaves is of the beta distribution with this alpha; 0 for none.
+        cutmix_probability: As `mixup_probability`.
     """
 
     crop_scale: tuple[float, float] = (0.08, 1.0)

@@ -210,13 +210,14 @@ def _check_settings(experiment: Experiment, task: "DataTask") -> None:
     from mobilevit_jax.training.schedule import warmup_cosine
 
     its_task = task_of(experiment.model.name)
-    for difference in differences(to_dict(Experiment()), to_dict(experiment)):
-        option = difference.partition(":")[0]
-        if _SECTIONS.get(option.partition(".")[0], its_task) != its_task:
-            raise ConfigurationError(
-                f"{option} is set, but {experiment.model.name} is for {its_task}, which has no "
-                "use for it; leave it out"
-            )
+    changed = differences(to_dict(Experiment()), to_dict(experiment))
+    options = [text.partition(":")[0] for text in changed]
+    others = [one for one in options if _SECTIONS.get(one.partition(".")[0], its_task) != its_task]
+    if others:
+        raise ConfigurationError(
+            f"set, but of no use for {experiment.model.name}, which is for {its_task}: "
+            f"{', '.join(others)}; leave it out"
+        )
     create_optimizer(
         experiment.optimizer,
         warmup_cosine(experiment.schedule, task.steps_of_epochs),
