@@ -20,6 +20,7 @@ from mobilevit_jax.data.random_augment import rand_augment, random_erase
 from mobilevit_jax.errors import ConfigurationError, DataError
 
 WHOLE = AugmentConfig(crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), flip_probability=0.0)
+EVERYTHING = AugmentConfig(interpolation="bicubic", rand_augment=3, erase_probability=0.5)
 
 
 def noise(height, width):
@@ -186,15 +187,36 @@ def test_bicubic_is_pillows_of_the_crop(flip):
 
 def test_everything_is_the_same_in_either_order_of_channels():
     data = photograph(90, 70)
-    config = AugmentConfig(interpolation="bicubic", rand_augment=3, erase_probability=0.5)
     for record in range(40):
         bgr, rgb = (
             decode_and_augment(
-                data, example_rng(0, 0, record), 32, 24, config, name="x", channel_order=order
+                data, example_rng(0, 0, record), 32, 24, EVERYTHING, name="x", channel_order=order
             )
             for order in ("bgr", "rgb")
         )
         np.testing.assert_array_equal(bgr, rgb[..., ::-1])
+
+
+def test_everything_follows_from_seed_epoch_and_record_alone():
+    data = photograph(90, 70)
+    keys = [(seed, epoch, record) for seed in (0, 1) for epoch in (0, 3) for record in range(8)]
+    made, again = (
+        {
+            key: decode_and_augment(data, example_rng(*key), 32, 24, EVERYTHING, name="x").tobytes()
+            for key in order
+        }
+        for order in (keys, keys[::-1])
+    )
+    assert made == again and len(set(made.values())) == len(keys)
+
+
+@given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 40), st.integers(0, 10**6))
+def test_everything_takes_images_of_any_size(height, width, size, record):
+    image = noise(height, width)
+    before = image.copy()
+    found = augment(image, example_rng(0, 0, record), size, size + 1, EVERYTHING)
+    assert (found.shape, found.dtype) == ((size, size + 1, 3), np.uint8)
+    np.testing.assert_array_equal(image, before)
 
 
 def photograph(height, width, orientation=1, **options):

@@ -1,7 +1,7 @@
 """Mixup and CutMix against their definitions, their draws, and training with everything on."""
 
 # NumPy arrays stand for JAX's here.
-# pyright: reportArgumentType=false
+# pyright: reportArgumentType=false, reportIndexIssue=false
 
 import dataclasses
 import functools
