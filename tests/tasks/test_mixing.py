@@ -262,6 +262,7 @@ def whole(everything, tmp_path_factory):
     return directory
 
 
+@pytest.mark.slow
 def test_it_trains_with_everything(everything, whole, tmp_path):
     rows = [row for row in without_clock(whole) if row["split"] == "train"]
     assert all(1 < row["loss"] < 3 and 0 <= row["top1"] <= row["top5"] <= 1 for row in rows)
@@ -269,6 +270,7 @@ def test_it_trains_with_everything(everything, whole, tmp_path):
     assert without_clock(tmp_path)[0]["loss"] != rows[0]["loss"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stops", [(5,), (2, 6)])
 def test_an_interrupted_run_with_everything_ends_the_same(everything, whole, tmp_path, stops):
     for step in stops:
