@@ -19,7 +19,7 @@ from mobilevit_jax.errors import ConfigurationError
 from mobilevit_jax.models.config import ModelConfig
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
-# The studies in ablations/ hold several experiments each.
+# Studies hold several experiments each.
 FILES = sorted(path for path in EXPERIMENTS.rglob("*.py") if "def study(" not in path.read_text())
 
 

@@ -9,12 +9,14 @@ here.
         --data.data-dir DATA_DIR
     mobilevit sweep experiments/imagenet/mobilevitv2.py --data.data-dir DATA_DIR --workdir DIR
 
-The first two are for one width, the last for all. The recipe is CVNets' configuration
+Train one width by its row, or sweep over all. The recipe is CVNets' configuration
 mobilevit_v2.yaml with the learning rates and decays that its documentation gives for each width:
 one image size, no decay of norms and biases, gradients clipped at a norm of 10, channels in the
 order R, G, B, bicubic crops, RandAugment, random erasing, and Mixup or CutMix in half of the steps.
+Mixup and CutMix are drawn with the probability of v0.2's code; later versions of CVNets have 1.
 Batches are global (128 on each of 8 devices), and the command is the same on a TPU v3-8, a TPU
-v4-8 (4 devices) and 8 GPUs; docs/tpu_gpu.md has more. How many hours it takes is not published.
+v4-8 and 8 GPUs; a v4-8 has 4 devices, each of which normalises and mixes 256 images together.
+docs/tpu_gpu.md has more. How many hours it takes is not published.
 """
 
 from mobilevit_jax.config import Experiment

@@ -29,7 +29,7 @@ _Box = tuple[int, int, int, int]  # top, left, height, width in pixels
 _TRIES = 10  # as in CVNets and torchvision
 _RECORD_BITS = 40  # a trillion records; the other 24 bits of the word hold the epoch
 
-# What each of these has no use for as long as it is 0.
+# Options that have no effect while the one before them is 0.
 _PARTS = {
     "rand_augment": ("rand_augment_magnitude",),
     "erase_probability": ("erase_scale", "erase_ratio"),
@@ -52,15 +52,17 @@ class AugmentConfig:
             with it (CVNets v0.2).
         rand_augment: Operations of RandAugment on each image, after crop and flip; 0 for none.
         rand_augment_magnitude: How strong they are, from 0 to 30.
-        erase_probability: Probability that a box of the image is made black, at the end.
+        erase_probability: Probability that a box of the image is made black, at the end; 0 before
+            the processor's mean is taken off.
         erase_scale: Smallest and largest share of the image's area that the box covers.
         erase_ratio: Smallest and largest height / width of the box, drawn log-uniformly.
-        mixup_alpha: Mixup adds an image of a pair to the other one, by weights of the beta
-            distribution with this alpha; 0 for none.
+        mixup_alpha: Mixup makes share * image + (1 - share) * other of the images of a pair, the
+            share drawn from Beta(alpha, alpha); 0 for none.
         mixup_probability: Probability of that in a step, for all images of a device at once. If
             CutMix is on as well, half of the steps are its own and the others are Mixup's.
-        cutmix_alpha: CutMix puts a box of an image into the other one; the share of the area that
-            it leaves is of the beta distribution with this alpha; 0 for none.
+        cutmix_alpha: CutMix puts a box of an image into the other one. The share of the area that
+            the box leaves is drawn from Beta(alpha, alpha), before it is cut off at the edges;
+            labels count by what is left then. 0 for none.
         cutmix_probability: As `mixup_probability`.
     """
 
@@ -88,9 +90,13 @@ class AugmentConfig:
                 f"{part}_scale": (0 < low <= high <= 1, "(low, high) with 0 < low <= high <= 1"),
                 f"{part}_ratio": (0 < least <= most < math.inf, "(low, high) with 0 < low <= high"),
             }
-        for part in ("flip", "erase", "mixup", "cutmix"):
+        for part in ("flip", "erase"):
             name = f"{part}_probability"
             allowed[name] = (0 <= getattr(self, name) <= 1, "in [0, 1]")
+        for part in ("mixup", "cutmix"):
+            name = f"{part}_probability"
+            # Alpha turns it off.
+            allowed[name] = (0 < getattr(self, name) <= 1, "above 0, at most 1")
         for name in ("mixup_alpha", "cutmix_alpha"):
             # Below, nearly all draws are 0 or 1, and their logarithms leave float32.
             alpha = getattr(self, name)
@@ -117,7 +123,7 @@ def _check_parts(config: AugmentConfig) -> None:
             if not getattr(config, whole) and getattr(config, part) != defaults[part]:
                 raise ConfigurationError(
                     f"augment.{part} has no effect while augment.{whole} is 0: set {whole}, or "
-                    f"leave {part} out"
+                    f"leave {part} at {defaults[part]}"
                 )
 
 
@@ -156,7 +162,7 @@ def augment(
     *,
     channel_order: ChannelOrder = "bgr",
 ) -> np.ndarray:
-    """Cuts a random part out of an image, resizes it, mirrors it by chance, and does what is asked.
+    """Cuts a random part out of an image, resizes it, mirrors it by chance; then what is on.
 
     Args:
         image: uint8 [h, w, 3] of any size; not changed.

@@ -43,7 +43,7 @@ def rand_augment(
     magnitude: int,
     channel_order: ChannelOrder,
 ) -> np.ndarray:
-    """Applies operations that are drawn evenly, each anew, one after another.
+    """Applies operations, drawn uniformly with replacement, one after another.
 
     Args:
         image: uint8 [h, w, 3]; not changed.
@@ -158,7 +158,7 @@ def _sharpness(image: np.ndarray, strength: float, order: ChannelOrder) -> np.nd
 
 
 def _posterize(image: np.ndarray, strength: float, order: ChannelOrder) -> np.ndarray:
-    """Clears as many of the lower bits, rounded."""
+    """Clears round(strength) of the lower bits."""
     return cv2.LUT(image, _table(_LEVELS >> round(strength) << round(strength)))
 
 

@@ -17,8 +17,8 @@ from mobilevit_jax.training.state import EMAConfig, TrainState, update_ema
 Batch = dict[str, jax.Array]
 Gradients = Callable[..., tuple[Any, tuple[Any, dict[str, jax.Array]]]]
 
-# Folded into a step's key for what a task draws; dropout has the key itself, and of parts of a
-# batch those of their numbers.
+# Folded into a step's key for what a task draws. Dropout uses the key itself, or with accumulation
+# one with the part's number folded in, which this is none of.
 _DRAWS_OF_TASK = 2**32 - 1
 
 
@@ -33,7 +33,7 @@ class Objective(Protocol):
     def prepare(self, batch: Batch, key: jax.Array) -> Batch:
         """Returns the batch with all that has no gradient done; by default as it is.
 
-        `key` is that of the seed, the step and the device, for draws.
+        `key` is for draws: it follows from the seed, the step and the device.
         """
         return batch
 
@@ -72,9 +72,9 @@ def make_train_step(
 
     Its batch holds "image" [b, h, w, 3], "weight" [b] and what the task needs; rows of weight 0
     count nowhere but in the batch norms' statistics. Losses and metrics are divided by the sum of
-    `task.normaliser` over the global batch, at least 1. `seed` is that of dropout and of
-    the task's draws; `accumulation` the number of parts that a device's rows are split into;
-    `processor` has the mean and standard deviation of uint8 images.
+    `task.normaliser` over the global batch, at least 1. `seed` is that of dropout and of the task's
+    draws; `accumulation` the number of parts that a device's rows are split into; `processor` has
+    the mean and standard deviation of uint8 images.
     """
     gradients = _gradients(model, task, processor)
     if accumulation > 1:

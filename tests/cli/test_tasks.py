@@ -171,5 +171,5 @@ def test_settings_of_another_task_are_refused(mobilevit, tmp_path):
         ran = mobilevit("train", EXPERIMENTS / "detection" / "shapes.py", *options)
         assert ran.status == 2
         name = option.replace("-", "_")
-        assert f"ssdlite_mobilevit_xxs, which is for detection: {name}; leave it out" in ran.err
+        assert f"ssdlite_mobilevit_xxs, which is for detection: {name}; leave that out" in ran.err
         assert not (tmp_path / "run").exists()

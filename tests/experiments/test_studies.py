@@ -17,7 +17,9 @@ from mobilevit_jax.training.metrics_log import read_metrics
 EXPERIMENTS = pathlib.Path(__file__).parents[2] / "experiments"
 ROOT = EXPERIMENTS / "ablations"
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "experiments" / "ablations"
-PATHS = {path.stem: path for path in EXPERIMENTS.rglob("*.py") if "def study(" in path.read_text()}
+FOUND = [path for path in EXPERIMENTS.rglob("*.py") if "def study(" in path.read_text()]
+PATHS = {path.stem: path for path in FOUND}
+assert len(PATHS) == len(FOUND), "two studies of one name"
 FILES = sorted(PATHS)
 PAPERS = [name for name in FILES if "cifar10" not in name]
 # Those of MobileViT-S, which share its recipe.

@@ -131,7 +131,7 @@ def test_one_of_the_two_is_drawn_and_then_whether():
     # A share of 1 is neither: so are boxes of no pixel, and 5% of the draws of beta(0.2, 0.2).
     assert np.mean(kind == "mixup") == pytest.approx(0.25 * 0.95, abs=0.03)
     assert np.mean(kind == "cutmix") == pytest.approx(0.25, abs=0.03)
-    only = dataclasses.replace(BOTH, mixup_probability=1.0, cutmix_probability=0.0)
+    only = dataclasses.replace(BOTH, mixup_probability=1.0, cutmix_probability=1e-30)
     assert set(draws(only)[1]) == {"mixup", "neither"}
 
 
@@ -217,6 +217,25 @@ def test_draws_differ_by_seed_step_and_device_and_repeat(accumulation):
     assert drawn(step, 0) == first and drawn(step, 1) == second
 
 
+def test_rows_of_weight_0_change_neither_loss_nor_gradient():
+    mix = functools.partial(mix_pairs, config=MIXUP)
+    batch = batch_of(16)
+    batch["weight"] = np.tile(np.float32([1, 0, 1, 1]), 4)
+    other = {**batch, "image": batch["image"].copy()}
+    other["image"][batch["weight"] == 0] += 1
+    step = Step(LinearNet(), mix)
+    (loss, params), (same, as_before) = step(batch), step(other)
+    assert loss == same
+    assert_identical(params, as_before)
+
+
+def test_evaluation_is_of_whole_images():
+    logits = np.random.default_rng(0).standard_normal((4, 9)).astype(np.float32)
+    batch = {"label": np.array([0, 3, 3, 8])}
+    found = ClassificationObjective(0.1, mix_pairs).evaluate(logits, batch)
+    assert_identical(found, ClassificationObjective().evaluate(logits, batch))
+
+
 def test_accumulation_changes_nothing():
     """Pairs are made of all the rows of a device, before these are split."""
     mix = functools.partial(mix_pairs, config=MIXUP)
@@ -229,8 +248,8 @@ def test_accumulation_changes_nothing():
 
 
 def test_dropout_draws_the_same_as_without():
-    """Pairs that are never mixed leave a step as it is, to the bit of its dropout."""
-    never = dataclasses.replace(MIXUP, mixup_probability=0.0)
+    """Pairs that are never mixed leave a step as it is: dropout drops the same."""
+    never = dataclasses.replace(MIXUP, mixup_probability=1e-30)
     model, batch = SmallNet(dropout=0.5), batch_of(8)
     plain = Step(model, None)(batch)
     same = Step(model, functools.partial(mix_pairs, config=never))(batch)

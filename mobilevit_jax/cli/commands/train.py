@@ -216,7 +216,7 @@ def _check_settings(experiment: Experiment, task: "DataTask") -> None:
     if others:
         raise ConfigurationError(
             f"set, but of no use for {experiment.model.name}, which is for {its_task}: "
-            f"{', '.join(others)}; leave it out"
+            f"{', '.join(others)}; leave that out of the experiment or the command"
         )
     create_optimizer(
         experiment.optimizer,
