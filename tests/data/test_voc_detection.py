@@ -284,9 +284,9 @@ def test_sources_that_are_not_in_the_layout(source, data_dir, tmp_path):
     lists = source / "ImageSets" / "Main"
     text = (lists / "val.txt").read_text()
     (lists / "val.txt").write_text(f"{text}val_00\n")
-    fails(source, data_dir, "val.txt lists val_00 twice")
+    fails(source, data_dir, "val.txt lists val_00 twice, in lines 1 and 9")
     (lists / "val.txt").write_text(f"{text}val_99\n")
-    fails(source, data_dir, "val.txt: 1 of 9 images have no XML file, such as .*val_99.xml")
+    fails(source, data_dir, "val.txt, line 9: .*/val_99.xml is missing, as are those of 0 more of")
     (lists / "val.txt").write_text("\n")
     fails(source, data_dir, "val.txt lists no images")
     (source / "JPEGImages").rename(source / "pictures")

@@ -138,13 +138,14 @@ def _find_in_year(root: Path) -> _Found:
     present = set(whole.stems)
     parts = {}
     for split, (path, stems) in _lists(root, images, present).items():
-        missing = sorted(set(stems) - present)
+        missing = [stem for stem in stems if stem not in present]
         if missing:
             raise DataError(
-                f"{path}: {len(missing)} of {len(stems)} images have no XML file, such as "
-                f"{annotations / missing[0]}.xml"
+                f"{path}, line {stems[missing[0]]}: {annotations / missing[0]}.xml is missing, as "
+                f"are those of {len(missing) - 1} more of its {len(stems)} images; complete them, "
+                "or take them out of the list"
             )
-        parts[split] = whole._replace(stems=stems)
+        parts[split] = whole._replace(stems=list(stems))
     if not parts:
         return _Found(root, {"train": whole}, {"train": _unmarked(whole)})
     unlisted = present.difference(*(part.stems for part in parts.values()))
@@ -165,18 +166,20 @@ def _files(folder: Path, endings: tuple[str, ...]) -> dict[str, list[str]]:
     return files
 
 
-def _lists(root: Path, images: Path, present: set[str]) -> dict[str, tuple[Path, list[str]]]:
-    """Returns the list of each split; `present` are the names of the XML files."""
+def _lists(root: Path, images: Path, present: set[str]) -> dict[str, tuple[Path, dict[str, int]]]:
+    """Returns the list of each split, {name: line}; `present` are the names of the XML files."""
     folder, read = root / "ImageSets" / "Main", {}
     for path in sorted(folder.glob("*.[tT][xX][tT]")):
-        lines = [line.strip() for line in read_lines(path) if line.strip()]
-        of_class = lines and all(_OF_CLASS.fullmatch(line) for line in lines)
+        lines = {n: line for n, line in enumerate(map(str.strip, read_lines(path)), 1) if line}
+        of_class = lines and all(_OF_CLASS.fullmatch(line) for line in lines.values())
         if of_class and _LIST_OF_CLASS.fullmatch(path.stem):
             continue
-        stems = [_stem_of(line, images.name, present) for line in lines]
-        twice = [stem for stem, count in Counter(stems).items() if count > 1]
-        if twice:
-            raise DataError(f"{path} lists {twice[0]} twice")
+        stems: dict[str, int] = {}
+        for number, line in lines.items():
+            stem = _stem_of(line, images.name, present)
+            first = stems.setdefault(stem, number)
+            if first != number:
+                raise DataError(f"{path} lists {stem} twice, in lines {first} and {number}")
         if not stems:
             raise DataError(f"{path} lists no images; fill it or remove it")
         read[path] = stems
