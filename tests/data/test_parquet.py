@@ -342,6 +342,22 @@ class TestMasks:
         assert info.skipped == {"train": 1}
 
 
+def test_columns_that_are_left_out_are_named(source, data_dir):
+    """Labels and masks, two kinds of labels: which are meant nobody can tell."""
+    for path in source.rglob("*.parquet"):
+        table = pq.read_table(path)
+        table = table.append_column("mask", table["image"])
+        pq.write_table(table.append_column("labels", table["label"]), path, row_group_size=4)
+    info = prepare("parquet", source=source, data_dir=data_dir)
+    (note,) = info.notes["train"].items()
+    assert note[0].startswith("columns left out: mask, labels ('image' and 'label' are taken; if")
+    assert note[1] == 2
+    for path in source.rglob("*.parquet"):
+        table = pq.read_table(path).drop_columns(["label", "labels"])
+        pq.write_table(table, path, row_group_size=4)
+    fails(source, data_dir.with_name("masks"), "needs one file that names the classes")
+
+
 def test_shards_that_are_missing_or_too_many(source, data_dir):
     (source / FIRST).rename(source / "kept")
     fails(

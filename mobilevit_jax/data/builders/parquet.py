@@ -3,7 +3,8 @@
 A source holds the files of each split, such as `data/train-00000-of-00005.parquet`; see
 `parquet_files`. The classes of labels are those of the files' own description; where that has
 none, those that `classes.txt` in the source lists, or the labels themselves, numbers or sorted
-names. Those of masks a file in the source names, see `mask_classes`.
+names. Those of masks a file in the source names, see `mask_classes`. Where there are both labels
+and masks, the labels are taken; columns that are left out are named.
 
 The rows of a row group stay together, in an order of their own: groups and rows are shuffled, each
 by a hash, and no more than a group is in memory.
@@ -126,6 +127,13 @@ class Parquet(StoredBuilder, skip_registration=True):
                     f"{shard} has other columns or classes than {shards[0]}; the files of a data "
                     "set must agree"
                 )
+        if columns.left_out:
+            taken = f"{columns.image!r} and {columns.label or columns.mask!r}"
+            note = (
+                f"columns left out: {', '.join(columns.left_out)} ({taken} are taken; if others "
+                "are meant, remove these from the files)"
+            )
+            self.notes[next(iter(self._shards))][note] = len(columns.left_out)
         return columns
 
     @cached_property

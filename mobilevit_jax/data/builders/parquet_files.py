@@ -32,6 +32,7 @@ class Columns(NamedTuple):
         mask: That of the masks; "" where there are labels.
         names: Of the classes; None where the file does not tell.
         text: Whether labels are names themselves.
+        left_out: Others that could be images, labels or masks by their types.
     """
 
     image: str
@@ -39,6 +40,7 @@ class Columns(NamedTuple):
     mask: str
     names: list[str] | None
     text: bool
+    left_out: tuple[str, ...]
 
 
 class Group(NamedTuple):
@@ -121,12 +123,16 @@ def read_columns(shard: Path) -> Columns:
     masks = [] if labels else [name for name in pictures if name in _MASKS]
     images = [name for name in pictures if name not in masks]
     image = _one(images, "images, {bytes, path}", "image", shard, types)
+    named = [n for n in types if features.get(n, {}).get("_type") == "ClassLabel"]
+    label, mask, names, text = "", "", None, False
     if masks:
-        return Columns(image, "", _one(masks, "masks", "mask", shard, types), None, False)
-    labels = labels or [n for n in types if features.get(n, {}).get("_type") == "ClassLabel"]
-    label = _one(labels, "labels", "label", shard, types)
-    names, text = _classes(label, types[label], features, shard)
-    return Columns(image, label, "", names, text)
+        mask = _one(masks, "masks", "mask", shard, types)
+    else:
+        label = _one(labels or named, "labels", "label", shard, types)
+        names, text = _classes(label, types[label], features, shard)
+    others = dict.fromkeys([*pictures, *labels, *named])
+    left_out = tuple(name for name in others if name not in (image, label, mask))
+    return Columns(image, label, mask, names, text, left_out)
 
 
 def _one(names: list[str], what: str, usual: str, shard: Path, types: Iterable[str]) -> str:
