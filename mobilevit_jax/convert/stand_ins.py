@@ -5,6 +5,7 @@ namespaces, paths, dates, members of enumerations, configurations of other packa
 needed to read weights, and none of it is made.
 """
 
+import builtins
 import pickle
 import sys
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
@@ -15,8 +16,7 @@ from typing import Any, Final, NoReturn
 _STANDARD: Final = {
     "argparse": "Namespace",
     "array": "array _array_reconstructor",
-    "builtins": "bool bytearray bytes dict float frozenset int list object range slice str tuple"
-    " type",
+    "builtins": " ".join(name for name, kind in vars(builtins).items() if isinstance(kind, type)),
     "collections": "ChainMap UserDict UserList UserString deque",
     "calendar": "Day Month",
     "copyreg": "_reconstructor __newobj__ __newobj_ex__",
@@ -24,12 +24,16 @@ _STANDARD: Final = {
     "decimal": "Decimal",
     "enum": "Enum EnumMeta EnumType Flag FlagBoundary IntEnum IntFlag ReprEnum StrEnum",
     "fractions": "Fraction",
-    "functools": "partial",
+    "functools": "partial reduce",
+    "_functools": "reduce",
     "http": "HTTPMethod HTTPStatus",
     "inspect": "BufferFlags _ParameterKind",
     "ipaddress": "IPv4Address IPv6Address",
     "logging": "Logger getLogger",
+    "_io": "BytesIO StringIO",
+    "itertools": "chain count cycle repeat",
     "_operator": "or_",
+    "operator": "attrgetter itemgetter methodcaller",
     "pathlib": "Path PosixPath PurePath PurePosixPath PureWindowsPath WindowsPath",
     "plistlib": "PlistFormat",
     "pstats": "SortKey",
@@ -38,9 +42,10 @@ _STANDARD: Final = {
     "re": "RegexFlag _compile",
     "signal": "Handlers Sigmasks Signals",
     "socket": "AddressFamily AddressInfo MsgFlag SocketKind",
+    "string": "Template",
     "ssl": "AlertDescription Options SSLErrorNumber TLSVersion VerifyFlags VerifyMode _SSLMethod",
     "time": "struct_time",
-    "types": "MappingProxyType NoneType SimpleNamespace",
+    "types": "GenericAlias MappingProxyType NoneType SimpleNamespace",
     "uuid": "SafeUUID UUID",
     "zoneinfo": "ZoneInfo ZoneInfo._unpickle",
 }
@@ -95,6 +100,10 @@ class Thing(dict):
     def add(self, item: object) -> None:
         """Leaves a member of a set out."""
 
+    def __call__(self, *args: object) -> "Thing":
+        """Makes an object of a `functools.partial`, which stands for arguments by name."""
+        return Thing(self.name)
+
 
 class Named(Sealed):
     """A class or a function, by its name.
@@ -136,15 +145,17 @@ def named(module: str, name: str) -> Named:
         return Named(full, callable=name in _STANDARD.get(module, "").split())
     if package == "torch" and name.endswith("Storage"):
         raise RefusedError(f"it asks for {full[:80]!r}")
-    return Named(full, _is_rebuilt(package, name.rpartition(".")[2]))
+    return Named(full, _is_rebuilt(package, name))
 
 
 def _is_rebuilt(package: str, name: str) -> bool:
     """Whether calling a name stands for making an object, as far as names tell."""
-    is_class = name.lstrip("_")[:1].isupper()
+    *owners, last = (part.lstrip("_")[:1].isupper() for part in name.split("."))
     if package == "torch":  # a tensor of a kind that is not read must not be left out
-        return is_class and not name.endswith(("Tensor", "Parameter"))
-    return is_class or name.startswith("_") or (package == "numpy" and name in _REBUILDING)
+        return last and not name.endswith(("Tensor", "Parameter"))
+    # Classes have methods that make objects, as "Config.load".
+    is_private = name.rpartition(".")[2].startswith("_")
+    return last or any(owners) or is_private or (package == "numpy" and name in _REBUILDING)
 
 
 def attribute(owner: Any, name: Any) -> Named:
@@ -156,4 +167,5 @@ def attribute(owner: Any, name: Any) -> Named:
     known = isinstance(owner, Named | Thing) and isinstance(name, str)
     if not known or len(owner.name) + len(name) > _LONGEST:
         raise RefusedError("it asks for 'builtins.getattr'")
-    return Named(f"{owner.name}.{name}", _is_rebuilt("", name))
+    full, package = f"{owner.name}.{name}", owner.name.partition(".")[0]
+    return Named(full, _is_rebuilt(package, name if package in sys.stdlib_module_names else full))

@@ -11,8 +11,10 @@ import io
 import math
 import pickle
 import re
+import struct
+import sys
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final, Literal, NoReturn, Protocol
+from typing import Any, Final, NoReturn, Protocol
 
 import ml_dtypes
 import numpy as np
@@ -205,25 +207,39 @@ class Tensor(Sealed):
 class _Array(Tensor):
     """An array of NumPy's, whose elements stand in the pickle; no tensor until they are known."""
 
-    __slots__ = ("_data", "_kind", "_order")
+    __slots__ = ("_axes", "_data", "_kind", "_stored_shape")
 
     def __init__(self, *_: Any):
         self.shape, self.dtype = (), np.dtype(object)
 
     def __setstate__(self, state: Any) -> None:
         match state:
-            case (int(), tuple(shape), _ArrayType(dtype=np.dtype() as kind), fortran, data):
-                self.shape, self.dtype = _sizes(shape), kind.newbyteorder("=")
-                self._kind, self._data = kind, data
-                self._order: Literal["C", "F"] = "F" if fortran is True else "C"
+            case (int(), shape, kind, fortran, data):
+                self.fill(shape, kind, data, "F" if fortran is True else "C")
+
+    def fill(self, shape: Any, kind: Any, data: Any, order: Any, axes: Any = None) -> None:
+        """Takes bytes of plain numbers, which lie in an order of NumPy's; "K" is that of `axes`."""
+        if not (isinstance(kind, _ArrayType) and kind.dtype):
+            return
+        shape = _sizes(shape)
+        if order == "F":  # the rows of what lies turned round
+            shape, axes = shape[::-1], range(len(shape))[::-1]
+        axes = _sizes(tuple(range(len(shape)) if axes is None else axes))
+        if sorted(axes) != list(range(len(shape))):
+            raise RefusedError("an array has axes that are none")
+        self._stored_shape, self._axes, self._kind, self._data = shape, axes, kind.dtype, data
+        self.shape = tuple(shape[axis] for axis in axes)
+        self.dtype = kind.dtype.newbyteorder("=")
 
     def numpy(self) -> np.ndarray:
         """Returns the elements; raises `DataError` if there are not as many as its shape says."""
+        if 0 in self.shape:  # the data are the outcome of a call of bytes()
+            return np.empty(self.shape, self.dtype)
         try:
             data = self._data.read() if isinstance(self._data, _Text) else self._data
             if math.prod(self.shape) * self.dtype.itemsize != len(data):
                 raise DataError(f"its shape {self.shape} is not that of its {len(data)} bytes")
-            array = np.ndarray(self.shape, self._kind, data, order=self._order)
+            array = np.ndarray(self._stored_shape, self._kind, data).transpose(self._axes)
         except (TypeError, ValueError) as error:
             if isinstance(error, DataError):
                 raise
@@ -265,6 +281,13 @@ def _rebuild_of_type(rebuild: Any, kind: Any, args: Any, state: Any = None) -> A
     return rebuild(*args)
 
 
+def _array_of_buffer(data: Any, kind: Any, shape: Any, order: Any, axes: Any = None) -> _Array:
+    """Returns an array as protocol 5 has it."""
+    array = _Array()
+    array.fill(shape, kind, data, order, axes)
+    return array
+
+
 def _set(items: Any = ()) -> frozenset[Any]:
     items = list(items)
     _check_keys(items)
@@ -280,10 +303,9 @@ def _table() -> Mapping[tuple[str, str], object]:
         ("collections", "defaultdict"): _Allowed(lambda *_: _Dict()),
         ("_codecs", "encode"): _Allowed(_Text),
         ("numpy", "dtype"): _Allowed(_ArrayType),
-        ("numpy.core.multiarray", "_reconstruct"): _Allowed(_Array),
-        ("numpy._core.multiarray", "_reconstruct"): _Allowed(_Array),
         ("torch", "Size"): _Allowed(tuple),
         ("torch", "device"): _Allowed(lambda *_: None),
+        ("torch.serialization", "_get_layout"): _Allowed(lambda *_: None),
         ("torch._utils", "_rebuild_tensor"): _Allowed(_rebuild_tensor),
         ("torch._utils", "_rebuild_tensor_v2"): _Allowed(_rebuild_tensor),
         ("torch._utils", "_rebuild_tensor_v3"): _Allowed(_rebuild_tensor_of_type),
@@ -297,6 +319,9 @@ def _table() -> Mapping[tuple[str, str], object]:
         table["torch", name] = _DType(dtype)
     for name, dtype in _STORAGES.items():
         table["torch", name] = _DType(_DTYPES[dtype])
+    for core in ("numpy.core", "numpy._core"):  # before NumPy 2 and since
+        table[f"{core}.multiarray", "_reconstruct"] = _Allowed(_Array)
+        table[f"{core}.numeric", "_frombuffer"] = _Allowed(_array_of_buffer)
     # The same pickles are read by Python 2 and 3, which name this module differently.
     for module in ("builtins", "__builtin__"):
         table[module, "set"] = _Allowed(_set)
@@ -343,6 +368,12 @@ def _call(unpickler: Any, opcode: int) -> None:
     stack[-1] = stack[-1](*args)
 
 
+def _read_bytes(unpickler: Any) -> None:
+    """Reads a bytearray, for which Python sets aside as much memory as the opcode asks for."""
+    (size,) = struct.unpack("<Q", unpickler.read(8))
+    unpickler.append(unpickler.read(min(size, sys.maxsize)))
+
+
 class _Counted(dict):
     """What to do for each opcode; refuses a pickle of too many."""
 
@@ -366,6 +397,7 @@ class Unpickler(pickle._Unpickler):
         **pickle._Unpickler.dispatch,
         **{opcode[0]: functools.partial(_look_first, opcode=opcode[0]) for opcode in _HASHING},
         **{opcode[0]: functools.partial(_call, opcode=opcode[0]) for opcode in _CALLING},
+        pickle.BYTEARRAY8[0]: _read_bytes,
     }
 
     def __init__(self, data: bytes, record: Callable[[str], Record]):

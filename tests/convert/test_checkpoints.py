@@ -6,6 +6,7 @@ import datetime
 import enum
 import json
 import pathlib
+import pickle
 import types
 import zipfile
 
@@ -193,6 +194,15 @@ AROUND = {
              None).opcodes + value({"x": 1}) + b"b"
     ),
     "with names": Raw(glob("lib", "New").opcodes + b")" + value({"x": 1}) + b"\x92"),
+    "with names, of old protocols": call(call(glob("functools", "partial"), glob("lib", "New"))),
+    "error": call(glob("exceptions", "ValueError"), "no"),
+    "file in memory": call(glob("_io", "BytesIO"), "abc"),
+    "union": call(glob("_functools", "reduce"), glob("_operator", "or_"), [1, 2]),
+    "made by a method": call(glob("lib.config", "Config.load"), "x"),
+    "made by a method, of old protocols": call(
+        call(glob("__builtin__", "getattr"), glob("lib.config", "Config"), "load"), "x"),
+    "layout": call(glob("torch.serialization", "_get_layout"), "torch.strided"),
+    "buffer of objects": call(glob("numpy._core.numeric", "_frombuffer"), 1, 2, (3,), "C"),
 }  # fmt: skip
 
 
@@ -227,6 +237,25 @@ def test_arrays_of_numpy_in_other_orders_and_too_short(tmp_path):
     write_zip(path, {"w": Raw(short)}, {})
     with pytest.raises(DataError, match="tensor 'w': its shape .2, 4. is not that of its 24 bytes"):
         read_state_dict(path)
+
+
+@pytest.mark.parametrize("core", ["numpy.core", "numpy._core"])
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_arrays_as_numpy_pickles_them(tmp_path, protocol, core):
+    """From protocol 5 on from a buffer, whichever way the elements lie, by old names and new."""
+    cube = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    arrays = {"c": cube, "f": np.asfortranarray(cube), "k": cube.transpose(1, 2, 0)}
+    arrays |= {"swapped": cube.astype(">f4"), "scalar": np.asarray(cube[0, 0, 1])}
+    arrays |= {"empty": cube[:0], "part": cube[:, ::2], "fixed": np.frombuffer(b"abcd", np.uint8)}
+    data = pickle.dumps({"state_dict": arrays, "epoch": np.int64(3)}, protocol)[:-1]
+    data = data[:2] + data[11:] if protocol > 3 else data  # the frame, whose length changes
+    for module in ("multiarray", "numeric"):
+        old, new = f"numpy._core.{module}".encode(), f"{core}.{module}".encode()
+        data = data.replace(old + b"\n", new + b"\n")
+        data = data.replace(bytes([len(old)]) + old, bytes([len(new)]) + new)
+    path = tmp_path / "arrays.pt"
+    write_zip(path, Raw(data), {})
+    assert_same(read_state_dict(path), arrays | {"swapped": cube})
 
 
 def test_weights_in_a_dictionary_of_a_class_of_its_own(tmp_path, weights):
@@ -313,7 +342,6 @@ class TestShards:
             where |= dict.fromkeys(names, file)
         index = tmp_path / f"{stem}.{kind}.index.json"
         index.write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": where}))
-        return index, where, variables
         return index, where, variables
 
     def test_all_are_read(self, sharded):

@@ -54,6 +54,20 @@ class TestPickles:
         write_pickle(path, b"}r\xff\xff\xff\x7f")
         refused(read_state_dict, path, "an empty dictionary, no state dict")
 
+    def test_a_bytearray_of_gigabytes(self, tmp_path, refused):
+        path = tmp_path / "weights.pt"
+        write_pickle(path, b"\x96" + struct.pack("<Q", 2**28))
+        refused(read_state_dict, path, "is damaged: its data.pkl")
+
+    @pytest.mark.parametrize("axes", [(0, 0), (0, 2), (1, -1), "ab", (1,)])
+    def test_axes_that_are_none(self, tmp_path, refused, axes):
+        path = tmp_path / "weights.pt"
+        kind = call(glob("numpy", "dtype"), "f4", False, True)
+        buffer = glob("numpy._core.numeric", "_frombuffer")
+        array = call(buffer, Raw(b"C\x08" + bytes(8)), kind, (2, 1), "K", axes)
+        write_zip(path, {"x": array}, {})
+        refused(read_state_dict, path, "an array has axes that are none|a size or stride that is")
+
     # A tuple of itself twice, and so on: 2**60 tuples to hash, in 250 bytes.
     DEEP = b"))\x86" + b"q\x01h\x01\x86" * 60
 
