@@ -12,6 +12,7 @@ from mobilevit_jax.errors import ConfigurationError, DataError
 from tests.data.boxes_layout import NAMES, SIZE, draw, voc_xml, write_voc
 
 FOUND = tuple(sorted(NAMES))
+VAL = {"validation": {"images, called 'val' in the source": 8}}
 
 
 @pytest.fixture
@@ -37,11 +38,11 @@ def fails(source, data_dir, match: str, kind: type[Exception] = DataError, **opt
     assert list(data_dir.rglob("*")) == []
 
 
-def check(info, data_dir, names=FOUND) -> None:
+def check(info, data_dir, names=FOUND, notes=VAL) -> None:
     """Checks that what is stored is what was drawn."""
     assert info.splits == {"train": 16, "validation": 8}
     assert info.class_names == names and info.category_ids == (1, 2, 3)
-    assert info.notes == {} and info.skipped == {}
+    assert info.notes == notes and info.skipped == {}
     for split, drawn_as in (("train", "train"), ("validation", "val")):
         records = records_of(data_dir, split)
         for drawn in draw(drawn_as):
@@ -75,7 +76,41 @@ def test_folders_of_splits(source, data_dir):
                 path.rename(source / named / path.name)
     for folder in ("Annotations", "JPEGImages", "ImageSets"):
         (source / folder).rename(source.parent / folder)
-    check(prepare("voc_detection", source=source, data_dir=data_dir), data_dir)
+    # Of a program that writes capitals, and a folder that has only images.
+    path = source / "valid" / "val_00.xml"
+    path.rename(path.with_suffix(".XML"))
+    (source / "test").mkdir()
+    (source / "test" / "a.jpg").write_bytes(draw("val")[0].image)
+    (source / "loose.xml").write_text(voc_xml(draw("val")[0]))
+    info = prepare("voc_detection", source=source, data_dir=data_dir)
+    notes = {
+        "source": {"XML files in no folder of a split left out": 1},
+        "test": {"images without an XML file left out": 1},
+        "validation": {"images, called 'valid' in the source": 8},
+    }
+    check(info, data_dir, notes=notes)
+
+
+@pytest.mark.parametrize("form", ["{0}/{1}", "{1}/{0}"])
+def test_folders_of_other_programs(source, data_dir, form):
+    """images/train and annotations/train, or train/images and train/annotations."""
+    for kind, named in (("Annotations", "annotations"), ("JPEGImages", "images")):
+        for split in ("train", "val"):
+            folder = source.parent / "other" / form.format(named, split)
+            folder.mkdir(parents=True)
+            for path in (source / kind).glob(f"{split}_*"):
+                path.rename(folder / path.name)
+    info = prepare("voc_detection", source=source.parent / "other", data_dir=data_dir)
+    check(info, data_dir)
+
+
+def test_images_and_xml_files_alone(source, data_dir):
+    for path in [*(source / "Annotations").iterdir(), *(source / "JPEGImages").iterdir()]:
+        path.rename(source / path.name)
+    for folder in ("Annotations", "JPEGImages"):
+        (source / folder).rmdir()
+    info = prepare("voc_detection", source=source, data_dir=data_dir)
+    assert info.splits == {"train": 24} and info.notes == {}
 
 
 def test_classes_in_an_order_of_ones_own(source, data_dir):
@@ -125,11 +160,20 @@ def test_files_in_no_list_are_counted(source, data_dir):
     assert info.splits == {"train": 16, "validation": 3}
     assert info.notes == {
         "Annotations": {"XML files in no list left out": 6},
-        "validation": {"images that are in train, too": 1},
+        "validation": {
+            "images, called 'val' in the source": 3,
+            "images that are in train, too": 1,
+        },
     }
 
 
-@pytest.mark.parametrize("form", ["{} 1", "{}  -1", "JPEGImages/{}.jpg", r"JPEGImages\{}.jpg"])
+FORMS = (
+    *("{} 1", "{}  -1", "JPEGImages/{}.jpg", r"JPEGImages\{}.jpg", "/d/Annotations/{}.xml"),
+    "./JPEGImages/{0}.jpg ./Annotations/{0}.xml",
+)
+
+
+@pytest.mark.parametrize("form", FORMS)
 def test_lists_with_labels_and_with_paths(source, data_dir, form):
     """Only lists of one class are passed over, not all that have a second column."""
     path = source / "ImageSets" / "Main" / "train.txt"
@@ -147,6 +191,19 @@ def test_names_that_end_like_a_label(source, data_dir):
     assert info.splits == {"train": 2, "validation": 8}
 
 
+def test_names_in_folders_and_in_other_forms_of_unicode(source, data_dir):
+    for folder in ("Annotations", "JPEGImages"):
+        (source / folder / "town").mkdir()
+        for old, new in (("train_00", "town/1.v2"), ("train_01", "cafe\u0301")):
+            (path,) = (source / folder).glob(f"{old}.*")
+            path.rename(source / folder / (new + path.suffix))
+    lists = source / "ImageSets" / "Main"
+    (lists / "train.txt").write_text("town/1.v2\ncaf\xe9\n")
+    info = prepare("voc_detection", source=source, data_dir=data_dir)
+    assert info.splits == {"train": 2, "validation": 8}
+    assert sorted(records_of(data_dir)) == ["1.v2.jpg", "cafe\u0301.jpg"]
+
+
 def test_tags_of_a_namespace_or_in_capitals(source, data_dir):
     path = annotation_of(source)
     text = path.read_text().replace("object>", "Object>").replace("bndbox>", "BndBox>")
@@ -160,7 +217,7 @@ def test_difficult_objects_are_stored_like_crowds(source, data_dir):
     text = voc_xml(drawn, more="<difficult>1</difficult>")
     (source / "Annotations" / f"{drawn.name}.xml").write_text(text)
     info = prepare("voc_detection", source=source, data_dir=data_dir)
-    assert info.notes == {"train": {"difficult objects, ignored like COCO's crowds": 1}}
+    assert info.notes == VAL | {"train": {"difficult objects, ignored like COCO's crowds": 1}}
     record = records_of(data_dir)[f"{drawn.name}.jpg"]
     assert record["is_crowd"].tolist() == [True]
     assert len(for_training(record)[0]) == 0
@@ -192,7 +249,8 @@ def with_box(source, xmin, ymin, xmax, ymax) -> None:
 def test_pixels_count_from_one_and_the_last_is_inside(source, data_dir, box, stored, cut):
     with_box(source, *box)
     info = prepare("voc_detection", source=source, data_dir=data_dir)
-    assert info.notes == ({"train": {"boxes cut off at the edge of their image": 1}} if cut else {})
+    notes = {"train": {"boxes cut off at the edge of their image": 1}} if cut else {}
+    assert info.notes == VAL | notes
     boxes = records_of(data_dir)["train_00.jpg"]["boxes"] * SIZE
     np.testing.assert_allclose(boxes, [stored], atol=1e-4)
 
@@ -233,6 +291,15 @@ TEXTS = {
         "<annotation><size><width>wide</width></size></annotation>",
         "has a size that is no number: .*wide",
     ),
+    "size below 0": (
+        "<annotation><size><width>-64</width><height>64</height></size></annotation>",
+        "has a size that cannot be: .*-64",
+    ),
+    "two corners": (
+        "<annotation><object><name>nut</name><bndbox><xmin>1</xmin><xmin>2</xmin></bndbox></object>"
+        "</annotation>",
+        "object 1, nut, has several bndbox or corners",
+    ),
 }
 
 
@@ -247,11 +314,15 @@ def test_names_that_the_list_of_classes_lacks(source, data_dir):
     (source / "classes.txt").write_text("nut\nbolts\nwasher\n")
     match = r"object 1 is called 'bolt', which classes.txt does not list \(did you mean 'bolts'"
     fails(source, data_dir, match)
+    (source / "classes.txt").write_text("nut\nbolt\nwash\xe9r\n")
+    text = annotation_of(source, "train_02").read_text().replace("washer", "washe\u0301r")
+    annotation_of(source, "train_02").write_text(text)
+    fails(source, data_dir, "train_05.xml: object 1 is called 'washer'")
     (source / "classes.txt").write_text("nut\nnut\n")
     fails(source, data_dir, "the classes 0 and 1 are both 'nut'")
 
 
-@pytest.mark.parametrize("size", [(0, 0), (0, SIZE)])
+@pytest.mark.parametrize("size", [(0, 0), (0, SIZE), (f"{SIZE}.0", SIZE)])
 def test_a_size_of_zero_is_that_of_the_image(source, data_dir, size):
     drawn = draw("train")[0]
     annotation_of(source).write_text(voc_xml(drawn, size=size))

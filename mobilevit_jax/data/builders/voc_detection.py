@@ -2,14 +2,15 @@
 
 A source is `VOCdevkit`, the folder of a year in it, or any folder of the same form:
 
-* `Annotations/<image>.xml` and `JPEGImages/<image>.jpg` (other endings, and `images`, will do);
+* `Annotations/<image>.xml` and `JPEGImages/<image>.jpg`, or `images/<image>.png` and the like, also
+  in folders of these;
 * `ImageSets/Main/<split>.txt`, the names of the images of each split, or their paths; VOC's lists
   of a single class, `<class>_<split>.txt` with a second column, are passed over, and so is
-  `trainval.txt` where it has no image that the other lists lack. Without lists, all images are the
-  split `train`.
+  `trainval.txt` where it has no image that the other lists lack. Without lists the folders in
+  these may be called like splits, else all images are the split `train`.
 
-Or it has a folder for each split with images and XML files together. The classes are those that
-`classes.txt` in the source lists, else all that are found, sorted, which is VOC's own order.
+Or it has a folder for each split with images and XML files, or these alone. The classes are those
+that `classes.txt` in the source lists, else all that are found, sorted, which is VOC's own order.
 
 Boxes are in pixels counted from 1, with the last ones inside, as VOC's are. A difficult object is
 stored like a crowd of COCO: it takes no part in training, and evaluation ignores what a detector
@@ -17,11 +18,11 @@ finds there.
 """
 
 import itertools
-import os
 import re
+import unicodedata
 import xml.etree.ElementTree as ET
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -29,37 +30,39 @@ from typing import NamedTuple
 import numpy as np
 
 from mobilevit_jax.base.texts import read_bytes, read_lines
-from mobilevit_jax.data.builders.class_names import CLASSES, read_names
+from mobilevit_jax.data.builders.class_names import CLASSES, class_name, read_names
 from mobilevit_jax.data.builders.coco import CLIPPED, OBJECT, Content, ObjectsBuilder, clip_box
 from mobilevit_jax.data.builders.coco_files import ImageEntry, SplitFiles, locate
-from mobilevit_jax.data.builders.splits import by_split
+from mobilevit_jax.data.builders.splits import Splits, by_split, split_name, usual_split
 from mobilevit_jax.data.builders.voc_segmentation import inside_folder
 from mobilevit_jax.data.decode import IMAGE_ENDINGS, read_image
-from mobilevit_jax.data.files import without_ending
+from mobilevit_jax.data.files import is_hidden, list_images, without_ending
 from mobilevit_jax.errors import DataError, nearest, shortened
 
 LAYOUT = "VOC2012/{Annotations,JPEGImages,ImageSets/Main}, or <split>/ with images and XML files"
 _DIFFICULT = "difficult objects, ignored like COCO's crowds"
 _UNLISTED = "XML files in no list left out"
+_LOOSE = "XML files in no folder of a split left out"
 _UNMARKED = "images without an XML file left out"
 _OF_CLASS = re.compile(r"(.*\S)\s+(-1|0|1)")  # whether an image has the class of the list
 _LIST_OF_CLASS = re.compile(r".+_(train|val|trainval|test)")
 _FAR = 1e9  # pixels
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
+_CORNERS_IN = tuple(f"bndbox/{corner}" for corner in _CORNERS)
 
 
 class _Part(NamedTuple):
-    """A split: its folders and the names of its XML files, without the ending."""
+    """A split: its folders, and its XML files by the names of their images without an ending."""
 
     files: SplitFiles
-    stems: list[str]
+    marked: dict[str, Path]
 
 
 class _Found(NamedTuple):
     """A source: its folder, its splits, and how many files of which kind are in none of them."""
 
     root: Path
-    parts: dict[str, _Part]
+    parts: Splits
     left_out: dict[str, dict[str, int]]
 
 
@@ -91,6 +94,7 @@ class VocDetection(ObjectsBuilder, skip_registration=True):
     @cached_property
     def _content(self) -> Content:
         root, parts, left_out = _find(self.folder)
+        self.called = parts.called
         read = {split: list(_read_part(part)) for split, part in parts.items()}
         everything = itertools.chain.from_iterable(read.values())
         found = sorted({thing.name for marked in everything for thing in marked.objects})
@@ -109,8 +113,8 @@ class VocDetection(ObjectsBuilder, skip_registration=True):
 
 
 def _find(source: Path) -> _Found:
-    years = [year for year in sorted(source.glob("VOC*")) if (year / "Annotations").is_dir()]
-    if (source / "Annotations").is_dir():
+    years = [year for year in sorted(source.glob("VOC*")) if _folder(year, "annotations")]
+    if _folder(source, "annotations"):
         years = [source]
     if len(years) > 1:
         raise DataError(
@@ -119,99 +123,147 @@ def _find(source: Path) -> _Found:
         )
     if years:
         return _find_in_year(years[0])
-    folders = [f for f in sorted(source.iterdir()) if f.is_dir() and any(f.glob("*.xml"))]
-    if not folders:
+    inner = [f for f in sorted(source.iterdir()) if f.is_dir() and not is_hidden(f.name)]
+    all_parts = {folder.name: _whole(folder) for folder in inner}
+    named = {name: part for name, part in all_parts.items() if part.marked}
+    loose = [path for path in source.iterdir() if path.suffix.lower() == ".xml"]
+    if not named and loose:
+        named, loose = {"train": _whole(source)}, []
+    if not named:
         raise DataError(f"{source} has no Annotations and no XML files; it must hold {LAYOUT}")
-    named = [(f.name, _Part(SplitFiles(f, f), sorted(_files(f, (".xml",))))) for f in folders]
-    parts = by_split(named, source)
-    return _Found(source, parts, {split: _unmarked(part) for split, part in parts.items()})
+    left_out = {source.name: {_LOOSE: len(loose)}} | {
+        split_name(name, source) if name in named else name: _unmarked(part)
+        for name, part in (all_parts | named).items()
+    }
+    return _Found(source, by_split(named.items(), source), left_out)
 
 
 def _find_in_year(root: Path) -> _Found:
-    annotations = root / "Annotations"
-    images = root / "JPEGImages" if (root / "JPEGImages").is_dir() else root / "images"
-    if not images.is_dir():
-        raise DataError(f"{root} has Annotations, but no folder JPEGImages")
-    whole = _Part(SplitFiles(annotations, images), sorted(_files(annotations, (".xml",))))
-    if not whole.stems:
+    whole = _whole(root)
+    annotations, images = whole.files
+    if images == root:
+        raise DataError(f"{root} has {annotations.name}, but no folder JPEGImages or images")
+    if not whole.marked:
         raise DataError(f"{annotations} has no XML files")
-    present = set(whole.stems)
-    parts = {}
-    for split, (path, stems) in _lists(root, images, present).items():
-        missing = [stem for stem in stems if stem not in present]
+    parts, listed = Splits(), set[str]()
+    lists = _lists(root, images, whole.marked)
+    parts.called = lists.called
+    for split, (path, names) in lists.items():
+        missing = [name for name in names if name not in whole.marked]
         if missing:
             raise DataError(
-                f"{path}, line {stems[missing[0]]}: {annotations / missing[0]}.xml is missing, as "
-                f"are those of {len(missing) - 1} more of its {len(stems)} images; complete them, "
+                f"{path}, line {names[missing[0]]}: {annotations / missing[0]}.xml is missing, as "
+                f"are those of {len(missing) - 1} more of its {len(names)} images; complete them, "
                 "or take them out of the list"
             )
-        parts[split] = whole._replace(stems=list(stems))
+        parts[split] = whole._replace(marked={name: whole.marked[name] for name in names})
+        listed.update(names)
     if not parts:
-        return _Found(root, {"train": whole}, {"train": _unmarked(whole)})
-    unlisted = present.difference(*(part.stems for part in parts.values()))
-    return _Found(root, parts, {annotations.name: {_UNLISTED: len(unlisted)}})
+        parts = _by_folder(whole)
+        return _Found(root, parts, {next(iter(parts)): _unmarked(whole)})
+    unlisted = len(whole.marked.keys() - listed)
+    return _Found(root, parts, {annotations.name: {_UNLISTED: unlisted}})
+
+
+def _folder(parent: Path, name: str) -> Path | None:
+    """Returns the folder of a name in any letters."""
+    folders = parent.iterdir() if parent.is_dir() else ()
+    return next((f for f in sorted(folders) if f.is_dir() and f.name.lower() == name), None)
+
+
+def _whole(root: Path) -> _Part:
+    """Returns all that is in a folder as one split."""
+    images = _folder(root, "jpegimages") or _folder(root, "images") or root
+    annotations, marked = _folder(root, "annotations") or root, {}
+    for name, paths in _by_name(annotations, (".xml",)).items():
+        if len(paths) > 1:
+            raise DataError(f"{paths[0]} and {paths[1]} have one name; keep one")
+        marked[name] = paths[0]
+    return _Part(SplitFiles(annotations, images), marked)
+
+
+def _by_folder(whole: _Part) -> Splits:
+    """Returns the splits that the folders of XML files are called like, or train alone."""
+    parts: dict[str, dict[str, Path]] = {}
+    for name, path in whole.marked.items():
+        parts.setdefault(name.rpartition("/")[0].partition("/")[0], {})[name] = path
+    if not all(map(usual_split, parts)):
+        parts = {"train": whole.marked}
+    named = ((name, whole._replace(marked=marked)) for name, marked in parts.items())
+    return by_split(named, whole.files.annotations)
 
 
 def _unmarked(part: _Part) -> dict[str, int]:
-    images = _files(part.files.images, IMAGE_ENDINGS)
-    return {_UNMARKED: len(images.keys() - set(part.stems))}
+    images = _by_name(part.files.images, IMAGE_ENDINGS)
+    return {_UNMARKED: len(images.keys() - part.marked.keys())}
 
 
-def _files(folder: Path, endings: tuple[str, ...]) -> dict[str, list[str]]:
-    """Returns {name without its ending: names} of the files of a kind, without hidden ones."""
-    files: dict[str, list[str]] = {}
-    for name in sorted(os.listdir(folder)):
-        if name.lower().endswith(endings) and not name.startswith("."):
-            files.setdefault(Path(name).stem, []).append(name)
+def _by_name(folder: Path, endings: tuple[str, ...]) -> dict[str, list[Path]]:
+    """Returns the files of a kind in a folder, by their paths in it without the ending."""
+    files: dict[str, list[Path]] = {}
+    for path in sorted(itertools.chain(*list_images(folder))):
+        if path.name.lower().endswith(endings) and not is_hidden(path.name) and path.is_file():
+            name = path.relative_to(folder).with_suffix("").as_posix()
+            files.setdefault(unicodedata.normalize("NFC", name), []).append(path)
     return files
 
 
-def _lists(root: Path, images: Path, present: set[str]) -> dict[str, tuple[Path, dict[str, int]]]:
-    """Returns the list of each split, {name: line}; `present` are the names of the XML files."""
+def _lists(root: Path, images: Path, marked: Collection[str]) -> Splits:
+    """Returns the list of each split, its file and {name: line}; `marked` are names with XML."""
     folder, read = root / "ImageSets" / "Main", {}
     for path in sorted(folder.glob("*.[tT][xX][tT]")):
         lines = {n: line for n, line in enumerate(map(str.strip, read_lines(path)), 1) if line}
         of_class = lines and all(_OF_CLASS.fullmatch(line) for line in lines.values())
         if of_class and _LIST_OF_CLASS.fullmatch(path.stem):
             continue
-        stems: dict[str, int] = {}
+        names: dict[str, int] = {}
         for number, line in lines.items():
-            stem = _stem_of(line, images.name, present)
-            first = stems.setdefault(stem, number)
+            name = _name_in(line, images.name, marked)
+            first = names.setdefault(name, number)
             if first != number:
-                raise DataError(f"{path} lists {stem} twice, in lines {first} and {number}")
-        if not stems:
+                raise DataError(f"{path} lists {name} twice, in lines {first} and {number}")
+        if not names:
             raise DataError(f"{path} lists no images; fill it or remove it")
-        read[path] = stems
+        read[path] = names
     both = {path for path in read if path.stem.lower() == "trainval"}
-    others = {stem for path in read if path not in both for stem in read[path]}
+    others = {name for path in read if path not in both for name in read[path]}
     for path in both:
         if others.issuperset(read[path]):
             del read[path]  # "train+validation" names the same images
-    return by_split(((path.stem, (path, stems)) for path, stems in read.items()), folder)
+    return by_split(((path.stem, (path, names)) for path, names in read.items()), folder)
 
 
-def _stem_of(line: str, images: str, present: set[str]) -> str:
-    """Returns the name that a line of a list has, as a whole, else before a label."""
+def _name_in(line: str, images: str, marked: Collection[str]) -> str:
+    """Returns the name that a line has: all of it, before a label, or twice, its image and XML."""
     label = _OF_CLASS.fullmatch(line)
     texts = [line, label[1]] if label else [line]
-    stems = [without_ending(inside_folder(text, images)) for text in texts]
-    return next((stem for stem in stems if stem in present), stems[0])
+    names, words = ([_plain(t, images) for t in part] for part in (texts, line.split()))
+    names += words[:1] if len(set(words)) == 1 else []
+    return next((name for name in names if name in marked), names[0])
+
+
+def _plain(text: str, images: str) -> str:
+    """Returns the path of an image or its XML file in their folder, without the ending."""
+    inside = inside_folder(inside_folder(text, images), "Annotations")
+    plain = inside[:-4] if inside.lower().endswith(".xml") else without_ending(inside)
+    return unicodedata.normalize("NFC", plain)
 
 
 def _read_part(part: _Part) -> Iterator[_Marked]:
     """Yields what the XML files of a split say."""
-    images = part.files.images
-    stems = _files(images, IMAGE_ENDINGS)
-    for number, stem in enumerate(part.stems, 1):
-        path = part.files.annotations / f"{stem}.xml"
-        root = _parse(path if path.exists() else path.with_name(f"{stem}.XML"))
-        files = stems.get(stem, [f"{stem}.jpg"])
+    folder = part.files.images
+    images = _by_name(folder, IMAGE_ENDINGS)
+    for number, (name, path) in enumerate(part.marked.items(), 1):
+        root = _parse(path)
+        files = images.get(name, [folder / f"{name}.jpg"])
         if len(files) > 1:
-            raise DataError(f"{path} may be of {' or '.join(files)}; keep one of these images")
-        width, height = _size(root, images / files[0], path)
-        entry = ImageEntry(number, files[0], width, height, [])
-        yield _Marked(path, entry, list(_read(root, path)))
+            which = " or ".join(file.name for file in files)
+            raise DataError(f"{path} may be of {which}; keep one of these images")
+        width, height = _size(root, files[0], path)
+        file_name = files[0].relative_to(folder).as_posix()
+        yield _Marked(
+            path, ImageEntry(number, file_name, width, height, []), list(_read(root, path))
+        )
 
 
 def _parse(path: Path) -> ET.Element:
@@ -232,11 +284,12 @@ def _size(root: ET.Element, image: Path, path: Path) -> tuple[int, int]:
     """Returns width and height as the file says, or those of the image where it does not."""
     texts = [root.findtext(f"size/{side}") or "0" for side in ("width", "height")]
     try:
-        width, height = (int(text) for text in texts)
+        sizes = [float(text) for text in texts]
     except ValueError as error:
         raise DataError(f"{path} has a size that is no number: {shortened(texts)}") from error
-    if max(width, height) > _FAR:
+    if not all(size.is_integer() and 0 <= size < _FAR for size in sizes):
         raise DataError(f"{path} has a size that cannot be: {shortened(texts)}")
+    width, height = map(int, sizes)
     if min(width, height) > 0 or not image.exists():
         return max(width, 1), max(height, 1)
     height, width = read_image(image).shape[:2]
@@ -249,15 +302,16 @@ def _read(root: ET.Element, path: Path) -> Iterator[_Object]:
         name = " ".join(element.findtext("name", "").split())
         if not name:
             raise DataError(f"{path}: object {place} has no name")
+        name = class_name(name, f"{path}: object {place}")
         where = f"{path}: object {place}, {shortened(name, 40)},"
         difficult = element.findtext("difficult", "0").strip() or "0"
         if difficult not in ("0", "1"):
             raise DataError(
                 f"{where} has difficult {shortened(difficult, 40)!r}, which must be 0 or 1"
             )
-        if len(element.findall("bndbox")) > 1:
-            raise DataError(f"{where} has several bndbox; make an object of each")
-        texts = [element.findtext(f"bndbox/{corner}", "") for corner in _CORNERS]
+        if any(len(element.findall(tag)) > 1 for tag in ("bndbox", *_CORNERS_IN)):
+            raise DataError(f"{where} has several bndbox or corners; make an object of each")
+        texts = [element.findtext(tag, "") for tag in _CORNERS_IN]
         try:
             xmin, ymin, xmax, ymax = (float(text) for text in texts)
         except ValueError as error:
