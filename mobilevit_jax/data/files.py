@@ -1,6 +1,7 @@
 """Folders of images among other things, as users have them: what is no image is told."""
 
 import os
+import posixpath
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, NoReturn
@@ -64,6 +65,12 @@ def without_ending(name: str) -> str:
     """Returns the name of an image without its ending; a dot before anything else stays."""
     stem, ending = os.path.splitext(name)
     return stem if ending.lower() in IMAGE_ENDINGS else name
+
+
+def inside_folder(path: str, folder: str) -> str:
+    """Returns what follows a folder in a path, all of it where the folder is not in it."""
+    inside = f"/{path}".replace("\\", "/").rpartition(f"/{folder}/")[2]
+    return posixpath.normpath(inside).lstrip("/")
 
 
 def some_names(paths: Sequence[Path], folder: Path) -> str:

@@ -1,5 +1,7 @@
 """Reads COCO's layout: folders of images, and `annotations/instances_<folder>.json` about each.
 
+Roboflow puts its `_annotations.coco.json` into the folder.
+
 What is wrong with a file is found here, before anything is stored, and named by its id.
 """
 
@@ -17,12 +19,16 @@ import numpy as np
 from mobilevit_jax.base.texts import read_bytes, read_json
 from mobilevit_jax.data.builders.base import Item, StoredBuilder
 from mobilevit_jax.data.builders.class_names import class_name, fits_a_line
-from mobilevit_jax.data.builders.splits import Splits, by_split
+from mobilevit_jax.data.builders.splits import Splits, by_split, usual_split
 from mobilevit_jax.data.decode import decode_image
-from mobilevit_jax.data.files import list_images, size_of, some_names
+from mobilevit_jax.data.files import inside_folder, list_images, size_of, some_names
 from mobilevit_jax.errors import DataError, shortened
 
-LAYOUT = "<folder>/<image> and annotations/instances_<folder>.json, such as train2017"
+LAYOUT = (
+    "<folder>/<image> and annotations/instances_<folder>.json, such as train2017, or "
+    "<folder>/_annotations.coco.json"
+)
+_BESIDE = "_annotations.coco.json"  # as Roboflow has it, among the images
 _STEM = re.compile(r"instances_(.+)\.json")
 # The lists of a file, and what an entry of each is called.
 _LISTS = {"images": "image", "annotations": "annotation", "categories": "category"}
@@ -81,18 +87,16 @@ def find_splits(source: Path) -> Splits:
     Raises:
         DataError: If there is no split, or a name stands for two.
     """
+    if named := list(_complete_splits(source)):
+        return by_split(named, source)
     stems = [stem for stem, _ in _annotation_files(source)]
     if not stems:
         raise DataError(
             f"{source / 'annotations'} has no instances_*.json; a source holds {LAYOUT}"
         )
-    named = list(_complete_splits(source))
-    if not named:
-        raise DataError(
-            f"{source} has annotations of {', '.join(stems)}, but no folder of images of such a "
-            "name"
-        )
-    return by_split(named, source / "annotations")
+    raise DataError(
+        f"{source} has annotations of {', '.join(stems)}, but no folder of images of such a name"
+    )
 
 
 def _annotation_files(source: Path) -> list[tuple[str, Path]]:
@@ -110,6 +114,20 @@ def _complete_splits(source: Path) -> Iterator[tuple[str, SplitFiles]]:
             if folder.is_dir():
                 yield stem, SplitFiles(path, folder)
                 break
+    for path in sorted(source.glob(f"*/{_BESIDE}")):
+        yield path.parent.name, SplitFiles(path, path.parent)
+
+
+def _left_out(source: Path, splits: Splits) -> dict[str, int]:
+    """Returns notes of what would be splits if the other half of them were there."""
+    known = set(splits.called.values())
+    stems = sorted({stem for stem, _ in _annotation_files(source)} - known)
+    folders = sorted(f.name for f in source.iterdir() if f.is_dir() and usual_split(f.name))
+    alone = [name for name in folders if name not in (*known, *stems)]
+    return {
+        f"annotations left out, without a folder of images: {', '.join(stems)}": len(stems),
+        f"folders left out, without annotations: {', '.join(alone)}": len(alone),
+    }
 
 
 def read_instances(path: Path, *, regions: bool) -> Instances:
@@ -208,6 +226,7 @@ def read_items(
     """
     splits, items, first = find_splits(builder.folder), {}, None
     builder.called = splits.called
+    builder.notes[builder.folder.name].update(_left_out(builder.folder, splits))
     for split, files in splits.items():
         instances = read_instances(files.annotations, regions=regions)
         first = first or Instances(instances.path, instances.categories, [])
@@ -215,7 +234,7 @@ def read_items(
             raise DataError(
                 f"{instances.path} has other categories than {first.path}; make them the same"
             )
-        listed = {os.path.normpath(files.images / entry.file_name) for entry in instances.images}
+        listed = {os.path.normpath(_path_of(entry, files)) for entry in instances.images}
         there = list_images(files.images).images
         others = [path for path in there if os.path.normpath(path) not in listed]
         if others:
@@ -234,13 +253,17 @@ def locate(
     """Returns an item for each image, with what `objects` has at its place.
 
     Raises:
-        DataError: If the file of an image is missing, unless that is allowed.
+        DataError: If the file of an image is missing, unless that is allowed, or listed twice.
     """
-    items, missing = [], []
+    items, missing, seen = [], [], set()
     for entry, its_objects in zip(images, objects, strict=True):
-        path = files.images / entry.file_name
+        path = _path_of(entry, files)
         if not os.path.exists(path):
             missing.append(entry.file_name)
+        if (plain := os.path.normpath(path)) in seen:
+            name = shortened(entry.file_name)
+            raise DataError(f"{files.annotations}: the image file {name} is listed twice")
+        seen.add(plain)
         content = CocoImage(path, entry.image_id, entry.width, entry.height, its_objects)
         items.append(Item(f"{files.images.name}/{entry.file_name}", size_of(path), content))
     if missing and not allow_missing:
@@ -254,6 +277,13 @@ def locate(
     return items
 
 
+def _path_of(entry: ImageEntry, files: SplitFiles) -> Path:
+    """Returns the file of an image, whose name may have the folders above, as others have them."""
+    path = files.images / entry.file_name
+    inside = files.images / inside_folder(entry.file_name, files.images.name)
+    return inside if os.path.exists(inside) and not os.path.exists(path) else path
+
+
 def read_checked(image: CocoImage) -> bytes:
     """Returns the bytes of an image that decodes, to the size that the annotations say.
 
@@ -264,10 +294,10 @@ def read_checked(image: CocoImage) -> bytes:
     height, width = decode_image(data, name=str(image.path)).shape[:2]
     if (width, height) != (image.width, image.height):
         sideways = (height, width) == (image.width, image.height)
-        turned = ", turned by its EXIF orientation" if sideways else ""
+        why = "; either it is turned by its EXIF orientation, or these are exchanged"
         raise DataError(
-            f"{image.path} is {width}x{height}{turned}, but its annotations are for "
-            f"{image.width}x{image.height}"
+            f"{image.path} is {width}x{height}, but its annotations are for "
+            f"{image.width}x{image.height}{why if sideways else ''}"
         )
     return data
 
@@ -305,10 +335,6 @@ def _images(entries: Iterable[tuple[str, dict[str, Any]]], path: Path) -> dict[i
                 f"{where} has the size {width}x{height}; it must be the image's own, in pixels"
             )
         images[number] = ImageEntry(number, file_name, width, height, [])
-    counts = Counter(image.file_name for image in images.values())
-    name, count = counts.most_common(1)[0] if counts else ("", 0)
-    if count > 1:
-        raise DataError(f"{path}: the image file {shortened(name)} is listed {count} times")
     return images
 
 

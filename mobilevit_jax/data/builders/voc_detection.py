@@ -34,9 +34,8 @@ from mobilevit_jax.data.builders.class_names import CLASSES, class_name, read_na
 from mobilevit_jax.data.builders.coco import CLIPPED, OBJECT, Content, ObjectsBuilder, clip_box
 from mobilevit_jax.data.builders.coco_files import ImageEntry, SplitFiles, locate
 from mobilevit_jax.data.builders.splits import Splits, by_split, split_name, usual_split
-from mobilevit_jax.data.builders.voc_segmentation import inside_folder
 from mobilevit_jax.data.decode import IMAGE_ENDINGS, read_image
-from mobilevit_jax.data.files import is_hidden, list_images, without_ending
+from mobilevit_jax.data.files import inside_folder, is_hidden, list_images, without_ending
 from mobilevit_jax.errors import DataError, nearest, shortened
 
 LAYOUT = "VOC2012/{Annotations,JPEGImages,ImageSets/Main}, or <split>/ with images and XML files"

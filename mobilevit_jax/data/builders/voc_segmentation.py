@@ -13,7 +13,6 @@ A line of a list is the name of an image, with or without an ending, or the path
 that of its mask. An image may be in a folder of JPEGImages, and of any kind that is decoded.
 """
 
-import posixpath
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +25,7 @@ from mobilevit_jax.base.texts import read_bytes, read_lines
 from mobilevit_jax.data.builders.base import Item
 from mobilevit_jax.data.builders.segmentation import SegmentationBuilder
 from mobilevit_jax.data.decode import IMAGE_ENDINGS
-from mobilevit_jax.data.files import list_images, printable, size_of, without_ending
+from mobilevit_jax.data.files import inside_folder, list_images, printable, size_of, without_ending
 from mobilevit_jax.data.masks import decode_mask
 from mobilevit_jax.data.voc_names import VOC_CLASSES, VOID
 from mobilevit_jax.errors import DataError
@@ -218,9 +217,3 @@ def _readings(line: str) -> Iterator[tuple[str, str]]:
             yield image, rest
     if label := _LABEL.fullmatch(line):
         yield label[1], ""
-
-
-def inside_folder(path: str, folder: str) -> str:
-    """Returns what follows a folder in a path, all of it where the folder is not in it."""
-    inside = f"/{path}".replace("\\", "/").rpartition(f"/{folder}/")[2]
-    return posixpath.normpath(inside).lstrip("/")
