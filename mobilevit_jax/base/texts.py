@@ -72,6 +72,17 @@ def read_lines(path: Path) -> list[str]:
     return read_text(path).splitlines()
 
 
+def to_number(text: str) -> float:
+    """Returns a number as programs write them, which may not be finite.
+
+    Raises:
+        ValueError: If it is none, also of Python's own 1_000.
+    """
+    if "_" in text:
+        raise ValueError(f"could not convert string to float: {text!r}")
+    return float(text)
+
+
 def read_object(path: Path) -> dict[str, Any]:
     """Reads JSON as `read_json`; raises `DataError` if it is no object."""
     content = read_json(path)

@@ -95,6 +95,21 @@ def test_lists_of_images_names_by_number_and_a_root(source, data_dir):
     check(prepare("yolo", source=file, data_dir=data_dir), data_dir)
 
 
+def test_paths_and_keys_as_windows_has_them(source, data_dir):
+    lines = [rf".\images\train\{drawn.name}.jpg" for drawn in draw("train")]
+    (source / "list.txt").write_text("\r\n".join(lines))
+    (source / "data.yaml").write_text(
+        f"Train: list.txt\nVal: images\\val\nnames: [{', '.join(NAMES)}]\n"
+    )
+    info = prepare("yolo", source=source, data_dir=data_dir)
+    assert info.splits == {"train": 16, "validation": 8}
+    assert info.notes == {"validation": {"images, called 'Val' in the source": 8}}
+    (source / "list.txt").write_text("\n".join([*lines, "", lines[2]]))
+    fails(source, data_dir.with_name("b"), r"list.txt, line 18: the split 'train' has .* twice")
+    (source / "list.txt").write_text("\n".join([*lines, "q.jpg"]))
+    fails(source, data_dir.with_name("b"), r"list.txt, line 17: .*/q.jpg is listed but not there")
+
+
 def test_names_stay_as_they_are_written(source, data_dir):
     (source / "data.yaml").write_text("names: [no, 1.10, 'on']\n")
     assert prepare("yolo", source=source, data_dir=data_dir).class_names == ("no", "1.10", "on")
@@ -168,6 +183,7 @@ LINES = {
     "a score": ("1 0.5 0.5 0.1 0.1 0.9", "has 6 columns"),
     "an odd outline": ("1 0.1 0.1 0.5 0.5 0.7 0.2 0.3", "has 8 columns"),
     "no number": ("nut 0.5 0.5 0.1 0.1", "could not convert string to float: 'nut'"),
+    "a number of Python alone": ("0 0.5 0.5 0_1 0.1", "could not convert string to float: .0_1"),
     "another class": ("3 0.5 0.5 0.1 0.1", "there is no class 3; the 3 classes are 0 to 2"),
     "a negative class": ("-1 0.5 0.5 0.1 0.1", "there is no class -1"),
     "half a class": ("0.5 0.5 0.5 0.1 0.1", "there is no class 0.5"),

@@ -29,7 +29,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mobilevit_jax.base.texts import read_bytes, read_lines
+from mobilevit_jax.base.texts import read_bytes, read_lines, to_number
 from mobilevit_jax.data.builders.class_names import CLASSES, class_name, read_names
 from mobilevit_jax.data.builders.coco import CLIPPED, OBJECT, Content, ObjectsBuilder, clip_box
 from mobilevit_jax.data.builders.coco_files import ImageEntry, SplitFiles, locate
@@ -283,7 +283,7 @@ def _size(root: ET.Element, image: Path, path: Path) -> tuple[int, int]:
     """Returns width and height as the file says, or those of the image where it does not."""
     texts = [root.findtext(f"size/{side}") or "0" for side in ("width", "height")]
     try:
-        sizes = [float(text) for text in texts]
+        sizes = [to_number(text) for text in texts]
     except ValueError as error:
         raise DataError(f"{path} has a size that is no number: {shortened(texts)}") from error
     if not all(size.is_integer() and 0 <= size < _FAR for size in sizes):
@@ -312,7 +312,7 @@ def _read(root: ET.Element, path: Path) -> Iterator[_Object]:
             raise DataError(f"{where} has several bndbox or corners; make an object of each")
         texts = [element.findtext(tag, "") for tag in _CORNERS_IN]
         try:
-            xmin, ymin, xmax, ymax = (float(text) for text in texts)
+            xmin, ymin, xmax, ymax = (to_number(text) for text in texts)
         except ValueError as error:
             raise DataError(
                 f"{where} has no bndbox of {', '.join(_CORNERS)}: {shortened(texts)}"

@@ -74,9 +74,10 @@ class Yolo(ObjectsBuilder, skip_registration=True):
             return
         for paths, lack in ((missing, "listed but not there"), (found.orphans, "without an image")):
             if paths:
+                where = f"{found.lines[paths[0]]}: " if paths[0] in found.lines else ""
                 raise DataError(
-                    f"{paths[0]} is {lack}, as are {len(paths) - 1} more of the split {split!r}; "
-                    "complete them, or leave them out by --skip-bad-images"
+                    f"{where}{paths[0]} is {lack}, as are {len(paths) - 1} more of the split "
+                    f"{split!r}; complete them, or leave them out by --skip-bad-images"
                 )
 
 

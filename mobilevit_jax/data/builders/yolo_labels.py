@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mobilevit_jax.base.texts import read_lines
+from mobilevit_jax.base.texts import read_lines, to_number
 from mobilevit_jax.data.builders.coco import CLIPPED, OBJECT
 from mobilevit_jax.errors import DataError, shortened
 
@@ -62,10 +62,10 @@ def _numbers(line: str, where: str) -> list[float]:
     if len(columns) != 5 and (len(columns) < 7 or len(columns) % 2 == 0):
         raise DataError(f"{where} has {len(columns)} columns; a line is {_FORMS}")
     try:
-        numbers = [float(column) for column in columns]
+        numbers = [to_number(column) for column in columns]
     except ValueError as error:
         raise DataError(f"{where}: {shortened(error, 80)}; a line is {_FORMS}") from error
-    if not all(math.isfinite(number) for number in numbers):
+    if not all(map(math.isfinite, numbers)):
         raise DataError(f"{where} has a number that is not finite: {shortened(line, 80)}")
     return numbers
 

@@ -33,11 +33,13 @@ class Found(NamedTuple):
         images: Their files; those of a list may not be there.
         orphans: Label files without an image, in folders that are taken whole.
         others: What is among the images in such folders and not called like one.
+        lines: Which file and line lists an image, where one does.
     """
 
     images: list[Path]
     orphans: list[Path]
     others: list[Path]
+    lines: dict[Path, str]
 
 
 @dataclass(frozen=True)
@@ -71,12 +73,13 @@ class Layout:
         Raises:
             DataError: If it has no images, or one twice.
         """
-        images, orphans, others = [], [], []
+        images, orphans, others, lines = [], [], [], {}
         for place in self.places[split]:
             listed = self._listed(place) if place.is_file() else self._inside(place)
             images += listed.images
             orphans += listed.orphans
             others += listed.others
+            lines |= listed.lines
         if not images:
             places, kinds = ", ".join(map(str, self.places[split])), ", ".join(IMAGE_ENDINGS)
             raise DataError(f"the split {split!r} has no images ({kinds}): {places}")
@@ -85,14 +88,15 @@ class Layout:
             label = self.label_of(image)
             other = owners.setdefault(label, image)
             if image in seen:
-                raise DataError(f"the split {split!r} has {image} twice; list it once")
+                where = f"{lines[image]}: " if image in lines else ""
+                raise DataError(f"{where}the split {split!r} has {image} twice; list it once")
             if other != image and label.exists():
                 raise DataError(
                     f"{other} and {image} share the label file {label}; keep one, or rename one "
                     "and give it labels of its own"
                 )
             seen.add(image)
-        return Found(images, orphans, others)
+        return Found(images, orphans, others, lines)
 
     def _inside(self, folder: Path) -> Found:
         images, others = list_images(folder)
@@ -102,10 +106,10 @@ class Layout:
         texts = {path for path in inside if _is_label(path)}
         # Labels may stand beside their images.
         others = [path for path in others if path not in texts]
-        return Found(images, sorted(texts - expected), others)
+        return Found(images, sorted(texts - expected), others, {})
 
     def _listed(self, file: Path) -> Found:
-        images = []
+        images, lines = [], {}
         for number, line in enumerate(map(str.strip, read_lines(file)), 1):
             if not line:
                 continue
@@ -114,9 +118,10 @@ class Layout:
                     f"{file}, line {number}: {shortened(line, 80)} is not called like an image "
                     f"({', '.join(IMAGE_ENDINGS)})"
                 )
-            beside = file.parent / line
-            images.append(_plain(beside if os.path.exists(beside) else self.root / line))
-        return Found(images, [], [])
+            places = [base / name for name in _spellings(line) for base in (file.parent, self.root)]
+            images.append(_plain(next(filter(os.path.exists, places), self.root / line)))
+            lines[images[-1]] = f"{file}, line {number}"
+        return Found(images, [], [], lines)
 
 
 def find_layout(source: Path) -> Layout:
@@ -145,7 +150,7 @@ def find_layout(source: Path) -> Layout:
         )
     given = folder / str(content.get("path", ""))
     root = _plain(given if os.path.isdir(given) else folder)
-    named = [(key, content[key]) for key in _KEYS if content.get(key, "") not in _NOTHING]
+    named = [(k, v) for k, v in content.items() if k.lower() in _KEYS and v not in _NOTHING]
     resolved = (
         (key, [_resolve(entry, file, (root, folder)) for entry in _entries(value, key, file)])
         for key, value in named
@@ -222,7 +227,7 @@ def _entries(value: Any, key: str, file: Path) -> list[str]:
 def _resolve(entry: str, file: Path, bases: Sequence[Path]) -> Path:
     """Returns where an entry is."""
     # Roboflow writes "../train/images" of a folder that lies beside the file.
-    for name in (entry, entry.removeprefix("../")):
+    for name in (*_spellings(entry), entry.removeprefix("../")):
         for base in bases:
             if os.path.exists(base / name):
                 return _plain(base / name)
@@ -230,6 +235,11 @@ def _resolve(entry: str, file: Path, bases: Sequence[Path]) -> Path:
         f"{file} names {shortened(entry)}, but there is none in {bases[0]}; correct the path, or "
         "take it out"
     )
+
+
+def _spellings(path: str) -> tuple[str, str]:
+    """Returns a path as it is, and as Windows would have meant it."""
+    return path, path.replace("\\", "/")
 
 
 def _folders(root: Path) -> Splits:
