@@ -133,9 +133,10 @@ def check_size(
         DataError: Has both names and both sizes.
     """
     if mask.shape != image.shape[:2]:
+        sideways = mask.shape[::-1] == image.shape[:2]
         raise DataError(
             f"{name} is {mask.shape[1]}x{mask.shape[0]}, but {image_name} is "
-            f"{image.shape[1]}x{image.shape[0]}"
+            f"{image.shape[1]}x{image.shape[0]}{', perhaps by EXIF orientation' * sideways}"
         )
 
 

@@ -107,7 +107,7 @@ class TestClassFile:
             "classes": ["road", "traffic light"],
             "colors": {"road": [1, 2, 3], "traffic light": [4, 5, 6], "void": [0, 0, 0]},
         }
-        lines = "road 1 2 3\ntraffic light, 4, 5, 6\n0 0 0 void\n"
+        lines = "road: [1, 2, 3]\ntraffic light (4; 5; 6)\n0, 0, 0, void\n"
         pixels = np.array([[[1, 2, 3], [4, 5, 6], [0, 0, 0]]], np.uint8)
         for text, name in ((json.dumps(content), "classes.json"), (lines, "classes.txt")):
             classes = classes_of(tmp_path, text, name)
@@ -148,6 +148,7 @@ class TestClassFile:
             ("road 0\ncar 1\n", "every line ends with a number or a code of a colour"),
             ("road #804080\ncar #400080\n", "every line ends with a number or a code"),
             ("road 0.5 0.2 0.5\ncar 0.2 0 0.5\n", "every line ends with a number or a code"),
+            ("road 1 1 9 255\ncar 2 1 9 255\n", "every line ends with a number or a code"),
             ("0 road\n1: car\n", "every line begins with a number; write names alone"),
         ],
     )
@@ -212,7 +213,9 @@ class TestFaultsOfMasks:
 
     def test_another_size(self, streets, data_dir):
         where = self.mask_is(streets, png(colored(draw_street(2)[1])[:40]))
-        fails(streets, data_dir, f"{where} is 64x40, but its image train_002.png is 64x48")
+        fails(streets, data_dir, f"{where} is 64x40, but its image train_002.png is 64x48$")
+        where = self.mask_is(streets, png(colored(draw_street(2)[1]).transpose(1, 0, 2)))
+        fails(streets, data_dir, f"{where} is 48x64, but its image .* is 64x48, perhaps by EXIF")
 
     @pytest.mark.parametrize("channels", [3, 4])
     def test_alpha_sixteen_bits_and_jpeg(self, streets, data_dir, channels):

@@ -1,7 +1,8 @@
 """The file of a mask folder that says what its masks mean: names, colours, void.
 
 `classes.txt` (or `label_colors.txt`, as CamVid calls it) has a class a line, in the order of the
-masks' values from 0 on: a name, or a name and its colour, `road 128 64 128`, or the colour first.
+masks' values from 0 on: a name, or a name and its colour, `road 128 64 128`, or the colour first,
+with commas and brackets or without.
 The name `void` is for what belongs to no class and may come often; 255 is void anyway. Two colours
 of one name are one class. Empty lines and lines that begin with # are passed over.
 
@@ -27,8 +28,9 @@ from mobilevit_jax.errors import DataError, count, nearest
 
 FILES = ("classes.txt", "label_colors.txt", "classes.json")
 _NO_CLASS = -1
-_RGB = r"(?P<r>\d+)[\s,]+(?P<g>\d+)[\s,]+(?P<b>\d+)"
-_LINE = re.compile(rf"{_RGB}[\s,]+(?P<last>.*\S)|(?P<first>.*?\S)[\s,]+{_RGB.replace('P<', 'P<_')}")
+_RGB = r"[(\[]?\s*(?P<r>\d+)[\s,;]+(?P<g>\d+)[\s,;]+(?P<b>\d+)\s*[)\]]?"
+_GAP = r"[\s,;:=]+"
+_LINE = re.compile(rf"{_RGB}{_GAP}(?P<last>.*\S)|(?P<first>.*?\S){_GAP}{_RGB.replace('P<', 'P<_')}")
 _NUMBERED = re.compile(r"(.*\S)[\s:,=]+(\d[\d.]*|#[0-9a-fA-F]{3,8})")
 _KEYS = ("classes", "colors", "void")
 
@@ -182,6 +184,7 @@ def _color(colors: dict[str, list[int]], name: str) -> tuple[int, int, int] | No
 
 def _join(path: Path, entries: list[_Entry]) -> MaskClasses:
     """Numbers the names, and gives each value and each colour its number."""
+    _check_numbers(path, [entry.name for entry in entries if entry.name.lower() != "void"])
     colored = any(entry.color for entry in entries)
     names: list[str] = []
     values, colors = np.full(256, _NO_CLASS, np.int16), {}
@@ -212,14 +215,18 @@ def _check_names(path: Path, names: list[str]) -> None:
         raise DataError(
             f"{path} names {count(len(names), 'class', 'classes')}; 2 to {VOID} will do"
         )
-    if all(re.match(r"\d+\s*[\s:,=]", name) for name in names):
+
+
+def _check_numbers(path: Path, names: list[str]) -> None:
+    """Refuses names that are numbered, each on its own."""
+    if names and all(re.match(r"\d+\s*[\s:,=]", name) for name in names):
         raise DataError(
             f"{path}: every line begins with a number; write names alone, in the order of the "
             "values from 0 on"
         )
     # "grade 1" and "grade 2" are names, "sky 1" and "road 2" names and values.
     numbered = [match for name in names if (match := _NUMBERED.fullmatch(name))]
-    if len({match[1] for match in numbered}) == len(names):
+    if len(names) > 1 and len({match[1] for match in numbered}) == len(names):
         raise DataError(
             f"{path}: every line ends with a number or a code of a colour; write names alone, in "
             "the order of the values from 0 on, or with colours as r g b"
