@@ -200,6 +200,18 @@ def test_labels_that_are_names(tmp_path, data_dir, kind):
     fails(source, tmp_path / "other", match)
 
 
+def test_labels_that_are_the_listed_names_in_another_form(tmp_path, data_dir):
+    source = tmp_path / "source"
+    labels = ("dog ", "cafe\u0301", "dog")
+    rows = [row | {"label": labels[row["label"]]} for row in rows_of(3)]
+    write(source / "train.parquet", rows, names=None, label=pa.string())
+    fails(source, data_dir, "the classes 1 and 2 are both 'dog'")
+    (source / "classes.txt").write_text("dog\ncaf\xe9\n")
+    prepare("parquet", source=source, data_dir=data_dir)
+    records = records_of(data_dir)
+    assert [records[f"{n:03}.png"]["label"] for n in range(3)] == [0, 1, 0]
+
+
 @pytest.mark.parametrize("masks", [False, True])
 def test_memory_is_that_of_a_row_group(tmp_path, data_dir, masks):
     """As many bytes at most for sixteen groups as for four, of 100 kB each."""
@@ -393,7 +405,10 @@ COLUMNS = {
         {"left": None, "right": None, "label": 1},
         "images, .* it has left, right among",
     ),
-    "a label of a kind": ({"image": None, "label": 0.5}, "column 'label' holds double; a label is"),
+    "a label of a kind": (
+        {"image": None, "label": 0.5},
+        "column 'label' holds double; a label is a wh",
+    ),
     "two masks": (
         {"image": None, "annotation": None, "label": None},
         "one column of masks, or one that is called 'mask'; it has annotation, label among",

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import tensorflow_datasets as tfds
 
 from mobilevit_jax.data.builders.base import Item, StoredBuilder
-from mobilevit_jax.data.builders.class_names import CLASSES, check_names, read_names
+from mobilevit_jax.data.builders.class_names import CLASSES, check_names, class_name, read_names
 from mobilevit_jax.data.builders.parquet_files import (
     LAYOUT,
     Columns,
@@ -185,11 +185,12 @@ class Parquet(StoredBuilder, skip_registration=True):
             for index, label in enumerate(group.labels):
                 key = f"{place}, row {group.first + index}"
                 if self._columns.label:
-                    self._check_label(label, key, split)
+                    label = self._checked(label, key, split)
                 row = _Row(shard, group.number, index, label)
                 yield Item(key, size, row, f"{place}, group {group.number}")
 
-    def _check_label(self, label: Any, key: str, split: str) -> None:
+    def _checked(self, label: Any, key: str, split: str) -> Any:
+        """Returns a label; if it is one of the names that somebody listed, as that is stored."""
         names, text = self._names, self._columns.text
         if label is None:
             raise DataError(f"{key}: there is no label")
@@ -198,13 +199,16 @@ class Parquet(StoredBuilder, skip_registration=True):
                 f"{key}: the label -1 stands for none, as in test splits of the hub; take the "
                 f"files of {split!r} out of {self.source}"
             )
-        if text and names is not None and label not in names:
-            raise DataError(
-                f"{key}: the label {label!r} is not in {CLASSES}{nearest(label, names)}"
-            )
+        if text and names is not None:
+            if class_name(label, key) not in names:
+                raise DataError(
+                    f"{key}: the label {label!r} is not in {CLASSES}{nearest(label, names)}"
+                )
+            return class_name(label, key)
         if not text and (label < 0 or (names is not None and label >= len(names))):
             known = f" of 0 to {len(names) - 1}" if names else ", which count from 0"
             raise DataError(f"{key}: the label {label} is not one of the classes{known}")
+        return label
 
 
 class ParquetMasks(OwnClassesBuilder, Parquet, skip_registration=True):

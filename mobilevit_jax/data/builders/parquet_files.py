@@ -154,8 +154,8 @@ def _classes(
     text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
     if not text and not pa.types.is_integer(kind):
         raise DataError(
-            f"{shard}: the column {label!r} holds {shortened(kind, 60)}; a label is a number or a "
-            "name"
+            f"{shard}: the column {label!r} holds {shortened(kind, 60)}; a label is a whole number "
+            "or a name"
         )
     names = features.get(label, {}).get("names")
     if names is not None:
