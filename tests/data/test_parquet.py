@@ -407,7 +407,7 @@ COLUMNS = {
     ),
     "a label of a kind": (
         {"image": None, "label": 0.5},
-        "column 'label' holds double; a label is a wh",
+        "column 'label' holds double; a label is a",
     ),
     "two masks": (
         {"image": None, "annotation": None, "label": None},

@@ -237,6 +237,15 @@ def test_names_in_a_list(year, data_dir, line, image, name):
     assert names_of(data_dir) == {name: 1, "2007_000002": 2}
 
 
+def test_a_list_with_a_label_in_each_line(year, data_dir):
+    """As programs write it, with one space; names come first where there are such files."""
+    rename(year, "2007_000002", "2007_000001 1.jpg")
+    path = year / "ImageSets/Segmentation/train.txt"
+    path.write_text("2007_000001 1\n2007_000003 0\n")
+    prepare("voc_segmentation", source=year, data_dir=data_dir)
+    assert names_of(data_dir) == {"2007_000001 1": 2, "2007_000003": 3}
+
+
 def test_names_that_begin_alike_are_not_taken_for_one_another(year, data_dir):
     for number, image in enumerate(("shot.jpg", "shot.v2.jpg", "shot.v2 b.jpg"), 1):
         rename(year, f"2007_00000{number}", image)

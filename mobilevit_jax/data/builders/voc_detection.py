@@ -34,6 +34,7 @@ from mobilevit_jax.data.builders.class_names import CLASSES, class_name, read_na
 from mobilevit_jax.data.builders.coco import CLIPPED, OBJECT, Content, ObjectsBuilder, clip_box
 from mobilevit_jax.data.builders.coco_files import ImageEntry, SplitFiles, locate
 from mobilevit_jax.data.builders.splits import Splits, by_split, split_name, usual_split
+from mobilevit_jax.data.builders.voc_segmentation import LABELLED, are_labelled
 from mobilevit_jax.data.decode import IMAGE_ENDINGS, read_image
 from mobilevit_jax.data.files import inside_folder, is_hidden, list_images, without_ending
 from mobilevit_jax.errors import DataError, nearest, shortened
@@ -43,7 +44,6 @@ _DIFFICULT = "difficult objects, ignored like COCO's crowds"
 _UNLISTED = "XML files in no list left out"
 _LOOSE = "XML files in no folder of a split left out"
 _UNMARKED = "images without an XML file left out"
-_OF_CLASS = re.compile(r"(.*\S)\s+(-1|0|1)")  # whether an image has the class of the list
 _LIST_OF_CLASS = re.compile(r".+_(train|val|trainval|test)")
 _FAR = 1e9  # pixels
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
@@ -212,12 +212,14 @@ def _lists(root: Path, images: Path, marked: Collection[str]) -> Splits:
     folder, read = root / "ImageSets" / "Main", {}
     for path in sorted(folder.glob("*.[tT][xX][tT]")):
         lines = {n: line for n, line in enumerate(map(str.strip, read_lines(path)), 1) if line}
-        of_class = lines and all(_OF_CLASS.fullmatch(line) for line in lines.values())
-        if of_class and _LIST_OF_CLASS.fullmatch(path.stem):
+        labelled = are_labelled(lines.values())
+        if labelled and _LIST_OF_CLASS.fullmatch(path.stem):
             continue
         names: dict[str, int] = {}
         for number, line in lines.items():
-            name = _name_in(line, images.name, marked)
+            label = LABELLED.fullmatch(line) if labelled else None
+            texts = [line, label[1]] if label else [line]
+            name = _name_in(texts, images.name, marked)
             first = names.setdefault(name, number)
             if first != number:
                 raise DataError(f"{path} lists {name} twice, in lines {first} and {number}")
@@ -232,11 +234,9 @@ def _lists(root: Path, images: Path, marked: Collection[str]) -> Splits:
     return by_split(((path.stem, (path, names)) for path, names in read.items()), folder)
 
 
-def _name_in(line: str, images: str, marked: Collection[str]) -> str:
-    """Returns the name that a line has: all of it, before a label, or twice, its image and XML."""
-    label = _OF_CLASS.fullmatch(line)
-    texts = [line, label[1]] if label else [line]
-    names, words = ([_plain(t, images) for t in part] for part in (texts, line.split()))
+def _name_in(texts: list[str], images: str, marked: Collection[str]) -> str:
+    """Returns the name that one of some texts is, or has twice: of an image and its XML file."""
+    names, words = ([_plain(t, images) for t in part] for part in (texts, texts[0].split()))
     names += words[:1] if len(set(words)) == 1 else []
     return next((name for name in names if name in marked), names[0])
 

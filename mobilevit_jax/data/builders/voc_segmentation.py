@@ -15,7 +15,7 @@ that of its mask. An image may be in a folder of JPEGImages, and of any kind tha
 
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,8 +49,9 @@ _FILES = {
 
 
 # How VOC's lists of one class write whether an image shows it: " -1", "  0" or "  1". After a
-# single space a number belongs to the name, as in "photo 1".
+# single space a number belongs to the name, as in "photo 1", unless all lines have one.
 _LABEL = re.compile(r"(.*\S)(?: -1|(?:\t|\s\s+)-?[01])")
+LABELLED = re.compile(r"(.*\S)\s+(?:-1|0|1)")
 
 
 class _Pair(NamedTuple):
@@ -178,22 +179,21 @@ def _by_name(folder: Path) -> dict[str, Path]:
 
 def _read_list(path: Path, masks: Path, images: dict[str, Path]) -> list[_Pair]:
     pairs: dict[str, _Pair] = {}
-    for number, line in enumerate(map(str.strip, read_lines(path)), 1):
-        if not line:
-            continue
-        pair = _read_line(line, f"{path}, line {number}", masks, images)
+    lines = [(number, line.strip()) for number, line in enumerate(read_lines(path), 1)]
+    lines = [(number, line) for number, line in lines if line]
+    label = LABELLED if are_labelled(line for _, line in lines) else _LABEL
+    for number, line in lines:
+        readings = [
+            _pair(image, mask, f"{path}, line {number}", masks, images)
+            for image, mask in _readings(line, label)
+        ]
+        pair = next((pair for pair in readings if pair.image.is_file()), readings[-1])
         if pair.name in pairs:
             raise DataError(f"{path} lists {pair.name} twice, also in line {number}")
         pairs[pair.name] = pair
     if not pairs:
         raise DataError(f"{path} lists no images")
     return list(pairs.values())
-
-
-def _read_line(line: str, where: str, masks: Path, images: dict[str, Path]) -> _Pair:
-    """Returns the files of a line, which may be missing."""
-    pairs = [_pair(image, mask, where, masks, images) for image, mask in _readings(line)]
-    return next((pair for pair in pairs if pair.image.is_file()), pairs[-1])
 
 
 def _pair(text: str, mask: str, where: str, masks: Path, images: dict[str, Path]) -> _Pair:
@@ -207,7 +207,13 @@ def _pair(text: str, mask: str, where: str, masks: Path, images: dict[str, Path]
     return _Pair(printable(stem), image, found[0] if found else masks / names[0], where)
 
 
-def _readings(line: str) -> Iterator[tuple[str, str]]:
+def are_labelled(lines: Iterable[str]) -> bool:
+    """Whether lines, several, all end like those of VOC's lists of one class."""
+    labels = [LABELLED.fullmatch(line) for line in lines]
+    return len(labels) > 1 and all(labels)
+
+
+def _readings(line: str, label: re.Pattern[str]) -> Iterator[tuple[str, str]]:
     """Yields how a line may be read, as (image, mask or ""): names may have spaces in them."""
     yield line, ""
     for space in reversed(list(re.finditer(r"\s+", line))):
@@ -215,5 +221,5 @@ def _readings(line: str) -> Iterator[tuple[str, str]]:
         files = [word for word in rest.split() if word.lower().endswith(IMAGE_ENDINGS)]
         if len(files) == 1 and rest.endswith(files[0]):
             yield image, rest
-    if label := _LABEL.fullmatch(line):
-        yield label[1], ""
+    if labelled := label.fullmatch(line):
+        yield labelled[1], ""
