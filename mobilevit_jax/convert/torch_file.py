@@ -4,7 +4,8 @@
 and one record of plain bytes for every storage that they lie in. A pickle may name any function and
 have it called while it is read. The reader here looks names up in a table of its own, which holds
 stand-ins for what rebuilds a tensor; whatever else a checkpoint names gets one that does nothing,
-so that no function of any other module can be reached (`torch_pickle`, `stand_ins`).
+so that no function of any other module can be reached (`torch_pickle`, `torch_tensors`,
+`stand_ins`).
 """
 
 import contextlib
@@ -21,7 +22,8 @@ import ml_dtypes
 import numpy as np
 
 from mobilevit_jax.convert.stand_ins import RefusedError, Sealed, Thing
-from mobilevit_jax.convert.torch_pickle import Tensor, Unpickler
+from mobilevit_jax.convert.torch_pickle import Unpickler
+from mobilevit_jax.convert.torch_tensors import Tensor
 from mobilevit_jax.errors import DataError, shortened
 
 __all__ = ["LEGACY_MAGIC", "Tensor", "opened", "read_legacy"]

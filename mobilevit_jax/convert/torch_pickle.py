@@ -8,19 +8,26 @@ time nor memory can be spent without bound.
 
 import functools
 import io
-import math
 import pickle
-import re
 import struct
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final, NoReturn, Protocol
+from typing import Any, Final
 
 import ml_dtypes
 import numpy as np
 
 from mobilevit_jax.convert.stand_ins import Named, RefusedError, Sealed, Thing, attribute, named
-from mobilevit_jax.errors import DataError, shortened
+from mobilevit_jax.convert.torch_tensors import (
+    Array,
+    ArrayType,
+    DType,
+    Record,
+    Storage,
+    Tensor,
+    Text,
+    array_of_buffer,
+)
 
 _KEY_TYPES: Final = (str, bytes, int, float, bool)
 
@@ -39,8 +46,6 @@ _DTYPES: Final[dict[str, np.dtype]] = {
         )
     },
 }
-# Types of NumPy's, as it pickles them.
-_NUMBERS: Final = re.compile(r"b1|[iu][1248]|f[248]|c8|c16")
 _STORAGES: Final = {
     "BoolStorage": "bool",
     "ByteStorage": "uint8",
@@ -56,67 +61,10 @@ _STORAGES: Final = {
     "ComplexDoubleStorage": "complex128",
 }
 
-# A tensor that was expanded (strides of 0) may have more elements than its storage, up to these.
-_EXPANDED_ELEMENTS: Final = 2**24
 # Each opcode may make an object of two hundred bytes; those of checkpoints are some ten thousand.
 _OPCODES: Final = 2**19
 # What calls are given in all: each may copy it, and a few bytes give the same again and again.
 _GIVEN_ELEMENTS: Final = 2**20
-
-
-class Record(Protocol):
-    """The bytes of one storage."""
-
-    def read(self, dtype: np.dtype) -> np.ndarray:
-        """Returns the bytes, uint8 [n], of elements of a type in the order of this machine."""
-        ...
-
-
-class _Text(Sealed):
-    """Bytes as text, which is how PyTorch's protocol has them; they are made when wanted."""
-
-    __slots__ = ("_data",)
-
-    def __init__(self, text: Any = None, *_: Any):
-        self._data = text
-
-    def read(self) -> bytes:
-        """Returns the bytes; raises ValueError or TypeError if they were something else."""
-        if isinstance(self._data, str):
-            self._data = self._data.encode("latin1")
-        return self._data
-
-
-class _ArrayType(Sealed):
-    """Stands for a type of NumPy's; `dtype` is None unless it is one of plain numbers."""
-
-    __slots__ = ("dtype",)
-
-    def __init__(self, code: Any = None, *_: Any):
-        plain = type(code) is str and _NUMBERS.fullmatch(code)
-        self.dtype: np.dtype | None = np.dtype(code) if plain else None
-
-    def __setstate__(self, state: Any) -> None:
-        if self.dtype and type(state) is tuple and len(state) > 1 and state[1] in ("<", ">"):
-            self.dtype = self.dtype.newbyteorder(state[1])
-
-
-class _Storage(Sealed):
-    """A record seen as elements of one type; `dtype` is None where the tensor says it."""
-
-    __slots__ = ("dtype", "record")
-
-    def __init__(self, record: Record, dtype: np.dtype | None):
-        self.record, self.dtype = record, dtype
-
-
-class _DType(Sealed):
-    """Stands for a `torch.dtype`, or for a class of storages of that type."""
-
-    __slots__ = ("dtype",)
-
-    def __init__(self, dtype: np.dtype | None):
-        self.dtype = dtype
 
 
 class _Allowed(Sealed):
@@ -160,106 +108,6 @@ class _Dict(dict):
         pass
 
 
-class Tensor(Sealed):
-    """A tensor of a file, whose elements are read when they are asked for.
-
-    Attributes:
-        shape: Its shape.
-        dtype: NumPy's counterpart of its type.
-    """
-
-    __slots__ = ("_offset", "_storage", "_strides", "dtype", "shape")
-
-    def __init__(self, storage: Any, offset: Any, shape: Any, strides: Any, dtype: Any = None):
-        if not isinstance(storage, _Storage):
-            raise RefusedError("a tensor lies in something that is no storage")
-        if isinstance(dtype, _DType):
-            dtype = dtype.dtype
-        self.dtype: np.dtype = dtype or storage.dtype or _no_dtype()
-        self.shape, self._strides = _sizes(shape), _sizes(strides)
-        (self._offset,) = _sizes((offset,))
-        if len(self.shape) != len(self._strides):
-            raise RefusedError("a tensor has another number of strides than of dimensions")
-        self._storage = storage
-
-    def numpy(self) -> np.ndarray:
-        """Returns the elements as a read-only view of their storage.
-
-        Raises:
-            DataError: If the storage is missing, damaged, or too short for the tensor.
-        """
-        if 0 in self.shape:
-            return np.empty(self.shape, self.dtype)
-        data, size = self._storage.record.read(self.dtype), self.dtype.itemsize
-        last = sum((n - 1) * s for n, s in zip(self.shape, self._strides, strict=True))
-        if (self._offset + last + 1) * size > data.size:
-            raise DataError("it reaches beyond its storage")
-        strides = [s * size for s in self._strides]
-        try:
-            array = np.ndarray(self.shape, self.dtype, data, self._offset * size, strides)
-        except (ValueError, OverflowError) as error:
-            raise DataError(f"it has an impossible shape ({shortened(error)})") from error
-        if array.size > max(data.size // size, _EXPANDED_ELEMENTS):
-            raise DataError(f"its shape {self.shape} is far larger than its storage")
-        return array
-
-
-class _Array(Tensor):
-    """An array of NumPy's, whose elements stand in the pickle; no tensor until they are known."""
-
-    __slots__ = ("_axes", "_data", "_kind", "_stored_shape")
-
-    def __init__(self, *_: Any):
-        self.shape, self.dtype = (), np.dtype(object)
-
-    def __setstate__(self, state: Any) -> None:
-        match state:
-            case (int(), shape, kind, fortran, data):
-                self.fill(shape, kind, data, "F" if fortran is True else "C")
-
-    def fill(self, shape: Any, kind: Any, data: Any, order: Any, axes: Any = None) -> None:
-        """Takes bytes of plain numbers, which lie in an order of NumPy's; "K" is that of `axes`."""
-        if not (isinstance(kind, _ArrayType) and kind.dtype):
-            return
-        shape = _sizes(shape)
-        if order == "F":  # the rows of what lies turned round
-            shape, axes = shape[::-1], range(len(shape))[::-1]
-        axes = _sizes(tuple(range(len(shape)) if axes is None else axes))
-        if sorted(axes) != list(range(len(shape))):
-            raise RefusedError("an array has axes that are none")
-        self._stored_shape, self._axes, self._kind, self._data = shape, axes, kind.dtype, data
-        self.shape = tuple(shape[axis] for axis in axes)
-        self.dtype = kind.dtype.newbyteorder("=")
-
-    def numpy(self) -> np.ndarray:
-        """Returns the elements; raises `DataError` if there are not as many as its shape says."""
-        if 0 in self.shape:  # the data are the outcome of a call of bytes()
-            return np.empty(self.shape, self.dtype)
-        try:
-            data = self._data.read() if isinstance(self._data, _Text) else self._data
-            if math.prod(self.shape) * self.dtype.itemsize != len(data):
-                raise DataError(f"its shape {self.shape} is not that of its {len(data)} bytes")
-            array = np.ndarray(self._stored_shape, self._kind, data).transpose(self._axes)
-        except (TypeError, ValueError) as error:
-            if isinstance(error, DataError):
-                raise
-            raise DataError(f"its elements cannot be read ({shortened(error)})") from error
-        return array.astype(self.dtype, copy=False)
-
-
-def _no_dtype() -> NoReturn:
-    raise RefusedError("a tensor has no type")
-
-
-def _sizes(values: Any) -> tuple[int, ...]:
-    """Returns sizes, strides or an offset, once it is sure that they are none but whole numbers."""
-    if not isinstance(values, tuple | list) or len(values) > 64:
-        raise RefusedError("a tensor has a shape that is none")
-    if not all(type(value) is int and 0 <= value < 2**63 for value in values):
-        raise RefusedError("a tensor has a size or stride that is none")
-    return tuple(values)
-
-
 def _rebuild_tensor(storage, offset, shape, strides, grad=None, hooks=None, metadata=None):
     if metadata:
         raise RefusedError("a tensor is conjugated or negated lazily")
@@ -281,13 +129,6 @@ def _rebuild_of_type(rebuild: Any, kind: Any, args: Any, state: Any = None) -> A
     return rebuild(*args)
 
 
-def _array_of_buffer(data: Any, kind: Any, shape: Any, order: Any, axes: Any = None) -> _Array:
-    """Returns an array as protocol 5 has it."""
-    array = _Array()
-    array.fill(shape, kind, data, order, axes)
-    return array
-
-
 def _set(items: Any = ()) -> frozenset[Any]:
     items = list(items)
     _check_keys(items)
@@ -301,8 +142,8 @@ def _table() -> Mapping[tuple[str, str], object]:
         # Of the state of a learning rate schedule, in the checkpoints of a training.
         ("collections", "Counter"): _Allowed(_Dict),
         ("collections", "defaultdict"): _Allowed(lambda *_: _Dict()),
-        ("_codecs", "encode"): _Allowed(_Text),
-        ("numpy", "dtype"): _Allowed(_ArrayType),
+        ("_codecs", "encode"): _Allowed(Text),
+        ("numpy", "dtype"): _Allowed(ArrayType),
         ("torch", "Size"): _Allowed(tuple),
         ("torch", "device"): _Allowed(lambda *_: None),
         ("torch.serialization", "_get_layout"): _Allowed(lambda *_: None),
@@ -312,16 +153,16 @@ def _table() -> Mapping[tuple[str, str], object]:
         ("torch._utils", "_rebuild_parameter"): _Allowed(_rebuild_parameter),
         ("torch._utils", "_rebuild_parameter_with_state"): _Allowed(_rebuild_parameter),
         ("torch._tensor", "_rebuild_from_type_v2"): _Allowed(_rebuild_of_type),
-        ("torch", "UntypedStorage"): _DType(None),
-        ("torch.storage", "UntypedStorage"): _DType(None),
+        ("torch", "UntypedStorage"): DType(None),
+        ("torch.storage", "UntypedStorage"): DType(None),
     }
     for name, dtype in _DTYPES.items():
-        table["torch", name] = _DType(dtype)
+        table["torch", name] = DType(dtype)
     for name, dtype in _STORAGES.items():
-        table["torch", name] = _DType(_DTYPES[dtype])
+        table["torch", name] = DType(_DTYPES[dtype])
     for core in ("numpy.core", "numpy._core"):  # before NumPy 2 and since
-        table[f"{core}.multiarray", "_reconstruct"] = _Allowed(_Array)
-        table[f"{core}.numeric", "_frombuffer"] = _Allowed(_array_of_buffer)
+        table[f"{core}.multiarray", "_reconstruct"] = _Allowed(Array)
+        table[f"{core}.numeric", "_frombuffer"] = _Allowed(array_of_buffer)
     # The same pickles are read by Python 2 and 3, which name this module differently.
     for module in ("builtins", "__builtin__"):
         table[module, "set"] = _Allowed(_set)
@@ -415,11 +256,11 @@ class Unpickler(pickle._Unpickler):
         found = _TABLE.get((module, name))
         return named(module, name) if found is None else found
 
-    def persistent_load(self, pid: Any, /) -> _Storage:
+    def persistent_load(self, pid: Any, /) -> Storage:
         """Returns a storage, which pickles of PyTorch refer to as ("storage", type, key, ...)."""
         match pid:
-            case ("storage", _DType() as kind, str(key), _, int()):
+            case ("storage", DType() as kind, str(key), _, int()):
                 if key not in self._records:
                     self._records[key] = self._record(key)
-                return _Storage(self._records[key], kind.dtype)
+                return Storage(self._records[key], kind.dtype)
         raise RefusedError("it refers to something that is no storage")
