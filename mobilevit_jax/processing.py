@@ -13,6 +13,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from mobilevit_jax.base.atomic import write_json
+from mobilevit_jax.base.processor_fields import (
+    FLAGS,
+    NORMALISING,
+    PLAIN,
+    RESAMPLES,
+    Resample,
+    read_fields,
+)
 from mobilevit_jax.base.texts import read_object
 from mobilevit_jax.errors import ConfigurationError, DataError, shortened, unknown_name
 from mobilevit_jax.resizing import interpolate, interpolation, on_whole_pixels, pad_to
@@ -22,37 +30,7 @@ if TYPE_CHECKING:
 
     ImageInput = str | Path | np.ndarray | Image
 
-Resample = Literal["bilinear", "pillow_bilinear", "pillow_bicubic"]
 CONFIG_NAME = "preprocessor_config.json"
-# The library of each, and the filter by Pillow's number, as the file format has them.
-_RESAMPLES: dict[Resample, tuple[str, int]] = {
-    "bilinear": ("opencv", 2),
-    "pillow_bilinear": ("pillow", 2),
-    "pillow_bicubic": ("pillow", 3),
-}
-_FLAGS = ("do_resize", "do_center_crop", "do_rescale", "do_flip_channel_order")
-# The classes of transformers whose files these are, the second with mean and standard deviation;
-# and what each assumes for a field that a file does not have.
-_PLAIN, _NORMALISING = "MobileViTImageProcessor", "BitImageProcessor"
-_ABSENT: dict[str, dict[str, Any]] = {
-    _PLAIN: {
-        "size": {"shortest_edge": 224},
-        "crop_size": {"height": 256, "width": 256},
-        "resample": 3,
-    },
-    _NORMALISING: {
-        "size": {"shortest_edge": 224},
-        "crop_size": {"height": 224, "width": 224},
-        "resample": 3,
-        # Which turns no channels round, and leaves the field alone.
-        "do_flip_channel_order": False,
-        "do_normalize": True,
-        "image_mean": (0.48145466, 0.4578275, 0.40821073),
-        "image_std": (0.26862954, 0.26130258, 0.27577711),
-    },
-}
-# What it has called them, behind the first word.
-_ENDINGS = ("ImageProcessor", "ImageProcessorFast", "ImageProcessorPil", "FeatureExtractor")
 # A resized image with more pixels than this many crops is not made as a whole.
 _CROPS_TO_RESIZE = 16
 # The most that is made of such an image for the sake of exactness.
@@ -99,7 +77,7 @@ class ImageProcessor:
     std: tuple[float, float, float] | None = None
 
     def __post_init__(self) -> None:
-        for field in _FLAGS:
+        for field in FLAGS:
             if not isinstance(getattr(self, field), bool):
                 raise ConfigurationError(
                     f"{field} must be true or false, not {getattr(self, field)!r}"
@@ -112,8 +90,8 @@ class ImageProcessor:
         factor = self.rescale_factor
         if not isinstance(factor, float | int) or not 0 < factor < float("inf"):
             raise ConfigurationError(f"rescale_factor must be a positive number, not {factor!r}")
-        if self.resample not in _RESAMPLES:
-            raise unknown_name("resample", str(self.resample), _RESAMPLES)
+        if self.resample not in RESAMPLES:
+            raise unknown_name("resample", str(self.resample), RESAMPLES)
         for field in ("mean", "std"):
             object.__setattr__(self, field, _parse_channels(field, getattr(self, field)))
         if (self.mean is None) != (self.std is None):
@@ -226,11 +204,11 @@ class ImageProcessor:
         an extra entry, `resample_library`, which transformers leaves alone.
         """
         size, crop = self.size, self.crop_size
-        library, number = _RESAMPLES[self.resample]
+        library, number = RESAMPLES[self.resample]
         short = {"shortest_edge": size}
         return {
-            "image_processor_type": _PLAIN if self.mean is None else _NORMALISING,
-            **{flag: getattr(self, flag) for flag in _FLAGS},
+            "image_processor_type": PLAIN if self.mean is None else NORMALISING,
+            **{flag: getattr(self, flag) for flag in FLAGS},
             "size": short if isinstance(size, int) else {"height": size[0], "width": size[1]},
             "crop_size": {"height": crop[0], "width": crop[1]},
             "rescale_factor": self.rescale_factor,
@@ -250,19 +228,7 @@ class ImageProcessor:
         Raises:
             ConfigurationError: A field is invalid, or asks for what this processor does not do.
         """
-        config = {key: value for key, value in config.items() if value is not None}
-        absent = _ABSENT[_check_followed(config)]
-        # The name of the flag in files from before 2022's end.
-        if "flip_channel_order" in config:
-            config.setdefault("do_flip_channel_order", config["flip_channel_order"])
-        config = {**absent, **config}
-        if isinstance(config["size"], int) and config.get("default_to_square"):
-            config["size"] = (config["size"], config["size"])
-        known = (*_FLAGS, "size", "crop_size", "rescale_factor")
-        fields = {key: config[key] for key in known if key in config}
-        if config.get("do_normalize"):
-            fields |= {"mean": config["image_mean"], "std": config["image_std"]}
-        return cls(**fields, resample=_parse_resample(config))
+        return cls(**read_fields(config))
 
     def save(self, directory: str | Path) -> Path:
         """Writes `preprocessor_config.json`, whole, into a directory, made if need be.
@@ -352,7 +318,7 @@ class ImageProcessor:
         rows, columns = image.shape[0] / height, image.shape[1] / width
         resized = Image.fromarray(np.ascontiguousarray(image)).resize(
             (after - before, below - above),
-            Image.Resampling(_RESAMPLES[self.resample][1]),
+            Image.Resampling(RESAMPLES[self.resample][1]),
             box=(before * columns, above * rows, after * columns, below * rows),
         )
         return np.asarray(resized)[top - above :, left - before :][:h, :w]
@@ -388,42 +354,3 @@ def _parse_channels(field: str, value: Any) -> tuple[float, float, float] | None
             return numbers[0], numbers[1], numbers[2]
     above = " above 0" if field == "std" else ""
     raise ConfigurationError(f"{field} must be three numbers{above}, or nothing; got {value!r:.80}")
-
-
-def _check_followed(config: Mapping[str, Any]) -> str:
-    """Returns whose file it is; refuses other classes', and what this processor does not do."""
-    known = {kind.removesuffix(_ENDINGS[0]) + end: kind for kind in _ABSENT for end in _ENDINGS}
-    found = _PLAIN
-    for field in ("feature_extractor_type", "image_processor_type"):
-        kind = str(config.get(field, found))
-        if kind not in known:
-            raise ConfigurationError(
-                f"{field}={kind!r:.80} has other rules than {_PLAIN} and {_NORMALISING}; write "
-                "what it does in the fields of one of these, and its name"
-            )
-        found = known[kind]
-    if found == _PLAIN and config.get("do_normalize"):
-        raise ConfigurationError(
-            f"do_normalize is passed over by {_PLAIN}: set it to false, or, if image_mean and "
-            f"image_std are meant, image_processor_type to {_NORMALISING!r}"
-        )
-    # Images are always made RGB, which is what do_convert_rgb asks for.
-    followed = (*_FLAGS, "do_convert_rgb", "do_normalize")
-    for field, value in config.items():
-        asked = field.startswith("do_") and field not in followed
-        if value and (asked or field == "reduce_labels"):
-            raise ConfigurationError(f"{field}={value!r:.80} is not supported; set it to false")
-    return found
-
-
-def _parse_resample(config: Mapping[str, Any]) -> Resample:
-    """Reads Pillow's number of a filter, unless the file says that OpenCV did it."""
-    library, number = config.get("resample_library", "pillow"), config["resample"]
-    if library not in ("opencv", "pillow"):
-        raise unknown_name("resample_library", str(library), ("opencv", "pillow"))
-    for resample, known in _RESAMPLES.items():
-        if known == (library, number):
-            return resample
-    raise ConfigurationError(
-        f"resample {number!r} of {library} is not supported, only 2 and Pillow's 3"
-    )

@@ -75,34 +75,43 @@ def save_pretrained(
         DataError: If the variables are not the model's, or not finite. Nothing is written then.
         OSError: If a file cannot be written; what was there stays.
     """
+    _check_directory(Path(directory), layout)
+    documents = _documents(model, processor, class_names, layout)
+    turned = layout == "timm" and processor.channel_order == "bgr"
+    tensors = _tensors(model, variables, layout, turned=turned)
+    _replace_all(Path(directory), tensors, documents)
+
+
+def _check_directory(directory: Path, layout: Layout) -> None:
     if layout not in ("huggingface", "native", "timm"):
         named = {"cvnets": "CVNets", "torchvision": "torchvision"}.get(layout)
         hint = f"; {named} has files only, see save_weights" if named else ""
         error = unknown_name("layout of a directory", layout, ("huggingface", "native", "timm"))
         raise ConfigurationError(f"{error}{hint}")
     # It would be read as the run that it is, not as what is saved into it.
-    if (Path(directory) / EXPERIMENT).exists():
+    if (directory / EXPERIMENT).exists():
         raise ConfigurationError(
             f"{directory} is a work directory (it holds {EXPERIMENT}), and what is saved there "
             "would not be found; choose another directory"
         )
-    documents: dict[str, dict[str, Any]] = {PROCESSOR_NAME: processor.to_dict()}
+
+
+def _documents(
+    model: Model, processor: ImageProcessor, class_names: Sequence[str] | None, layout: Layout
+) -> dict[str, dict[str, Any]]:
+    """Returns what the JSON files of a directory say, by their names."""
+    if layout == "timm":
+        return {config.CONFIG_NAME: config.to_timm(model, class_names, processor)}
     if layout == "native":
-        documents[config.CONFIG_NAME] = config.to_native(model, class_names)
-    elif layout == "huggingface":
-        if processor.mean and processor.do_flip_channel_order:
-            raise ConfigurationError(
-                "transformers has no image processor that both turns channels round and normalises "
-                "them; save with layout='native'"
-            )
-        documents[config.CONFIG_NAME] = config.to_huggingface(
-            model, class_names, image_size=_image_size(processor)
+        form = config.to_native(model, class_names)
+    elif processor.mean and processor.do_flip_channel_order:
+        raise ConfigurationError(
+            "transformers has no image processor that both turns channels round and normalises "
+            "them; save with layout='native'"
         )
     else:
-        documents = {config.CONFIG_NAME: config.to_timm(model, class_names, processor)}
-    turned = layout == "timm" and processor.channel_order == "bgr"
-    tensors = _tensors(model, variables, layout, turned=turned)
-    _replace_all(Path(directory), tensors, documents)
+        form = config.to_huggingface(model, class_names, image_size=_image_size(processor))
+    return {PROCESSOR_NAME: processor.to_dict(), config.CONFIG_NAME: form}
 
 
 def save_weights(

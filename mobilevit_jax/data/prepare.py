@@ -6,7 +6,8 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,20 +71,25 @@ def prepare(
     stored = f"{name or builder_name}/{config}".rstrip("/")
     directory = root / stored / str(builder_class.VERSION)
     prepared = f"{stored}:{builder_class.VERSION}"
-    if directory.exists():  # it is renamed when it is whole; where it lies may be read-only
+    builder = partial(builder_class, config=config or None, progress=progress, **options)
+    # It is renamed when it is whole; where it lies may be read-only.
+    if directory.exists() or not _store(builder, root, stored, directory):
         _check_same(builder_class, directory, origin, validation_share)
-        return dataset_info(prepared, root)
-    with _writing_to(root), _locked(root, stored):
-        if directory.exists():  # another process has made it meanwhile
-            _check_same(builder_class, directory, origin, validation_share)
-        else:
-            _remove_leftovers(directory.parent)
-            builder = builder_class(
-                data_dir=root, config=config or None, progress=progress, **options
-            )
-            _check_space(builder, root)
-            _write(builder)
     return dataset_info(prepared, root)
+
+
+def _store(
+    builder_in: "Callable[..., StoredBuilder]", root: Path, stored: str, directory: Path
+) -> bool:
+    """Stores a data set, or returns False where another process has done so meanwhile."""
+    with _writing_to(root), _locked(root, stored):
+        if directory.exists():
+            return False
+        _remove_leftovers(directory.parent)
+        builder = builder_in(data_dir=root)
+        _check_space(builder, root)
+        _write(builder)
+    return True
 
 
 def _check_arguments(
