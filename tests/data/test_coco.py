@@ -398,6 +398,11 @@ def test_names_of_files_with_folders(tmp_path, data_dir, form):
     fails(tmp_path / "source", tmp_path / "other", "000000000010.jpg is listed twice")
 
 
+def test_a_split_without_boxes(tmp_path, data_dir):
+    source = changed(tmp_path, lambda what: what["annotations"].clear())
+    fails(source, data_dir, "none of the 3 images of the split 'train' of .*source has a box; com")
+
+
 def test_annotations_among_the_images(tmp_path, data_dir):
     """As Roboflow exports them; halves of splits are named."""
     source = tmp_path / "source"

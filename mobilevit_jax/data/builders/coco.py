@@ -30,7 +30,7 @@ from mobilevit_jax.data.builders.coco_files import (
     read_checked,
     read_items,
 )
-from mobilevit_jax.errors import DataError
+from mobilevit_jax.errors import DataError, count
 
 # Annotators' boxes pass the edge by fractions of a pixel; more than this counts as outside.
 _TOLERANCE = 1.0
@@ -112,6 +112,14 @@ class ObjectsBuilder(StoredBuilder, skip_registration=True):
                 for row in image.objects
             ],
         }
+
+    def check_stored(self, split: str, items: Sequence[Item]) -> None:
+        """Refuses a split that has nothing to find."""
+        if not any(len(item.content.objects) for item in items):
+            raise DataError(
+                f"none of the {count(len(items), 'image')} of the split {split!r} of {self.source} "
+                "has a box; complete its annotations, or take the split out"
+            )
 
     def extra_metadata(self) -> dict[str, Any]:
         """Returns the ids of the categories, by class."""
