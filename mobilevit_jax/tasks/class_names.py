@@ -30,9 +30,9 @@ def match_names(weights: Sequence[str], data: Sequence[str]) -> tuple[int, ...] 
         ConfigurationError: If they share some names and not all of them, or a name that is at
             several places of both.
     """
-    for form in (str, _plain):
+    for form in (str, _folded, _plain):
         ours, theirs = list(map(form, weights)), list(map(form, data))
-        if ours == theirs:
+        if ours == theirs and not _exchanged(weights, data):
             return tuple(range(len(ours)))
         if sorted(ours) == sorted(theirs) and len(set(ours)) == len(ours):
             return tuple(map(ours.index, theirs))
@@ -58,9 +58,21 @@ def match_names(weights: Sequence[str], data: Sequence[str]) -> tuple[int, ...] 
     )
 
 
+def _exchanged(weights: Sequence[str], data: Sequence[str]) -> bool:
+    """Whether a place has names that both stand elsewhere on the other side ("c++" and "c")."""
+    ours, theirs = list(map(_folded, weights)), list(map(_folded, data))
+    pairs = zip(ours, theirs, strict=True)
+    return any(own != other and own in theirs and other in ours for own, other in pairs)
+
+
+def _folded(name: str) -> str:
+    """Returns a name without capitals and spaces around; signs may tell classes apart."""
+    return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+
+
 def _plain(name: str) -> str:
     """Returns the first of several synonyms, without what programs spell differently."""
-    first = unicodedata.normalize("NFKC", name.partition(",")[0]).casefold()
+    first = _folded(name.partition(",")[0])
     return re.sub(r"[\W_]+", "", re.sub(r"\s*\([^()]*\)$", "", first)) or name
 
 

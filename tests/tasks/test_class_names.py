@@ -32,6 +32,9 @@ NAMES = ("ant", "bee", "cat", "dog")
         ("+ -", "- +", (1, 0)),
         # In their very spelling they are two classes, and otherwise one.
         ("Cat cat", "cat Cat", (1, 0)),
+        # Signs, where nothing else tells them apart.
+        ("C++ C", "c c++", (1, 0)),
+        ("a-b ab", "AB A-B", (1, 0)),
         # The same twice, at the same places, as in ImageNet.
         ("crane b crane", "crane b crane", (0, 1, 2)),
     ],
@@ -67,6 +70,7 @@ def test_names_of_imagenet_with_all_synonyms():
         ("a b c d e f", "u v w x y f", "'u', 'v', 'w' and 2 more, only the weights 'a', 'b', 'c'"),
         ("a a b", "a b x", "only the data have 'x', only the weights none, and they share"),
         ("a,x b c", "x y z", "only the data have 'y', 'z', only the weights 'b', 'c', and they"),
+        ("C++ C x_y", "c c++ x-y", "the same names, some of them twice, in another order"),
         ("crane crane a", "a crane crane", "the same names, some of them twice, in another order"),
     ],
 )
