@@ -57,14 +57,15 @@ def check(info, data_dir, names=FOUND, notes=VAL) -> None:
         assert len({record["image_id"] for record in records.values()}) == len(records)
 
 
-def test_the_folder_of_a_year(source, data_dir):
+@pytest.mark.parametrize("name", ["VOC2012", "mine"])
+def test_the_folder_of_a_year(source, data_dir, name):
     lists = source / "ImageSets" / "Main"
     # As VOC has them: both splits in one list, and lists of what has a class.
     both = (lists / "train.txt").read_text() + (lists / "val.txt").read_text()
     (lists / "trainval.txt").write_text(both)
     (lists / "nut_train.txt").write_text("train_00  1\ntrain_01 -1\ntrain_02  0\n")
     (source.parent / "VOCdevkit").mkdir()
-    source.rename(source.parent / "VOCdevkit" / "VOC2012")
+    source.rename(source.parent / "VOCdevkit" / name)
     check(prepare("voc_detection", source=source.parent / "VOCdevkit", data_dir=data_dir), data_dir)
 
 
@@ -165,6 +166,19 @@ def test_files_in_no_list_are_counted(source, data_dir):
             "images that are in train, too": 1,
         },
     }
+
+
+@pytest.mark.parametrize("place", [".", "ImageSets", "imagesets/main"])
+def test_lists_in_other_places(source, data_dir, place):
+    """Among other texts, where they stand beside the folders."""
+    lists = source / "ImageSets" / "Main"
+    lists.rename(source / "lists")
+    (source / "ImageSets").rmdir()
+    (source / place).mkdir(parents=True, exist_ok=True)
+    for path in (source / "lists").iterdir():
+        path.rename(source / place / path.name)
+    (source / "README.txt").write_text("no list")
+    check(prepare("voc_detection", source=source, data_dir=data_dir), data_dir)
 
 
 FORMS = (
@@ -362,6 +376,10 @@ def test_sources_that_are_not_in_the_layout(source, data_dir, tmp_path):
     fails(source, data_dir, "val.txt lists no images")
     (source / "JPEGImages").rename(source / "pictures")
     fails(source, data_dir, "has Annotations, but no folder JPEGImages")
+    (source / "pictures").rename(source / "JPEGImages")
+    (tmp_path / "deep" / "kit").mkdir(parents=True)
+    source.rename(tmp_path / "deep" / "kit" / "VOC2007")
+    fails(tmp_path / "deep", data_dir, r"Annotations/train_00.xml is too deep in the source; give")
     for year in ("VOC2007", "VOC2012"):
         (tmp_path / "kit" / year / "Annotations").mkdir(parents=True)
     fails(tmp_path / "kit", data_dir, "holds VOC2007, VOC2012; give the folder of one year")

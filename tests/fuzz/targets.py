@@ -2,6 +2,7 @@
 
 import io
 import json
+import pickle
 import struct
 import zipfile
 import zlib
@@ -134,6 +135,9 @@ def _pickles(directory: Path) -> tuple[Reader, list[Path]]:
         with zipfile.ZipFile(path) as archive:
             files[f"{path.stem}.pkl"] = archive.read("archive/data.pkl")
             storages |= {n: archive.read(n) for n in archive.namelist() if "/data/" in n}
+    cube = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    arrays = {"c": cube, "f": np.asfortranarray(cube), "k": cube.transpose(1, 2, 0)}
+    files |= {f"arrays{n}.pkl": pickle.dumps(arrays, protocol=n) for n in (2, 5)}
     around = directory / "around.pt"
 
     def read(path: Path) -> None:

@@ -6,8 +6,9 @@ A source is `VOCdevkit`, the folder of a year in it, or any folder of the same f
   in folders of these;
 * `ImageSets/Main/<split>.txt`, the names of the images of each split, or their paths; VOC's lists
   of a single class, `<class>_<split>.txt` with a second column, are passed over, and so is
-  `trainval.txt` where it has no image that the other lists lack. Without lists the folders in
-  these may be called like splits, else all images are the split `train`.
+  `trainval.txt` where it has no image that the other lists lack. The lists may stand in
+  `ImageSets`, or be `train.txt` and the like beside the folders. Without lists the folders in
+  `Annotations` may be called like splits, else all images are the split `train`.
 
 Or it has a folder for each split with images and XML files, or these alone. The classes are those
 that `classes.txt` in the source lists, else all that are found, sorted, which is VOC's own order.
@@ -44,7 +45,9 @@ _DIFFICULT = "difficult objects, ignored like COCO's crowds"
 _UNLISTED = "XML files in no list left out"
 _LOOSE = "XML files in no folder of a split left out"
 _UNMARKED = "images without an XML file left out"
-_LIST_OF_CLASS = re.compile(r".+_(train|val|trainval|test)")
+_SPLIT = re.compile(r"train|val|trainval|test")
+_LIST_OF_CLASS = re.compile(rf".+_({_SPLIT.pattern})")
+_TEXTS = "*.[tT][xX][tT]"
 _FAR = 1e9  # pixels
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _CORNERS_IN = tuple(f"bndbox/{corner}" for corner in _CORNERS)
@@ -112,7 +115,10 @@ class VocDetection(ObjectsBuilder, skip_registration=True):
 
 
 def _find(source: Path) -> _Found:
-    years = [year for year in sorted(source.glob("VOC*")) if _folder(year, "annotations")]
+    inner = [f for f in sorted(source.iterdir()) if f.is_dir() and not is_hidden(f.name)]
+    years = [folder for folder in inner if _folder(folder, "annotations")]
+    if any(usual_split(folder.name) for folder in years):
+        years = []
     if _folder(source, "annotations"):
         years = [source]
     if len(years) > 1:
@@ -122,7 +128,6 @@ def _find(source: Path) -> _Found:
         )
     if years:
         return _find_in_year(years[0])
-    inner = [f for f in sorted(source.iterdir()) if f.is_dir() and not is_hidden(f.name)]
     all_parts = {folder.name: _whole(folder) for folder in inner}
     named = {name: part for name, part in all_parts.items() if part.marked}
     loose = [path for path in source.iterdir() if path.suffix.lower() == ".xml"]
@@ -177,6 +182,8 @@ def _whole(root: Path) -> _Part:
     for name, paths in _by_name(annotations, (".xml",)).items():
         if len(paths) > 1:
             raise DataError(f"{paths[0]} and {paths[1]} have one name; keep one")
+        if "annotations" in name.lower().split("/")[:-1]:
+            raise DataError(f"{paths[0]} is too deep in the source; give it as {LAYOUT}")
         marked[name] = paths[0]
     return _Part(SplitFiles(annotations, images), marked)
 
@@ -209,8 +216,8 @@ def _by_name(folder: Path, endings: tuple[str, ...]) -> dict[str, list[Path]]:
 
 def _lists(root: Path, images: Path, marked: Collection[str]) -> Splits:
     """Returns the list of each split, its file and {name: line}; `marked` are names with XML."""
-    folder, read = root / "ImageSets" / "Main", {}
-    for path in sorted(folder.glob("*.[tT][xX][tT]")):
+    read: dict[Path, dict[str, int]] = {}
+    for path in _list_files(root):
         lines = {n: line for n, line in enumerate(map(str.strip, read_lines(path)), 1) if line}
         labelled = are_labelled(lines.values())
         if labelled and _LIST_OF_CLASS.fullmatch(path.stem):
@@ -231,7 +238,17 @@ def _lists(root: Path, images: Path, marked: Collection[str]) -> Splits:
     for path in both:
         if others.issuperset(read[path]):
             del read[path]  # "train+validation" names the same images
-    return by_split(((path.stem, (path, names)) for path, names in read.items()), folder)
+    where = next(iter(read)).parent if read else root
+    return by_split(((path.stem, (path, names)) for path, names in read.items()), where)
+
+
+def _list_files(root: Path) -> list[Path]:
+    """Returns the lists of splits, which stand beside the folders where there is no ImageSets."""
+    sets = _folder(root, "imagesets")
+    for folder in (_folder(sets, "main"), sets) if sets else ():
+        if folder and (files := sorted(folder.glob(_TEXTS))):
+            return files
+    return [path for path in sorted(root.glob(_TEXTS)) if _SPLIT.fullmatch(path.stem.lower())]
 
 
 def _name_in(texts: list[str], images: str, marked: Collection[str]) -> str:
