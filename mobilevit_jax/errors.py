@@ -81,7 +81,7 @@ def check_local(path: str | PathLike[str], option: str) -> None:
 def nearest(name: str, allowed: Iterable[str]) -> str:
     """Returns " (did you mean 'x'?)" for the closest allowed name, or ""."""
     close = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.5)
-    return f" (did you mean {close[0]!r}?)" if close else ""
+    return f" (did you mean {close[0]!r:.80}?)" if close else ""
 
 
 def unknown_name(kind: str, name: str, allowed: Iterable[str]) -> ConfigurationError:

@@ -214,6 +214,10 @@ FAULTS = {
         _twice("categories", 0, id=91),
         "categories 90 and 91 have the same name, 'toothbrush'; rename one",
     ),
+    "a name of a thousand letters twice": (
+        lambda what: what["categories"].extend({"id": i, "name": "x" * 1000} for i in (98, 99)),
+        "categories 98 and 99 have the same name, 'x{59}; rename one",
+    ),
     "category name twice but for space": (
         _twice("categories", 0, id=91, name=" toothbrush"),
         "categories 90 and 91 have the same name, 'toothbrush'",

@@ -223,7 +223,7 @@ class StoredBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         for split, part in parts.items():
             lacking = classes.difference(*(self.classes_of(item) for item in part))
             if lacking or not part:
-                which = f" of the class {min(lacking)!r}" if lacking and part else ""
+                which = f" of the class {min(lacking)!r:.60}" if lacking and part else ""
                 raise DataError(
                     f"{option} of {count(len(train), 'image')} leaves none{which} in the split "
                     f"{split!r}; choose another share, or put images into a folder 'validation'"

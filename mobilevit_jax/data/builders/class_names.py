@@ -26,7 +26,7 @@ def class_name(name: str, where: str) -> str:
     """
     plain = unicodedata.normalize("NFC", name).strip()
     if not plain or not fits_a_line(plain):
-        raise DataError(f"{where} has the name {name!a}; a class needs a name of one line")
+        raise DataError(f"{where} has the name {name!a:.60}; a class needs a name of one line")
     return plain
 
 

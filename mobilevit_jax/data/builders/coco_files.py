@@ -309,13 +309,13 @@ def _categories(entries: Iterable[tuple[str, dict[str, Any]]], path: Path) -> di
         number, name = _whole(entry, "id", where), class_name(_text(entry, "name", where), where)
         if number in names:
             raise DataError(
-                f"{path}: the category {number} is listed twice, as {names[number]!r} and as "
-                f"{name!r}; give each an id of its own"
+                f"{path}: the category {number} is listed twice, as {names[number]!r:.60} and as "
+                f"{name!r:.60}; give each an id of its own"
             )
         if name in numbers:
             raise DataError(
                 f"{path}: the categories {numbers[name]} and {number} have the same name, "
-                f"{name!r}; rename one of them, or remove it if no annotation has it"
+                f"{name!r:.60}; rename one of them, or remove it if no annotation has it"
             )
         names[number], numbers[name] = name, number
     if not names:

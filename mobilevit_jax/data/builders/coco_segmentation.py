@@ -74,8 +74,8 @@ def _regions(
     for number, name in instances.categories.items():
         if COCO_CATEGORIES.get(number) != name:
             raise DataError(
-                f"{instances.path}: the category {number} is {name!r}; the table from COCO to VOC "
-                "is for COCO's own categories"
+                f"{instances.path}: the category {number} is {name!r:.60}; the table from COCO to "
+                "VOC is for COCO's own categories"
             )
     regions = []
     for image in instances.images:

@@ -153,7 +153,7 @@ def _from_json(path: Path) -> list[_Entry]:
     for key in content:
         if key not in _KEYS:
             raise DataError(
-                f"{path} has the key {key!r}{nearest(key, _KEYS)}; it must hold {shape}"
+                f"{path} has the key {key!r:.60}{nearest(key, _KEYS)}; it must hold {shape}"
             )
     names, colors, void = content["classes"], content.get("colors", {}), content.get("void", VOID)
     if not isinstance(void, int) or not 0 <= void <= 255 or void < len(names):
@@ -165,7 +165,7 @@ def _from_json(path: Path) -> list[_Entry]:
         raise DataError(f'{path}: "colors" must be {{name: [r, g, b]}}, whole numbers')
     for name in colors:
         if name not in (*names, "void"):
-            raise DataError(f"{path} has a colour of {name!r}, which is no class")
+            raise DataError(f"{path} has a colour of {name!r:.60}, which is no class")
     listed = [*enumerate(names), (void, "void")]
     return [_Entry(value, f"class {value}", name, _color(colors, name)) for value, name in listed]
 
@@ -192,11 +192,11 @@ def _join(path: Path, entries: list[_Entry]) -> MaskClasses:
         name = class_name(given, f"{path}, {where}")
         is_void = name.lower() == "void"
         if colored and color is None and not is_void:
-            raise DataError(f"{path}, {where}: {name!r} has no colour r g b, but others have")
+            raise DataError(f"{path}, {where}: {name!r:.60} has no colour r g b, but others have")
         if color and max(color) > 255:
-            raise DataError(f"{path}, {where}: the colour of {name!r} must be of 0 to 255")
+            raise DataError(f"{path}, {where}: the colour of {name!r:.60} must be of 0 to 255")
         if name in names and not color:
-            raise DataError(f"{path}, {where}: the class {name!r} is named twice")
+            raise DataError(f"{path}, {where}: the class {name!r:.60} is named twice")
         if not is_void and name not in names:
             names.append(name)
         index = VOID if is_void else names.index(name)
@@ -205,7 +205,9 @@ def _join(path: Path, entries: list[_Entry]) -> MaskClasses:
         if color:
             code = color[0] << 16 | color[1] << 8 | color[2]
             if colors.setdefault(code, index) != index:
-                raise DataError(f"{path}, {where}: the colour of {name!r} is another class's too")
+                raise DataError(
+                    f"{path}, {where}: the colour of {name!r:.60} is another class's too"
+                )
     _check_names(path, names)
     return MaskClasses(path, tuple(names), values, colors)
 

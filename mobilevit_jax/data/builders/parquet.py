@@ -202,7 +202,7 @@ class Parquet(StoredBuilder, skip_registration=True):
         if text and names is not None:
             if class_name(label, key) not in names:
                 raise DataError(
-                    f"{key}: the label {label!r} is not in {CLASSES}{nearest(label, names)}"
+                    f"{key}: the label {label!r:.60} is not in {CLASSES}{nearest(label, names)}"
                 )
             return class_name(label, key)
         if not text and (label < 0 or (names is not None and label >= len(names))):
