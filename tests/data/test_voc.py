@@ -92,6 +92,7 @@ def test_train_and_validation(year, data_dir, inner):
     info = prepare("voc_segmentation", source=year if inner else year.parent, data_dir=data_dir)
     assert info.splits == {"train": 3, "validation": 1}
     assert info.class_names == class_names_voc() == mask_class_names(info)
+    assert info.notes == {}
     check(data_dir, "train", [1, 2, 3])
     check(data_dir, "validation", [9])
 
@@ -161,7 +162,10 @@ def test_images_of_both_lists_are_counted(year, data_dir):
         file.write("2007_000003\n")
     info = prepare("voc_segmentation", source=year, data_dir=data_dir)
     assert info.splits == {"train": 3, "validation": 2, "train_aug": 2}
-    assert info.notes == {"validation": {"images that are in train, too": 1}}
+    assert info.notes == {
+        "SegmentationClassAug": {"masks in no list left out, such as 2007_000005.png": 1},
+        "validation": {"images that are in train, too": 1},
+    }
 
 
 def test_lists_in_capitals(year, data_dir):
@@ -244,6 +248,17 @@ def test_a_list_with_a_label_in_each_line(year, data_dir):
     path.write_text("2007_000001 1\n2007_000003 0\n")
     prepare("voc_segmentation", source=year, data_dir=data_dir)
     assert names_of(data_dir) == {"2007_000001 1": 2, "2007_000003": 3}
+
+
+def test_masks_in_no_list_are_counted(year, data_dir):
+    add_augmented(year, ["2007_000004"])
+    path = year / "ImageSets/Segmentation/train.txt"
+    path.write_text("2007_000002\n2007_000003\n")
+    info = prepare("voc_segmentation", source=year, data_dir=data_dir)
+    assert info.notes == {
+        "SegmentationClass": {"masks in no list left out, such as 2007_000001.png": 1},
+        "SegmentationClassAug": {"masks in no list left out, such as 2007_000001.png": 2},
+    }
 
 
 def test_names_that_begin_alike_are_not_taken_for_one_another(year, data_dir):

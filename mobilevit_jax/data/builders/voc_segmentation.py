@@ -25,7 +25,14 @@ from mobilevit_jax.base.texts import read_bytes, read_lines
 from mobilevit_jax.data.builders.base import Item
 from mobilevit_jax.data.builders.segmentation import SegmentationBuilder
 from mobilevit_jax.data.decode import IMAGE_ENDINGS
-from mobilevit_jax.data.files import inside_folder, list_images, printable, size_of, without_ending
+from mobilevit_jax.data.files import (
+    inside_folder,
+    list_images,
+    printable,
+    size_of,
+    some_names,
+    without_ending,
+)
 from mobilevit_jax.data.masks import decode_mask
 from mobilevit_jax.data.voc_names import VOC_CLASSES, VOID
 from mobilevit_jax.errors import DataError
@@ -94,6 +101,7 @@ class VocSegmentation(SegmentationBuilder, skip_registration=True):
                 f"{lists['train_aug']} lists {len(both)} images of val.txt, such as "
                 f"{sorted(both)[0]}; take them out"
             )
+        self._note_unlisted(root, pairs)
         return {split: self._items(split, its_pairs) for split, its_pairs in pairs.items()}
 
     def example(self, item: Item) -> dict[str, Any]:
@@ -103,6 +111,15 @@ class VocSegmentation(SegmentationBuilder, skip_registration=True):
         mask = decode_mask(read_bytes(pair.mask), name=names["mask_name"])
         check_classes(mask, names["mask_name"])
         return self.pair(read_bytes(pair.image), mask, name=pair.name, **names)
+
+    def _note_unlisted(self, root: Path, pairs: Mapping[str, list[_Pair]]) -> None:
+        """Counts the masks whose name no list has; a folder may have those of other splits, too."""
+        listed = {pair.mask.stem for its_pairs in pairs.values() for pair in its_pairs}
+        for folder in sorted({root / _MASKS[split] for split in pairs}):
+            masks = list_images(folder).images if folder.is_dir() else []
+            left_out = [path for path in masks if path.stem not in listed]
+            what = f"masks in no list left out, such as {some_names(left_out[:1], folder)}"
+            self.notes[folder.name][what] = len(left_out)
 
     def _items(self, split: str, pairs: list[_Pair]) -> list[Item]:
         items, missing = [], []
