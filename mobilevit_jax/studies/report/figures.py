@@ -16,7 +16,7 @@ from mobilevit_jax.errors import visible
 # Those of Okabe and Ito without their yellow, which is hard to see on white.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _LOOKS = tuple(itertools.product(("-", "--", ":"), _COLOURS))
-_LABEL_LENGTH = 30
+_LABEL_LENGTH, _HALF_LENGTH = 30, 25  # two longer ones do not fit side by side
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,10 @@ def draw_lines(
     """
     if not lines:
         raise ValueError("there is nothing to draw: no line has a point")
-    below = (len(lines) + 1) // 2  # rows of the legend
+    # The end of a path tells more than its beginning.
+    labels = [" " + shorten(visible(line.label)[::-1], _LABEL_LENGTH)[::-1] for line in lines]
+    columns = 1 if max(map(len, labels)) > _HALF_LENGTH else 2
+    below = -(-len(lines) // columns)  # rows of the legend
     figure = plots.new_figure(5.0, 3.5 + 0.21 * below)
     axes = figure.add_subplot()
     handles = []
@@ -79,10 +82,8 @@ def draw_lines(
         plots.show_epochs(axes, max(1.0, *ends))
     plots.tidy(axes)
     # Names are data: neither "$x$" nor a leading "_" means anything.
-    # The end of a path tells more than its beginning.
-    labels = [" " + shorten(visible(line.label)[::-1], _LABEL_LENGTH)[::-1] for line in lines]
     legend = figure.legend(
-        handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=9
+        handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=9
     )
     for text in legend.get_texts():
         text.set_parse_math(False)
