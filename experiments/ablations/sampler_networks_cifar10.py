@@ -2,6 +2,7 @@
 
 Claim: none beforehand. The paper's numbers beside these are of 300 epochs of ImageNet-1k (Table 5);
 at this length the standard sampler, with a third more updates, may well be ahead at its own size.
+(It was: experiments/README.md has the result.)
 
     mobilevit prepare image_folder --source CIFAR10_DIR --name cifar10_images
     mobilevit sweep experiments/ablations/sampler_networks_cifar10.py --seeds 2
