@@ -370,6 +370,19 @@ def test_columns_that_are_left_out_are_named(source, data_dir):
     fails(source, data_dir.with_name("masks"), "needs one file that names the classes")
 
 
+def test_columns_that_are_left_out_may_differ(source, data_dir):
+    """Masks for train alone, or the same columns in another order, hinder nobody."""
+    for path, more in zip(sorted(source.rglob("*.parquet")), ("ab", "ba", ""), strict=True):
+        table = pq.read_table(path)
+        for name in more:
+            table = table.append_column(name, table["image"])
+        pq.write_table(table, path, row_group_size=4)
+    info = prepare("parquet", source=source, data_dir=data_dir)
+    assert info.splits == {"train": 20, "validation": 6}
+    ((note, count),) = info.notes["train"].items()
+    assert note.startswith("columns left out: a, b ('image' and 'label'") and count == 2
+
+
 def test_shards_that_are_missing_or_too_many(source, data_dir):
     (source / FIRST).rename(source / "kept")
     fails(

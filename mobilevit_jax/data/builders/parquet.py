@@ -121,19 +121,23 @@ class Parquet(StoredBuilder, skip_registration=True):
         """The columns, which all files share."""
         shards = list(itertools.chain.from_iterable(self._shards.values()))
         columns = read_columns(shards[0])
+        left_out = dict.fromkeys(columns.left_out)
         for shard in shards[1:]:
-            if read_columns(shard) != columns:
+            others = read_columns(shard)
+            left_out |= dict.fromkeys(others.left_out)
+            # Of what is left out, each file may have its own.
+            if others._replace(left_out=columns.left_out) != columns:
                 raise DataError(
                     f"{shard} has other columns or classes than {shards[0]}; the files of a data "
                     "set must agree"
                 )
-        if columns.left_out:
+        if left_out:
             taken = f"{columns.image!r} and {columns.label or columns.mask!r}"
             note = (
-                f"columns left out: {', '.join(columns.left_out)} ({taken} are taken; if others "
+                f"columns left out: {', '.join(left_out)} ({taken} are taken; if others "
                 "are meant, remove these from the files)"
             )
-            self.notes[next(iter(self._shards))][note] = len(columns.left_out)
+            self.notes[next(iter(self._shards))][note] = len(left_out)
         return columns
 
     @cached_property
