@@ -30,16 +30,14 @@ class Record(Protocol):
 class Text(Sealed):
     """Bytes as text, which is how PyTorch's protocol has them; they are made when wanted."""
 
-    __slots__ = ("_data",)
+    __slots__ = ("_text",)
 
     def __init__(self, text: Any = None, *_: Any):
-        self._data = text
+        self._text = text
 
     def read(self) -> bytes:
         """Returns the bytes; raises ValueError or TypeError if they were something else."""
-        if isinstance(self._data, str):
-            self._data = self._data.encode("latin1")
-        return self._data
+        return self._text.encode("latin1") if isinstance(self._text, str) else self._text
 
 
 class ArrayType(Sealed):
@@ -97,22 +95,31 @@ class Tensor(Sealed):
         self._storage = storage
 
     def numpy(self) -> np.ndarray:
-        """Returns the elements as a read-only view of their storage.
+        """Returns the elements, as a read-only view of their storage where they lie in one.
 
         Raises:
-            DataError: If the storage is missing, damaged, or too short for the tensor.
+            DataError: If the storage is missing or damaged, there are not as many elements as the
+                shape says, or no array has such a shape.
         """
-        if 0 in self.shape:
-            return np.empty(self.shape, self.dtype)
+        try:  # an empty array of NumPy's has a stand-in for its data
+            return self._read() if self.size else np.empty(self.shape, self.dtype)
+        except DataError:
+            raise
+        except (TypeError, ValueError, OverflowError) as error:
+            raise DataError(f"its elements cannot be read ({shortened(error)})") from error
+
+    @property
+    def size(self) -> int:
+        """The number of its elements."""
+        return math.prod(self.shape)
+
+    def _read(self) -> np.ndarray:
         data, size = self._storage.record.read(self.dtype), self.dtype.itemsize
         last = sum((n - 1) * s for n, s in zip(self.shape, self._strides, strict=True))
         if (self._offset + last + 1) * size > data.size:
             raise DataError("it reaches beyond its storage")
         strides = [s * size for s in self._strides]
-        try:
-            array = np.ndarray(self.shape, self.dtype, data, self._offset * size, strides)
-        except (ValueError, OverflowError) as error:
-            raise DataError(f"it has an impossible shape ({shortened(error)})") from error
+        array = np.ndarray(self.shape, self.dtype, data, self._offset * size, strides)
         if array.size > max(data.size // size, _EXPANDED_ELEMENTS):
             raise DataError(f"its shape {self.shape} is far larger than its storage")
         return array
@@ -136,28 +143,25 @@ class Array(Tensor):
         if not (isinstance(kind, ArrayType) and kind.dtype):
             return
         shape = _sizes(shape)
+        if order == "K":
+            axes = _sizes(axes)
+        elif order in ("C", "F") and axes is None:
+            axes = tuple(range(len(shape)))
+        else:
+            raise RefusedError("an array lies in an order that is none")
         if order == "F":  # the rows of what lies turned round
-            shape, axes = shape[::-1], range(len(shape))[::-1]
-        axes = _sizes(tuple(range(len(shape)) if axes is None else axes))
+            shape, axes = shape[::-1], axes[::-1]
         if sorted(axes) != list(range(len(shape))):
             raise RefusedError("an array has axes that are none")
         self._stored_shape, self._axes, self._kind, self._data = shape, axes, kind.dtype, data
         self.shape = tuple(shape[axis] for axis in axes)
         self.dtype = kind.dtype.newbyteorder("=")
 
-    def numpy(self) -> np.ndarray:
-        """Returns the elements; raises `DataError` if there are not as many as its shape says."""
-        if 0 in self.shape:  # the data are the outcome of a call of bytes()
-            return np.empty(self.shape, self.dtype)
-        try:
-            data = self._data.read() if isinstance(self._data, Text) else self._data
-            if math.prod(self.shape) * self.dtype.itemsize != len(data):
-                raise DataError(f"its shape {self.shape} is not that of its {len(data)} bytes")
-            array = np.ndarray(self._stored_shape, self._kind, data).transpose(self._axes)
-        except (TypeError, ValueError) as error:
-            if isinstance(error, DataError):
-                raise
-            raise DataError(f"its elements cannot be read ({shortened(error)})") from error
+    def _read(self) -> np.ndarray:
+        data = self._data.read() if isinstance(self._data, Text) else self._data
+        if self.size * self.dtype.itemsize != len(data):
+            raise DataError(f"its shape {self.shape} is not that of its {len(data)} bytes")
+        array = np.ndarray(self._stored_shape, self._kind, data).transpose(self._axes)
         return array.astype(self.dtype, copy=False)
 
 

@@ -18,6 +18,13 @@ from tests.convert.torch_zip import Raw, call, glob, storage, tensor, value, wri
 from tests.small import tiny_model
 
 FLOATS = np.arange(12, dtype=np.float32)
+# What arrays of NumPy's are rebuilt by.
+BUFFER = glob("numpy._core.numeric", "_frombuffer")
+FLOAT = call(glob("numpy", "dtype"), "f4", False, True)
+
+
+def repr_of_start(given) -> str:
+    return repr(given)[:9]
 
 
 @pytest.fixture
@@ -59,14 +66,38 @@ class TestPickles:
         write_pickle(path, b"\x96" + struct.pack("<Q", 2**28))
         refused(read_state_dict, path, "is damaged: its data.pkl")
 
-    @pytest.mark.parametrize("axes", [(0, 0), (0, 2), (1, -1), "ab", (1,)])
-    def test_axes_that_are_none(self, tmp_path, refused, axes):
+    @pytest.mark.parametrize(
+        ("order", "axes"),
+        [
+            *(("K", axes) for axes in [(0, 0), (0, 2), (1, -1), "ab", (1,), None, "a" * 2**23]),
+            *(("C", (1, 0)), ("F", (1, 0)), ("A", None), (None, None), (["C"], None)),
+        ],
+        ids=repr_of_start,
+    )
+    def test_orders_and_axes_that_are_none(self, tmp_path, refused, order, axes):
+        """NumPy takes axes with "K" alone."""
         path = tmp_path / "weights.pt"
-        kind = call(glob("numpy", "dtype"), "f4", False, True)
-        buffer = glob("numpy._core.numeric", "_frombuffer")
-        array = call(buffer, Raw(b"C\x08" + bytes(8)), kind, (2, 1), "K", axes)
+        array = call(BUFFER, Raw(b"C\x08" + bytes(8)), FLOAT, (2, 1), order, axes)
         write_zip(path, {"x": array}, {})
-        refused(read_state_dict, path, "an array has axes that are none|a size or stride that is")
+        refused(
+            read_state_dict,
+            path,
+            "holds more than tensors: (an array (has axes|lies in an order)|"
+            "a tensor has a (shape|size or stride)) that (is|are) none",
+        )
+
+    @pytest.mark.parametrize("size", [2**45, 2**62])
+    def test_empty_arrays_of_impossible_shapes(self, tmp_path, size):
+        """NumPy makes some, and refuses others, though there is nothing in them."""
+        path = tmp_path / "weights.pt"
+        array = call(BUFFER, Raw(b"C\x00"), FLOAT, (0, size), "C")
+        for empty in (array, tensor(storage("0", count=0), 0, (0, size), (1, 1))):
+            write_zip(path, {"x": empty}, {"0": b""})
+            if size < 2**61:
+                assert read_state_dict(path)["x"].shape == (0, size)
+                continue
+            with pytest.raises(DataError, match="tensor 'x': its elements cannot be read"):
+                read_state_dict(path)
 
     # A tuple of itself twice, and so on: 2**60 tuples to hash, in 250 bytes.
     DEEP = b"))\x86" + b"q\x01h\x01\x86" * 60
