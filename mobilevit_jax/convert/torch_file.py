@@ -48,11 +48,12 @@ _ZIP_ERRORS: Final = (
 class _Record(Sealed):
     """The bytes of one storage, read when they are first wanted."""
 
-    __slots__ = ("_archive", "_data", "_name", "_swapped")
+    __slots__ = ("_archive", "_data", "_name", "_swapped", "_turned")
 
     def __init__(self, archive: zipfile.ZipFile, name: str, swapped: bool):
         self._archive, self._name, self._swapped = archive, name, swapped
         self._data: np.ndarray | None = None
+        self._turned: dict[int, np.ndarray] = {}  # by the bytes of a number
 
     def read(self, dtype: np.dtype) -> np.ndarray:
         """Returns the bytes, uint8 [n], of elements of a type in the order of this machine."""
@@ -68,8 +69,10 @@ class _Record(Sealed):
         unit = dtype.itemsize // 2 if dtype.kind == "c" else dtype.itemsize
         if not self._swapped or unit == 1:
             return self._data
-        whole = self._data[: self._data.size // unit * unit]
-        return whole.view(f"u{unit}").byteswap().view(np.uint8)
+        if unit not in self._turned:  # once, as any number of tensors may share a storage
+            whole = self._data[: self._data.size // unit * unit]
+            self._turned[unit] = whole.view(f"u{unit}").byteswap().view(np.uint8)
+        return self._turned[unit]
 
 
 @contextlib.contextmanager

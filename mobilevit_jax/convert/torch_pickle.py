@@ -207,6 +207,21 @@ def _call(unpickler: Any, opcode: int) -> None:
     if unpickler.given > _GIVEN_ELEMENTS:
         raise RefusedError("it copies what it holds over and over")
     stack[-1] = stack[-1](*args)
+    _count_array(unpickler)
+
+
+def _set_state(unpickler: Any) -> None:
+    """Runs the opcode by which older arrays get their elements."""
+    unpickler.load_build()
+    _count_array(unpickler)
+
+
+def _count_array(unpickler: Any) -> None:
+    """Makes sure that arrays do not share bytes, as reading each may copy them."""
+    array = unpickler.stack[-1]
+    unpickler.in_arrays += array.nbytes if isinstance(array, Array) else 0
+    if unpickler.in_arrays > unpickler.size:
+        raise RefusedError("its arrays have more bytes than are in it")
 
 
 def _read_bytes(unpickler: Any) -> None:
@@ -238,6 +253,7 @@ class Unpickler(pickle._Unpickler):
         **pickle._Unpickler.dispatch,
         **{opcode[0]: functools.partial(_look_first, opcode=opcode[0]) for opcode in _HASHING},
         **{opcode[0]: functools.partial(_call, opcode=opcode[0]) for opcode in _CALLING},
+        pickle.BUILD[0]: _set_state,
         pickle.BYTEARRAY8[0]: _read_bytes,
     }
 
@@ -249,7 +265,7 @@ class Unpickler(pickle._Unpickler):
         )
         self._record = record
         self._records: dict[str, Record] = {}
-        self.given = 0
+        self.given, self.in_arrays, self.size = 0, 0, len(data)
 
     def find_class(self, module: str, name: str, /) -> Any:
         """Returns the stand-in for a name; there is no other way to get hold of anything."""

@@ -157,9 +157,14 @@ class Array(Tensor):
         self.shape = tuple(shape[axis] for axis in axes)
         self.dtype = kind.dtype.newbyteorder("=")
 
+    @property
+    def nbytes(self) -> int:
+        """The number of bytes of its elements; 0 until they are known."""
+        return 0 if self.dtype == object else self.size * self.dtype.itemsize
+
     def _read(self) -> np.ndarray:
         data = self._data.read() if isinstance(self._data, Text) else self._data
-        if self.size * self.dtype.itemsize != len(data):
+        if self.nbytes != len(data):
             raise DataError(f"its shape {self.shape} is not that of its {len(data)} bytes")
         array = np.ndarray(self._stored_shape, self._kind, data).transpose(self._axes)
         return array.astype(self.dtype, copy=False)

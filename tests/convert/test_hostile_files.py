@@ -23,6 +23,20 @@ BUFFER = glob("numpy._core.numeric", "_frombuffer")
 FLOAT = call(glob("numpy", "dtype"), "f4", False, True)
 
 
+SWAPPED = Raw(FLOAT.opcodes + value((3, ">")) + b"b")
+
+
+def array_of_buffer(data: Raw) -> Raw:
+    return call(BUFFER, data, SWAPPED, (63,), "C")
+
+
+def array_of_text(data: Raw) -> Raw:
+    """As older protocols have an array."""
+    blank = call(glob("numpy.core.multiarray", "_reconstruct"))
+    state = (1, (63,), FLOAT, False, call(glob("_codecs", "encode"), data))
+    return Raw(blank.opcodes + value(state) + b"b")
+
+
 def repr_of_start(given) -> str:
     return repr(given)[:9]
 
@@ -85,6 +99,20 @@ class TestPickles:
             "holds more than tensors: (an array (has axes|lies in an order)|"
             "a tensor has a (shape|size or stride)) that (is|are) none",
         )
+
+    @pytest.mark.parametrize(
+        ("array_of", "data"),
+        [(array_of_buffer, b"C\xfc" + bytes(252)), (array_of_text, value("\0" * 252))],
+    )
+    def test_arrays_that_share_their_bytes(self, tmp_path, refused, array_of, data):
+        """Each has a hundred bytes in the file; of large ones each would be a copy."""
+        path = tmp_path / "weights.pt"
+        arrays = {"first": array_of(Raw(data + b"q\x01"))}
+        write_zip(path, arrays, {})
+        assert read_state_dict(path)["first"].shape == (63,)
+        arrays |= {str(place): array_of(Raw(b"h\x01")) for place in range(100)}
+        write_zip(path, arrays, {})
+        refused(read_state_dict, path, "its arrays have more bytes than are in it")
 
     @pytest.mark.parametrize("size", [2**45, 2**62])
     def test_empty_arrays_of_impossible_shapes(self, tmp_path, size):

@@ -69,10 +69,11 @@ def test_offsets_and_strides(path, offset, shape, strides, expected):
 def test_tensors_share_a_storage(path):
     where = storage("0", count=12)
     contents = {"a": tensor(where, 0, (12,), (1,)), "b": tensor(where, 6, (6,), (1,))}
-    write_zip(path, contents, {"0": FLOATS.tobytes()})
-    result = read_arrays(path)
-    assert np.shares_memory(result["a"], result["b"])
-    np.testing.assert_array_equal(result["b"], FLOATS[6:])
+    for order, stored in (("little", FLOATS), ("big", FLOATS.astype(">f4"))):
+        write_zip(path, contents, {"0": stored.tobytes()}, byteorder=order)
+        result = read_arrays(path)
+        assert np.shares_memory(result["a"], result["b"])
+        np.testing.assert_array_equal(result["b"], FLOATS[6:])
 
 
 @pytest.mark.parametrize("dtype", ["<f4", "<i8", "<c8", "|u1"])
