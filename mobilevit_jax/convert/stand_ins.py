@@ -5,18 +5,40 @@ namespaces, paths, dates, members of enumerations, configurations of other packa
 needed to read weights, and none of it is made.
 """
 
-import builtins
 import pickle
 import sys
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from typing import Any, Final, NoReturn
 
+# Errors of any version of Python, so that each reads the same files.
+_ERRORS: Final = (
+    "Arithmetic Assertion Attribute BlockingIO BrokenPipe Buffer ChildProcess Connection "
+    "ConnectionAborted ConnectionRefused ConnectionReset EOF Environment FileExists FileNotFound "
+    "FloatingPoint IO Import Indentation Index Interrupted IsADirectory Key Lookup Memory "
+    "ModuleNotFound Name NotADirectory NotImplemented OS Overflow Permission ProcessLookup "
+    "PythonFinalization Recursion Reference Runtime Syntax System Tab Timeout Type UnboundLocal "
+    "Unicode UnicodeDecode UnicodeEncode UnicodeTranslate Value ZeroDivision"
+).split()
+_WARNINGS: Final = (
+    "Bytes Deprecation Encoding Future Import PendingDeprecation Resource Runtime Syntax Unicode "
+    "User"
+).split()
 # What a pickle may call of the standard library. Nothing that is named is ever reached, so this is
 # no matter of safety: a file that would call anything else is no checkpoint but an attempt.
 _STANDARD: Final = {
     "argparse": "Namespace",
     "array": "array _array_reconstructor",
-    "builtins": " ".join(name for name, kind in vars(builtins).items() if isinstance(kind, type)),
+    "builtins": " ".join(
+        (
+            *(f"{name}Error" for name in _ERRORS),
+            *(f"{name}Warning" for name in (*_WARNINGS, "")),
+            "BaseException BaseExceptionGroup Exception ExceptionGroup GeneratorExit",
+            "KeyboardInterrupt StopAsyncIteration StopIteration SystemExit",
+            "bool bytearray bytes complex dict float frozenset int list object range set slice str",
+            "tuple type enumerate filter map reversed zip classmethod property staticmethod super",
+            "memoryview",
+        )
+    ),
     "collections": "ChainMap UserDict UserList UserString deque",
     "calendar": "Day Month",
     "copyreg": "_reconstructor __newobj__ __newobj_ex__",
@@ -74,16 +96,21 @@ class Thing(dict):
     Those are kept since a state dict may be of a class of its own.
 
     Attributes:
-        name: Of its class.
+        kind: Its class, or what made it.
     """
 
-    __slots__ = ("name",)
+    __slots__ = ("kind",)
     # As a key, each is itself; looking at what it holds could take long.
     __hash__ = object.__hash__  # pyright: ignore[reportAssignmentType]
 
-    def __init__(self, name: str):
+    def __init__(self, kind: "Named"):
         super().__init__()
-        self.name = name
+        self.kind = kind
+
+    @property
+    def name(self) -> str:
+        """The name of its class, with the module."""
+        return self.kind.name
 
     def __eq__(self, other: object) -> bool:
         return self is other
@@ -101,27 +128,61 @@ class Thing(dict):
         """Leaves a member of a set out."""
 
     def __call__(self, *args: object) -> "Thing":
-        """Makes an object of a `functools.partial`, which stands for arguments by name."""
-        return Thing(self.name)
+        """Refuses to be called: what it would make nobody can tell."""
+        raise RefusedError(f"it calls an object of {self.name[:80]!r}")
+
+
+class _Partial(Thing):
+    """A `functools.partial`, by which older protocols make objects with arguments by name."""
+
+    __slots__ = ("_function", "_given")
+
+    def __init__(self, kind: "Named", *args: object):
+        super().__init__(kind)
+        self.__setstate__((args[0] if args else None, args[1:]))
+
+    def __setstate__(self, state: object) -> None:
+        # The first argument is enough, which for "__new__" is the class.
+        match state:
+            case (function, tuple(given), *_):
+                self._function, self._given = function, given[:1]
+
+    def __call__(self, *args: object) -> Thing:
+        """Makes an object, if its function does."""
+        if not isinstance(self._function, Named):
+            raise RefusedError(f"it calls an object of {self.name!r}")
+        return self._function(*(self._given or args[:1]))
 
 
 class Named(Sealed):
     """A class or a function, by its name.
 
     Attributes:
+        module: Where it is.
         name: With its module.
     """
 
-    __slots__ = ("_callable", "name")
+    __slots__ = ("_callable", "module", "name")
 
-    def __init__(self, name: str, callable: bool):
-        self.name, self._callable = name, callable
+    def __init__(self, module: str, name: str, callable: bool):
+        self.module, self.name, self._callable = module, f"{module}.{name}", callable
 
     def __call__(self, *args: Any) -> Thing:
-        """Makes an object, whatever the arguments."""
+        """Makes an object, whatever the arguments, unless Python would make a tensor of them."""
+        if self.name == "functools.partial":
+            return _Partial(self, *args)
+        first = args[0] if args else None
+        is_standard = self.module.partition(".")[0] in sys.stdlib_module_names
+        if is_standard and isinstance(first, Named) and first.is_tensor:
+            raise RefusedError(f"it asks for {first.name[:80]!r}")
         if not self._callable:
             raise RefusedError(f"it asks for {self.name[:80]!r}")
-        return Thing(self.name)
+        return Thing(self)
+
+    @property
+    def is_tensor(self) -> bool:
+        """Whether it is a class of PyTorch's tensors; those of a kind that is not read."""
+        return _is_tensor(self.module.partition(".")[0], self.name)
 
 
 def named(module: str, name: str) -> Named:
@@ -142,17 +203,21 @@ def named(module: str, name: str) -> Named:
     if package == "pathlib":  # its classes have moved to pathlib._local and back
         module = package
     if package in sys.stdlib_module_names:
-        return Named(full, callable=name in _STANDARD.get(module, "").split())
+        return Named(module, name, callable=name in _STANDARD.get(module, "").split())
     if package == "torch" and name.endswith("Storage"):
         raise RefusedError(f"it asks for {full[:80]!r}")
-    return Named(full, _is_rebuilt(package, name))
+    return Named(module, name, _is_rebuilt(package, name))
+
+
+def _is_tensor(package: str, name: str) -> bool:
+    return package == "torch" and name.endswith(("Tensor", "Parameter"))
 
 
 def _is_rebuilt(package: str, name: str) -> bool:
     """Whether calling a name stands for making an object, as far as names tell."""
     *owners, last = (part.lstrip("_")[:1].isupper() for part in name.split("."))
     if package == "torch":  # a tensor of a kind that is not read must not be left out
-        return last and not name.endswith(("Tensor", "Parameter"))
+        return last and not _is_tensor(package, name)
     # Classes have methods that make objects, as "Config.load".
     is_private = name.rpartition(".")[2].startswith("_")
     return last or any(owners) or is_private or (package == "numpy" and name in _REBUILDING)
@@ -164,8 +229,11 @@ def attribute(owner: Any, name: Any) -> Named:
     Raises:
         RefusedError: If it is not one of a stand-in.
     """
-    known = isinstance(owner, Named | Thing) and isinstance(name, str)
+    owner = owner.kind if isinstance(owner, Thing) else owner
+    known = isinstance(owner, Named) and isinstance(name, str)
     if not known or len(owner.name) + len(name) > _LONGEST:
         raise RefusedError("it asks for 'builtins.getattr'")
-    full, package = f"{owner.name}.{name}", owner.name.partition(".")[0]
-    return Named(full, _is_rebuilt(package, name if package in sys.stdlib_module_names else full))
+    package = owner.module.partition(".")[0]
+    within = f"{owner.name}.{name}".removeprefix(f"{owner.module}.")
+    is_standard = package in sys.stdlib_module_names
+    return Named(owner.module, within, _is_rebuilt(package, name if is_standard else within))

@@ -155,6 +155,14 @@ def numpy_array(array: np.ndarray, fortran: bool = False) -> Raw:
     return Raw(blank.opcodes + value((1, array.shape, dtype, fortran, data)) + b"b")
 
 
+def partial_of(function: Raw, *given) -> Raw:
+    """A partial as Python pickles it."""
+    blank = call(glob("functools", "partial"), function)
+    return Raw(blank.opcodes + value((function, given, {"a": 1}, None)) + b"b")
+
+
+NEW = call(glob("builtins", "getattr"), glob("builtins", "object"), "__new__")
+MASKED = glob("torch.masked", "MaskedTensor")
 MODE = call(glob("__main__", "Mode"), 1)
 AROUND = {
     "numpy scalar": numpy_scalar(70.5),
@@ -195,6 +203,12 @@ AROUND = {
     ),
     "with names": Raw(glob("lib", "New").opcodes + b")" + value({"x": 1}) + b"\x92"),
     "with names, of old protocols": call(call(glob("functools", "partial"), glob("lib", "New"))),
+    "with names, by object": call(partial_of(NEW, glob("lib", "New"))),
+    "partial as a value": partial_of(glob("torch.nn.init", "normal_"), 1),
+    "partial of tensors as a value": partial_of(glob("torch.nn", "Parameter")),
+    "class of tensors as a value": glob("torch", "Tensor"),
+    "errors of any version": [call(glob("builtins", "PythonFinalizationError"), "no"),
+        call(glob("builtins", "ExceptionGroup"), "no", [])],
     "error": call(glob("exceptions", "ValueError"), "no"),
     "file in memory": call(glob("_io", "BytesIO"), "abc"),
     "union": call(glob("_functools", "reduce"), glob("_operator", "or_"), [1, 2]),
@@ -284,8 +298,16 @@ def test_weights_in_a_dictionary_of_a_class_of_its_own(tmp_path, weights):
         call(glob("shutil", "rmtree"), "/nowhere"),
         call(glob("importlib", "import_module"), "os"),
         call(glob("builtins", "getattr"), {"a": 1}, "pop"),
+        call(glob("builtins", "__loader__"), "x"),
+        call(partial_of(NEW, MASKED)),
+        call(partial_of(NEW), MASKED),
+        call(call(glob("functools", "partial"), MASKED)),
+        call(NEW, MASKED),
+        call(glob("copyreg", "__newobj__"), MASKED),
+        call(call(glob("builtins", "getattr"), glob("PIL.x", "open"), "run"), "x"),
     ],
-    ids=["sparse", "tensor", "function", "rmtree", "import", "getattr"],
+    ids=["sparse", "tensor", "function", "rmtree", "import", "getattr", "loader", "partial"]
+    + ["partial later", "partial itself", "new", "new of old protocols", "attribute"],
 )
 def test_what_is_still_refused(tmp_path, asked):
     """Tensors of kinds that are not read, which would be left out, and calls of functions."""
@@ -293,6 +315,15 @@ def test_what_is_still_refused(tmp_path, asked):
     write_torch(path, {"w": np.ones(2, np.float32), "other": asked})
     with pytest.raises(DataError, match=r"weights\.pt holds more than tensors: it asks for"):
         read_state_dict(path)
+
+
+def test_objects_are_not_called(tmp_path):
+    """What they would return may be a tensor."""
+    for function in (call(glob("lib", "Maker")), call(glob("functools", "partial"), 1)):
+        path = tmp_path / "weights.pt"
+        write_torch(path, {"w": np.ones(2, np.float32), "other": call(function)})
+        with pytest.raises(DataError, match="it calls an object of '(lib.Maker|functools.partial)"):
+            read_state_dict(path)
 
 
 class Mode(enum.Enum):
