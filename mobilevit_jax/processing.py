@@ -18,9 +18,9 @@ from mobilevit_jax.base.processor_fields import (
     NORMALISING,
     PLAIN,
     RESAMPLES,
-    Resample,
     read_fields,
 )
+from mobilevit_jax.base.processor_fields import Resample as Resample  # public here
 from mobilevit_jax.base.texts import read_object
 from mobilevit_jax.errors import ConfigurationError, DataError, shortened, unknown_name
 from mobilevit_jax.resizing import interpolate, interpolation, on_whole_pixels, pad_to

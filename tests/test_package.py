@@ -108,6 +108,13 @@ def test_version_stands_in_one_place_and_the_others_agree():
     assert f"\n## [{mobilevit_jax.__version__}]" in changes
 
 
+def test_a_name_that_has_moved_stays_public():
+    """For who checks types, an imported name is public only if it is imported "as" itself."""
+    tree = ast.parse((ROOT / "mobilevit_jax" / "processing.py").read_text(encoding="utf-8"))
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    assert "Resample" in {alias.asname for node in imports for alias in node.names}
+
+
 def test_types_are_announced():
     assert (ROOT / "mobilevit_jax" / "py.typed").exists()
 
