@@ -81,7 +81,7 @@ def check_local(path: str | PathLike[str], option: str) -> None:
 def nearest(name: str, allowed: Iterable[str]) -> str:
     """Returns " (did you mean 'x'?)" for the closest allowed name, or ""."""
     close = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.5)
-    return f" (did you mean {close[0]!r:.80}?)" if close else ""
+    return f" (did you mean {quoted(close[0])}?)" if close else ""
 
 
 def unknown_name(kind: str, name: str, allowed: Iterable[str]) -> ConfigurationError:
@@ -127,6 +127,19 @@ def shortened(text: object, limit: int = 200) -> str:
     """
     line = " ".join(str(text).split())
     return line if len(line) <= limit else f"{line[: limit - 4]} ..."
+
+
+def quoted(value: object, limit: int = 80) -> str:
+    """Returns what `repr` gives of a value, shortened; a text keeps its spaces and both quotes.
+
+    Args:
+        value: For instance a name out of a file, which may have any length.
+        limit: Characters, at least 6.
+    """
+    text = repr(value)
+    if not isinstance(value, str):
+        return shortened(text, limit)
+    return text if len(text) <= limit else f"{text[: limit - 5]} ...{text[-1]}"
 
 
 def visible(text: str) -> str:

@@ -22,7 +22,7 @@ from mobilevit_jax.base.processor_fields import (
 )
 from mobilevit_jax.base.processor_fields import Resample as Resample  # public here
 from mobilevit_jax.base.texts import read_object
-from mobilevit_jax.errors import ConfigurationError, DataError, shortened, unknown_name
+from mobilevit_jax.errors import ConfigurationError, DataError, quoted, shortened, unknown_name
 from mobilevit_jax.resizing import interpolate, interpolation, on_whole_pixels, pad_to
 
 if TYPE_CHECKING:
@@ -353,4 +353,6 @@ def _parse_channels(field: str, value: Any) -> tuple[float, float, float] | None
         if len(numbers) == 3:
             return numbers[0], numbers[1], numbers[2]
     above = " above 0" if field == "std" else ""
-    raise ConfigurationError(f"{field} must be three numbers{above}, or nothing; got {value!r:.80}")
+    raise ConfigurationError(
+        f"{field} must be three numbers{above}, or nothing; got {quoted(value)}"
+    )

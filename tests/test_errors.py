@@ -8,7 +8,14 @@ import pytest
 from mobilevit_jax.cli.main import describe
 from mobilevit_jax.config import Experiment
 from mobilevit_jax.data.prepare import prepare
-from mobilevit_jax.errors import ConfigurationError, check_local, naming, nearest, unknown_name
+from mobilevit_jax.errors import (
+    ConfigurationError,
+    check_local,
+    naming,
+    nearest,
+    quoted,
+    unknown_name,
+)
 from mobilevit_jax.training.workdir import open_workdir
 
 
@@ -25,6 +32,13 @@ def test_a_long_list_is_cut():
 
 def test_nothing_is_near():
     assert nearest("xyz", ["epochs", "seed"]) == ""
+
+
+def test_quoted_values_are_cut_in_sight():
+    assert quoted("a  b ") == "'a  b '" and quoted(5) == "5"
+    assert quoted("x" * 100, 10) == "'xxxx ...'" and quoted("it's" * 100, 10) == '"it\'s ..."'
+    assert quoted([1] * 100, 10) == "[1, 1, ..."
+    assert nearest("x" * 99, ["x" * 100]) == f" (did you mean '{'x' * 74} ...'?)"
 
 
 def test_a_write_that_fails_says_where(tmp_path):

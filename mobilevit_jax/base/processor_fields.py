@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from mobilevit_jax.errors import ConfigurationError, unknown_name
+from mobilevit_jax.errors import ConfigurationError, quoted, unknown_name
 
 Resample = Literal["bilinear", "pillow_bilinear", "pillow_bicubic"]
 # The library of each, and the filter by Pillow's number, as the file format has them.
@@ -66,7 +66,7 @@ def _check_followed(config: Mapping[str, Any]) -> str:
         kind = str(config.get(field, found))
         if kind not in known:
             raise ConfigurationError(
-                f"{field}={kind!r:.80} has other rules than {PLAIN} and {NORMALISING}; write "
+                f"{field}={quoted(kind)} has other rules than {PLAIN} and {NORMALISING}; write "
                 "what it does in the fields of one of these, and its name"
             )
         found = known[kind]
@@ -80,7 +80,7 @@ def _check_followed(config: Mapping[str, Any]) -> str:
     for field, value in config.items():
         asked = field.startswith("do_") and field not in followed
         if value and (asked or field == "reduce_labels"):
-            raise ConfigurationError(f"{field}={value!r:.80} is not supported; set it to false")
+            raise ConfigurationError(f"{field}={quoted(value)} is not supported; set it to false")
     return found
 
 

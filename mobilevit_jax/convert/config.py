@@ -27,7 +27,7 @@ from mobilevit_jax.convert.config_fields import (
 )
 from mobilevit_jax.convert.huggingface_config import from_huggingface, to_huggingface
 from mobilevit_jax.convert.timm_config import from_timm, timm_processor, to_timm
-from mobilevit_jax.errors import ConfigurationError, DataError, shortened
+from mobilevit_jax.errors import ConfigurationError, DataError, quoted, shortened
 from mobilevit_jax.models.model import Head, Model
 from mobilevit_jax.models.registry import (
     COMMON,
@@ -194,7 +194,7 @@ def _on_own(
     name = stored.pop(_OWN)
     if backbone is None:
         raise DataError(
-            f"the model stands on a backbone of its maker's own, {name!r:.80}; give it: "
+            f"the model stands on a backbone of its maker's own, {quoted(name)}; give it: "
             "from_pretrained(..., backbone=module)"
         )
     try:
@@ -230,7 +230,7 @@ def _read(name: str, value: Any, example: Any) -> Any:
     if not dataclasses.is_dataclass(example):
         return checked(name, value, example)
     if not isinstance(value, Mapping):
-        raise DataError(f"{name} must be an object with its fields, not {value!r:.80}")
+        raise DataError(f"{name} must be an object with its fields, not {quoted(value)}")
     try:
         return from_dict(type(example), value, f"{name}.")
     except ConfigurationError as error:

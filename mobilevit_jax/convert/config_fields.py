@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mobilevit_jax.base.json_dataclasses import parse
-from mobilevit_jax.errors import ConfigurationError, DataError
+from mobilevit_jax.errors import ConfigurationError, DataError, quoted
 from mobilevit_jax.models.model import Family, Head
 from mobilevit_jax.models.registry import build
 
@@ -33,7 +33,7 @@ def checked(name: str, value: Any, example: Any) -> Any:
         # NaN is not below anything; a whole number may have hundreds of digits.
         if kind is float and isinstance(number, int | float):
             if not abs(number) <= sys.float_info.max:
-                raise DataError(f"{name} must be a finite number, not {number!r:.40}")
+                raise DataError(f"{name} must be a finite number, not {quoted(number, 40)}")
     try:
         return parse(hint, value, name)
     except ConfigurationError as error:
@@ -85,7 +85,7 @@ def class_count(class_names: Sequence[str] | None, num_classes: int) -> tuple[st
     """
     names = tuple(class_names or ())
     if isinstance(class_names, str) or not all(isinstance(name, str) for name in names):
-        raise ConfigurationError(f"class names must be a list of texts; got {class_names!r:.80}")
+        raise ConfigurationError(f"class names must be a list of texts; got {quoted(class_names)}")
     if names and len(names) != num_classes:
         raise ConfigurationError(
             f"{len(names)} class names were given for a model of {num_classes} classes"

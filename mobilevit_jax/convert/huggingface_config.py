@@ -15,7 +15,7 @@ from mobilevit_jax.convert.config_fields import (
     named_classes,
     placeholders,
 )
-from mobilevit_jax.errors import ConfigurationError, DataError
+from mobilevit_jax.errors import ConfigurationError, DataError, quoted
 from mobilevit_jax.models.heads import classifier, deeplabv3
 from mobilevit_jax.models.huggingface_form import HuggingFaceForm, ImageSize
 from mobilevit_jax.models.model import Family, Model
@@ -189,7 +189,7 @@ def _check_absent(config: Mapping[str, Any], segmentation: bool) -> None:
         fields.append("problem_type")
     for name in fields:
         if config.get(name):
-            raise DataError(f"{name}={config[name]!r:.80} is not supported; leave it out")
+            raise DataError(f"{name}={quoted(config[name])} is not supported; leave it out")
 
 
 def _check_label2id(indices: Mapping[str, Any], names: Sequence[str]) -> None:
@@ -204,8 +204,8 @@ def _check_label2id(indices: Mapping[str, Any], names: Sequence[str]) -> None:
         # Some programs write the indices as texts.
         if str(index) not in places.get(name, [str(index)]):
             raise DataError(
-                f"label2id says that {name!r:.80} is class {index!r:.20}, and id2label that it is "
-                f"class {places[name][0]}; correct one of them"
+                f"label2id says that {quoted(name)} is class {quoted(index, 20)}, and id2label "
+                f"that it is class {places[name][0]}; correct one of them"
             )
 
 
@@ -214,7 +214,7 @@ def _form_of(config: Mapping[str, Any]) -> tuple[Family, HuggingFaceForm]:
     kind, known = config.get("model_type"), _forms()
     if not isinstance(kind, str) or kind not in known:
         names = " or ".join(map(repr, known))
-        raise DataError(f"describes a model of the type {kind!r:.80}, not {names}")
+        raise DataError(f"describes a model of the type {quoted(kind)}, not {names}")
     classes = known[kind][1].classes
     for name in _architectures(config):
         if name not in (f"{classes}{rest}" for rest in (_CLASSIFIER, _BARE, _SEGMENTATION)):

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from mobilevit_jax.base.texts import read_object
-from mobilevit_jax.errors import DataError
+from mobilevit_jax.errors import DataError, quoted
 
 SUFFIX: Final = ".index.json"
 
@@ -29,7 +29,7 @@ def read_index(path: str | Path) -> dict[str, list[str]]:
     for name, file in where.items():
         if not isinstance(file, str) or file in ("", ".", "..") or set(file) & set("/\\:\0"):
             raise DataError(
-                f"{path}: tensor {name[:80]!r} is said to be in {file!r:.80}, which is not the "
+                f"{path}: tensor {name[:80]!r} is said to be in {quoted(file)}, which is not the "
                 "name of a file beside the index"
             )
         shards.setdefault(file, []).append(name)

@@ -17,7 +17,7 @@ from mobilevit_jax.convert.config_fields import (
     ordered_labels,
 )
 from mobilevit_jax.convert.layouts import table_of
-from mobilevit_jax.errors import ConfigurationError, DataError, nearest
+from mobilevit_jax.errors import ConfigurationError, DataError, nearest, quoted
 from mobilevit_jax.models.heads.classifier import HEAD, Classifier
 from mobilevit_jax.models.model import Family
 from mobilevit_jax.models.problem_types import assumed_problem_type, unsaid
@@ -138,7 +138,7 @@ def from_timm(config: Mapping[str, Any]) -> tuple[Classifier, tuple[str, ...], I
             raise DataError(f"model_args {key}={value!r} is not supported")
     for key, value in _FIXED.items():
         if stored.get(key) not in (None, value):
-            raise DataError(f"{key}={stored[key]!r:.80} is not supported, only {value!r}")
+            raise DataError(f"{key}={quoted(stored[key])} is not supported, only {value!r}")
     labels = stored.get("label_names")
     names = ordered_labels("label_names", labels, options["num_classes"]) if labels else ()
     options["problem_type"] = assumed_problem_type(options["num_classes"])

@@ -16,7 +16,7 @@ from typing import Any
 
 import flax.linen as nn
 
-from mobilevit_jax.errors import ConfigurationError, nearest, unknown_name
+from mobilevit_jax.errors import ConfigurationError, nearest, quoted, unknown_name
 from mobilevit_jax.models import backbones, heads
 from mobilevit_jax.models.layers import Common
 from mobilevit_jax.models.model import Backbone, Family, Head, Model
@@ -113,7 +113,7 @@ def build(head: Head, family: Family, options: Mapping[str, Any], name: str) -> 
     if not isinstance(given["variant"], kind):
         raise ConfigurationError(
             f"variant of {name} must be a {kind.__name__} of {kind.__module__}, not "
-            f"{given['variant']!r:.80}"
+            f"{quoted(given['variant'])}"
         )
     defaults = _only(head.backbone_defaults, below) | family.defaults(given["variant"])
     fields = defaults | _only(given, below)

@@ -23,7 +23,7 @@ import tensorflow_datasets as tfds
 from mobilevit_jax.base.cores import usable_cores
 from mobilevit_jax.data.builders.class_names import class_names, look_alikes
 from mobilevit_jax.data.builders.splits import Splits, draw, find_split_folders
-from mobilevit_jax.errors import ConfigurationError, DataError, count
+from mobilevit_jax.errors import ConfigurationError, DataError, count, quoted
 
 Progress = Callable[[str, int, int], None]
 """Called with (split, items done, items in the split), now and then and at the end of a split."""
@@ -223,7 +223,7 @@ class StoredBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         for split, part in parts.items():
             lacking = classes.difference(*(self.classes_of(item) for item in part))
             if lacking or not part:
-                which = f" of the class {min(lacking)!r:.60}" if lacking and part else ""
+                which = f" of the class {quoted(min(lacking), 60)}" if lacking and part else ""
                 raise DataError(
                     f"{option} of {count(len(train), 'image')} leaves none{which} in the split "
                     f"{split!r}; choose another share, or put images into a folder 'validation'"

@@ -28,7 +28,7 @@ from mobilevit_jax.data.builders.run_length import draw_runs, read_runs
 from mobilevit_jax.data.builders.segmentation import SegmentationBuilder
 from mobilevit_jax.data.coco_names import COCO_CATEGORIES
 from mobilevit_jax.data.voc_names import VOC_OF_COCO
-from mobilevit_jax.errors import DataError, shortened
+from mobilevit_jax.errors import DataError, quoted, shortened
 
 _LEFT_OUT = "polygons that are empty or not of three points and more left out"
 _LEAST_NUMBERS = 6  # x and y of three points
@@ -74,8 +74,8 @@ def _regions(
     for number, name in instances.categories.items():
         if COCO_CATEGORIES.get(number) != name:
             raise DataError(
-                f"{instances.path}: the category {number} is {name!r:.60}; the table from COCO to "
-                "VOC is for COCO's own categories"
+                f"{instances.path}: the category {number} is {quoted(name, 60)}; the table from "
+                "COCO to VOC is for COCO's own categories"
             )
     regions = []
     for image in instances.images:

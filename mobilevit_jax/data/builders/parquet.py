@@ -31,7 +31,7 @@ from mobilevit_jax.data.builders.parquet_files import (
 )
 from mobilevit_jax.data.builders.segmentation import OwnClassesBuilder
 from mobilevit_jax.data.decode import decode_image
-from mobilevit_jax.errors import DataError, nearest
+from mobilevit_jax.errors import DataError, nearest, quoted
 
 _MOST = 100_000  # classes without names
 _UNNAMED = "classes without names, called by their numbers"
@@ -206,7 +206,8 @@ class Parquet(StoredBuilder, skip_registration=True):
         if text and names is not None:
             if class_name(label, key) not in names:
                 raise DataError(
-                    f"{key}: the label {label!r:.60} is not in {CLASSES}{nearest(label, names)}"
+                    f"{key}: the label {quoted(label, 60)} is not in {CLASSES}"
+                    f"{nearest(label, names)}"
                 )
             return class_name(label, key)
         if not text and (label < 0 or (names is not None and label >= len(names))):
