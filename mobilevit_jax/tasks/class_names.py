@@ -20,8 +20,9 @@ _SHOWN = 3
 def match_names(weights: Sequence[str], data: Sequence[str]) -> tuple[int, ...] | None:
     """Finds the classes of a data set among those of weights, as many.
 
-    Names are the same that differ in case, spaces and signs, or what stands in brackets, and that
-    have a synonym in common ("tench, Tinca tinca"), unless two classes then were.
+    The strictest reading by which all are found counts: names as they are; without capitals and
+    spaces; without signs either and what stands in brackets at the end ("c++" and "c" are two
+    classes where both sides have both); one synonym in common ("tench, Tinca tinca").
 
     Returns:
         The place among the weights' classes of each of the data's; None if they share no name.
@@ -35,7 +36,8 @@ def match_names(weights: Sequence[str], data: Sequence[str]) -> tuple[int, ...] 
         if ours == theirs and not _exchanged(weights, data):
             return tuple(range(len(ours)))
         if sorted(ours) == sorted(theirs) and len(set(ours)) == len(ours):
-            return tuple(map(ours.index, theirs))
+            place_of = {name: place for place, name in enumerate(ours)}
+            return tuple(place_of[name] for name in theirs)
     places: dict[str, set[int]] = {}
     for place, name in enumerate(weights):
         for synonym in _synonyms(name):
@@ -61,8 +63,8 @@ def match_names(weights: Sequence[str], data: Sequence[str]) -> tuple[int, ...] 
 def _exchanged(weights: Sequence[str], data: Sequence[str]) -> bool:
     """Whether a place has names that both stand elsewhere on the other side ("c++" and "c")."""
     ours, theirs = list(map(_folded, weights)), list(map(_folded, data))
-    pairs = zip(ours, theirs, strict=True)
-    return any(own != other and own in theirs and other in ours for own, other in pairs)
+    pairs, both = zip(ours, theirs, strict=True), {*ours} & {*theirs}
+    return any(own != other and own in both and other in both for own, other in pairs)
 
 
 def _folded(name: str) -> str:

@@ -1,6 +1,7 @@
 """Classes of weights and of data, by their names."""
 
 import dataclasses
+import time
 from pathlib import Path
 
 import jax
@@ -53,6 +54,17 @@ def test_matches(weights, data, order):
 )
 def test_synonyms_and_accents(weights, data, order):
     assert match_names(weights, data) == order
+
+
+def test_as_many_names_as_all_of_imagenet_has():
+    """A look through a list for each name took some ten seconds."""
+    weights = [f"class {place}" for place in range(22_000)]
+    start = time.process_time()
+    assert match_names(weights, weights[::-1]) == tuple(range(22_000))[::-1]
+    # Only their signs differ, so that each is looked for on the other side.
+    signs = [name.replace(" ", "-") for name in weights]
+    assert match_names(weights, signs) == tuple(range(22_000))
+    assert time.process_time() - start < 3
 
 
 def test_names_of_imagenet_with_all_synonyms():
