@@ -67,6 +67,12 @@ def without_ending(name: str) -> str:
     return stem if ending.lower() in IMAGE_ENDINGS else name
 
 
+def find_folder(parent: Path, name: str) -> Path | None:
+    """Returns the folder of a name, lower case here and of any capitals there."""
+    folders = parent.iterdir() if parent.is_dir() else ()
+    return next((f for f in sorted(folders) if f.is_dir() and f.name.lower() == name), None)
+
+
 def inside_folder(path: str, folder: str) -> str:
     """Returns what follows a folder in a path, all of it where the folder is not in it."""
     inside = f"/{path}".replace("\\", "/").rpartition(f"/{folder}/")[2]

@@ -105,6 +105,86 @@ def test_folders_of_other_programs(source, data_dir, form):
     check(info, data_dir)
 
 
+def into_folders(source) -> None:
+    """Moves the files into folders of the splits, and takes the lists away."""
+    for split in ("train", "val"):
+        for kind in ("Annotations", "JPEGImages"):
+            (source / kind / split).mkdir()
+            for path in (source / kind).glob(f"{split}_*"):
+                path.rename(path.parent / split / path.name)
+        (source / "ImageSets" / "Main" / f"{split}.txt").unlink()
+
+
+def test_other_folders_beside_those_of_splits(source, data_dir):
+    into_folders(source)
+    for kind in ("Annotations", "JPEGImages"):
+        (source / kind / "extra").mkdir()
+        for path in sorted((source / kind / "val").iterdir())[:3]:
+            path.rename(path.parent.with_name("extra") / path.name)
+    info = prepare("voc_detection", source=source, data_dir=data_dir)
+    assert info.splits == {"train": 16, "validation": 5, "extra": 3}
+
+
+def test_xml_files_beside_folders_of_splits(source, data_dir):
+    into_folders(source)
+    path = source / "Annotations" / "val" / "val_00.xml"
+    path.rename(source / "Annotations" / path.name)
+    match = "Annotations has folders of splits and 1 XML file beside them, such as val_00.xml; move"
+    fails(source, data_dir, match)
+
+
+def test_images_without_xml_are_counted_where_they_are(source, data_dir):
+    into_folders(source)
+    (source / "Annotations" / "val" / "val_00.xml").unlink()
+    for place in ("other", "."):
+        path = source / "JPEGImages" / place / "a.jpg"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(draw("val")[0].image)
+    info = prepare("voc_detection", source=source, data_dir=data_dir)
+    what = "images without an XML file left out"
+    called = {"images, called 'val' in the source": 7}
+    assert info.notes == {"validation": {what: 1} | called, "JPEGImages": {what: 2}}
+
+
+def test_loose_xml_files_beside_their_images(source, data_dir):
+    for path in (source / "Annotations").iterdir():
+        path.rename(source / path.name)
+    (source / "Annotations").rmdir()
+    (source / "JPEGImages").rename(source / "images")
+    info = prepare("voc_detection", source=source, data_dir=data_dir)
+    assert info.splits == {"train": 24} and info.notes == {}
+
+
+def test_counts_of_one_name_are_added(source, data_dir):
+    """The source is called like a split, and two of its folders are one."""
+    folder = source.with_name("train")
+    for kind in ("Annotations", "JPEGImages"):
+        for path in (source / kind).iterdir():
+            named = folder / path.name.partition("_")[0] / path.name
+            named.parent.mkdir(parents=True, exist_ok=True)
+            path.rename(named)
+    (folder / "a.xml").touch()
+    (folder / "validation").mkdir()
+    for place in ("train", "val", "validation"):
+        (folder / place / "a.jpg").write_bytes(draw("val")[0].image)
+    info = prepare("voc_detection", source=folder, data_dir=data_dir)
+    what = "images without an XML file left out"
+    loose = {"XML files in no folder of a split left out": 1}
+    called = {"images, called 'val' in the source": 8}
+    assert info.notes == {"train": {what: 1} | loose, "validation": {what: 2} | called}
+
+
+def test_what_stands_beside_the_folder_of_a_year(source, data_dir):
+    kit = source.parent / "kit"
+    for folder in ("coco/annotations", "other"):
+        (kit / folder).mkdir(parents=True)
+    (kit / "coco" / "annotations" / "instances_train.json").write_text("{}")
+    (kit / "other" / "a.xml").write_text(voc_xml(draw("val")[0]))
+    source.rename(kit / "VOC2012")
+    notes = VAL | {"kit": {"XML files in other folders left out": 1}}
+    check(prepare("voc_detection", source=kit, data_dir=data_dir), data_dir, notes=notes)
+
+
 def test_images_and_xml_files_alone(source, data_dir):
     for path in [*(source / "Annotations").iterdir(), *(source / "JPEGImages").iterdir()]:
         path.rename(source / path.name)
@@ -169,16 +249,19 @@ def test_files_in_no_list_are_counted(source, data_dir):
 
 
 @pytest.mark.parametrize("place", [".", "ImageSets", "imagesets/main"])
-def test_lists_in_other_places(source, data_dir, place):
+@pytest.mark.parametrize("name", ["val", "Valid2012"])
+def test_lists_in_other_places(source, data_dir, place, name):
     """Among other texts, where they stand beside the folders."""
     lists = source / "ImageSets" / "Main"
     lists.rename(source / "lists")
     (source / "ImageSets").rmdir()
     (source / place).mkdir(parents=True, exist_ok=True)
     for path in (source / "lists").iterdir():
-        path.rename(source / place / path.name)
-    (source / "README.txt").write_text("no list")
-    check(prepare("voc_detection", source=source, data_dir=data_dir), data_dir)
+        path.rename(source / place / path.name.replace("val", name))
+    if place == ".":
+        (source / "README.txt").write_text("no list")
+    notes = {"validation": {f"images, called {name!r} in the source": 8}}
+    check(prepare("voc_detection", source=source, data_dir=data_dir), data_dir, notes=notes)
 
 
 FORMS = (
@@ -193,6 +276,50 @@ def test_lists_with_labels_and_with_paths(source, data_dir, form):
     path = source / "ImageSets" / "Main" / "train.txt"
     path.write_text("\n".join(map(form.format, path.read_text().split())))
     check(prepare("voc_detection", source=source, data_dir=data_dir), data_dir)
+
+
+@pytest.mark.parametrize("form", ["./images/{0}.jpg ./annotations/{0}.xml", "{0}.xml {0}.jpg"])
+def test_pairs_in_lists_beside_folders_of_other_capitals(source, data_dir, form):
+    for split in ("train", "val"):
+        path = source / "ImageSets" / "Main" / f"{split}.txt"
+        (source / path.name).write_text("\n".join(map(form.format, path.read_text().split())))
+        path.unlink()
+    (source / "Annotations").rename(source / "annotations")
+    (source / "JPEGImages").rename(source / "images")
+    check(prepare("voc_detection", source=source, data_dir=data_dir), data_dir)
+
+
+PAIRS = (
+    "./JPEGImages/train_00.jpg ./Annotations/train_01.xml",
+    "JPEGImages/train_00.jpg Annotations/train_01.xml",
+    "/d/Annotations/train_01.xml /d/JPEGImages/train_00.jpg",
+    "./JPEGImages/train_00 ./Annotations/train_01",
+)
+
+
+@pytest.mark.parametrize("line", PAIRS)
+def test_pairs_of_two_images(source, data_dir, line):
+    (source / "ImageSets" / "Main" / "train.txt").write_text(f"train_02\n{line}\n")
+    fails(source, data_dir, "train.txt, line 2: .*train_0.* and .*train_0.* are not of one image")
+
+
+def test_paths_with_spaces(source, data_dir):
+    for folder in ("Annotations", "JPEGImages"):
+        for path in (source / folder).glob("train_0*"):
+            path.rename(path.with_stem(f"photo {path.stem[-1]}"))
+    lines = ("/my data/JPEGImages/photo 0.jpg", "photo 1.jpg photo 1.xml", "photo 2.xml")
+    (source / "ImageSets" / "Main" / "train.txt").write_text("\n".join(lines))
+    info = prepare("voc_detection", source=source, data_dir=data_dir)
+    assert info.splits == {"train": 3, "validation": 8}
+
+
+@pytest.mark.parametrize("lines", ["train_00  1\n", "train_00\ntrain_01 -1\ntrain_02  0\n"])
+def test_labels_in_one_line_and_in_some(source, data_dir, lines):
+    lists = source / "ImageSets" / "Main"
+    (lists / "train.txt").write_text(lines)
+    (lists / "nut_train.txt").write_text("train_00  1\n")
+    info = prepare("voc_detection", source=source, data_dir=data_dir)
+    assert info.splits == {"train": lines.count("\n"), "validation": 8}
 
 
 def test_names_that_end_like_a_label(source, data_dir):

@@ -8,7 +8,7 @@ A source is `VOCdevkit`, the folder of a year in it, or any folder of the same f
   of a single class, `<class>_<split>.txt` with a second column, are passed over, and so is
   `trainval.txt` where it has no image that the other lists lack. The lists may stand in
   `ImageSets`, or be `train.txt` and the like beside the folders. Without lists the folders in
-  `Annotations` may be called like splits, else all images are the split `train`.
+  `Annotations` are the splits where one is called like a split, else all images are `train`.
 
 Or it has a folder for each split with images and XML files, or these alone. The classes are those
 that `classes.txt` in the source lists, else all that are found, sorted, which is VOC's own order.
@@ -19,35 +19,32 @@ finds there.
 """
 
 import itertools
-import re
 import unicodedata
 import xml.etree.ElementTree as ET
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from mobilevit_jax.base.texts import read_bytes, read_lines, to_number
+from mobilevit_jax.base.texts import read_bytes, to_number
 from mobilevit_jax.data.builders.class_names import CLASSES, class_name, read_names
 from mobilevit_jax.data.builders.coco import CLIPPED, OBJECT, Content, ObjectsBuilder, clip_box
 from mobilevit_jax.data.builders.coco_files import ImageEntry, SplitFiles, locate
 from mobilevit_jax.data.builders.splits import Splits, by_split, split_name, usual_split
-from mobilevit_jax.data.builders.voc_segmentation import LABELLED, are_labelled
+from mobilevit_jax.data.builders.voc_lists import read_lists
 from mobilevit_jax.data.decode import IMAGE_ENDINGS, read_image
-from mobilevit_jax.data.files import inside_folder, is_hidden, list_images, without_ending
-from mobilevit_jax.errors import DataError, nearest, shortened
+from mobilevit_jax.data.files import find_folder, is_hidden, list_images
+from mobilevit_jax.errors import DataError, count, nearest, shortened
 
 LAYOUT = "VOC2012/{Annotations,JPEGImages,ImageSets/Main}, or <split>/ with images and XML files"
 _DIFFICULT = "difficult objects, ignored like COCO's crowds"
 _UNLISTED = "XML files in no list left out"
 _LOOSE = "XML files in no folder of a split left out"
 _UNMARKED = "images without an XML file left out"
-_SPLIT = re.compile(r"train|val|trainval|test")
-_LIST_OF_CLASS = re.compile(rf".+_({_SPLIT.pattern})")
-_TEXTS = "*.[tT][xX][tT]"
+_ELSEWHERE = "XML files in other folders left out"
 _FAR = 1e9  # pixels
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _CORNERS_IN = tuple(f"bndbox/{corner}" for corner in _CORNERS)
@@ -60,12 +57,15 @@ class _Part(NamedTuple):
     marked: dict[str, Path]
 
 
+_LeftOut = tuple[str, str, int]  # a split or folder, which kind of files, how many
+
+
 class _Found(NamedTuple):
-    """A source: its folder, its splits, and how many files of which kind are in none of them."""
+    """A source: its folder, its splits, and the files that are in none of them."""
 
     root: Path
     parts: Splits
-    left_out: dict[str, dict[str, int]]
+    left_out: list[_LeftOut]
 
 
 class _Object(NamedTuple):
@@ -105,8 +105,8 @@ class VocDetection(ObjectsBuilder, skip_registration=True):
             raise DataError(f"{root} has no objects: none of its XML files names one")
         labels = {name: label for label, name in enumerate(names)}
         numbers, items = itertools.count(1), {}
-        for place, counts in left_out.items():
-            self.notes[place].update(counts)
+        for place, what, number in left_out:
+            self.notes[place][what] += number
         for split, marked in read.items():
             objects = [_objects(one, labels, numbers, self.notes[split]) for one in marked]
             images, files = [one.image for one in marked], parts[split].files
@@ -116,41 +116,51 @@ class VocDetection(ObjectsBuilder, skip_registration=True):
 
 def _find(source: Path) -> _Found:
     inner = [f for f in sorted(source.iterdir()) if f.is_dir() and not is_hidden(f.name)]
-    years = [folder for folder in inner if _folder(folder, "annotations")]
-    if any(usual_split(folder.name) for folder in years):
-        years = []
-    if _folder(source, "annotations"):
-        years = [source]
+    if year := _year(source, inner):
+        return _find_in_year(year, source)
+    parts = {folder.name: _whole(folder) for folder in inner}
+    named = {name: part for name, part in parts.items() if part.marked}
+    loose = [path for path in source.iterdir() if path.suffix.lower() == ".xml"]
+    if not named and loose:
+        parts = named = {"train": _whole(source)}
+        loose = []
+    if not named:
+        raise DataError(f"{source} has no Annotations and no XML files; it must hold {LAYOUT}")
+    left_out = [(source.name, _LOOSE, len(loose))]
+    for name, part in parts.items():
+        place = split_name(name, source) if name in named else name
+        left_out.append((place, _UNMARKED, len(_unmarked(part))))
+    return _Found(source, by_split(named.items(), source), left_out)
+
+
+def _year(source: Path, inner: list[Path]) -> Path | None:
+    """Returns the folder that has Annotations, unless there is one in each folder of a split."""
+    if find_folder(source, "annotations"):
+        return source
+    places = {year: folder for year in inner if (folder := find_folder(year, "annotations"))}
+    if any(usual_split(year.name) for year in places):
+        return None
+    # Other data sets have folders of that name, too.
+    years = [year for year in places if _by_name(places[year], (".xml",))] or list(places)
     if len(years) > 1:
         raise DataError(
             f"{source} holds {', '.join(year.name for year in years)}; give the folder of one year "
             f"as the source, such as {years[-1]}"
         )
-    if years:
-        return _find_in_year(years[0])
-    all_parts = {folder.name: _whole(folder) for folder in inner}
-    named = {name: part for name, part in all_parts.items() if part.marked}
-    loose = [path for path in source.iterdir() if path.suffix.lower() == ".xml"]
-    if not named and loose:
-        named, loose = {"train": _whole(source)}, []
-    if not named:
-        raise DataError(f"{source} has no Annotations and no XML files; it must hold {LAYOUT}")
-    left_out = {source.name: {_LOOSE: len(loose)}} | {
-        split_name(name, source) if name in named else name: _unmarked(part)
-        for name, part in (all_parts | named).items()
-    }
-    return _Found(source, by_split(named.items(), source), left_out)
+    return years[0] if years else None
 
 
-def _find_in_year(root: Path) -> _Found:
+def _find_in_year(root: Path, source: Path) -> _Found:
     whole = _whole(root)
     annotations, images = whole.files
     if images == root:
         raise DataError(f"{root} has {annotations.name}, but no folder JPEGImages or images")
     if not whole.marked:
         raise DataError(f"{annotations} has no XML files")
+    there = sum(map(len, _by_name(source, (".xml",)).values()))
+    left_out = [(source.name, _ELSEWHERE, there - len(whole.marked))]
     parts, listed = Splits(), set[str]()
-    lists = _lists(root, images, whole.marked)
+    lists = read_lists(root, whole.files, whole.marked)
     parts.called = lists.called
     for split, (path, names) in lists.items():
         missing = [name for name in names if name not in whole.marked]
@@ -163,22 +173,16 @@ def _find_in_year(root: Path) -> _Found:
         parts[split] = whole._replace(marked={name: whole.marked[name] for name in names})
         listed.update(names)
     if not parts:
-        parts = _by_folder(whole)
-        return _Found(root, parts, {next(iter(parts)): _unmarked(whole)})
+        parts, unmarked = _by_folder(whole)
+        return _Found(root, parts, left_out + unmarked)
     unlisted = len(whole.marked.keys() - listed)
-    return _Found(root, parts, {annotations.name: {_UNLISTED: unlisted}})
-
-
-def _folder(parent: Path, name: str) -> Path | None:
-    """Returns the folder of a name in any letters."""
-    folders = parent.iterdir() if parent.is_dir() else ()
-    return next((f for f in sorted(folders) if f.is_dir() and f.name.lower() == name), None)
+    return _Found(root, parts, [*left_out, (annotations.name, _UNLISTED, unlisted)])
 
 
 def _whole(root: Path) -> _Part:
     """Returns all that is in a folder as one split."""
-    images = _folder(root, "jpegimages") or _folder(root, "images") or root
-    annotations, marked = _folder(root, "annotations") or root, {}
+    images = find_folder(root, "jpegimages") or find_folder(root, "images") or root
+    annotations, marked = find_folder(root, "annotations") or root, {}
     for name, paths in _by_name(annotations, (".xml",)).items():
         if len(paths) > 1:
             raise DataError(f"{paths[0]} and {paths[1]} have one name; keep one")
@@ -188,20 +192,39 @@ def _whole(root: Path) -> _Part:
     return _Part(SplitFiles(annotations, images), marked)
 
 
-def _by_folder(whole: _Part) -> Splits:
-    """Returns the splits that the folders of XML files are called like, or train alone."""
-    parts: dict[str, dict[str, Path]] = {}
+def _by_folder(whole: _Part) -> tuple[Splits, list[_LeftOut]]:
+    """Returns the splits that folders of XML files are called like, or train; and what lacks XML.
+
+    As elsewhere, every folder is a split where one has a usual split's name.
+    """
+    annotations, images = whole.files
+    named: dict[str, dict[str, Path]] = {}
     for name, path in whole.marked.items():
-        parts.setdefault(name.rpartition("/")[0].partition("/")[0], {})[name] = path
-    if not all(map(usual_split, parts)):
-        parts = {"train": whole.marked}
-    named = ((name, whole._replace(marked=marked)) for name, marked in parts.items())
-    return by_split(named, whole.files.annotations)
+        named.setdefault(_outermost(name), {})[name] = path
+    elsewhere = images.name
+    if not any(map(usual_split, named)):
+        named, elsewhere = {"train": whole.marked}, "train"
+    elif "" in named:
+        beside = count(len(named[""]), "XML file")
+        raise DataError(
+            f"{annotations} has folders of splits and {beside} beside them, such as "
+            f"{min(named[''])}.xml; move these into one of the folders"
+        )
+    parts = by_split(
+        ((n, whole._replace(marked=marked)) for n, marked in named.items()), annotations
+    )
+    splits = {called: split for split, called in parts.called.items()}
+    unmarked = Counter(splits.get(_outermost(name), elsewhere) for name in _unmarked(whole))
+    return parts, [(place, _UNMARKED, number) for place, number in unmarked.items()]
 
 
-def _unmarked(part: _Part) -> dict[str, int]:
-    images = _by_name(part.files.images, IMAGE_ENDINGS)
-    return {_UNMARKED: len(images.keys() - part.marked.keys())}
+def _outermost(name: str) -> str:
+    """Returns the first folder of a path, "" for a file alone."""
+    return name.partition("/")[0] if "/" in name else ""
+
+
+def _unmarked(part: _Part) -> set[str]:
+    return _by_name(part.files.images, IMAGE_ENDINGS).keys() - part.marked.keys()
 
 
 def _by_name(folder: Path, endings: tuple[str, ...]) -> dict[str, list[Path]]:
@@ -212,57 +235,6 @@ def _by_name(folder: Path, endings: tuple[str, ...]) -> dict[str, list[Path]]:
             name = path.relative_to(folder).with_suffix("").as_posix()
             files.setdefault(unicodedata.normalize("NFC", name), []).append(path)
     return files
-
-
-def _lists(root: Path, images: Path, marked: Collection[str]) -> Splits:
-    """Returns the list of each split, its file and {name: line}; `marked` are names with XML."""
-    read: dict[Path, dict[str, int]] = {}
-    for path in _list_files(root):
-        lines = {n: line for n, line in enumerate(map(str.strip, read_lines(path)), 1) if line}
-        labelled = are_labelled(lines.values())
-        if labelled and _LIST_OF_CLASS.fullmatch(path.stem):
-            continue
-        names: dict[str, int] = {}
-        for number, line in lines.items():
-            label = LABELLED.fullmatch(line) if labelled else None
-            texts = [line, label[1]] if label else [line]
-            name = _name_in(texts, images.name, marked)
-            first = names.setdefault(name, number)
-            if first != number:
-                raise DataError(f"{path} lists {name} twice, in lines {first} and {number}")
-        if not names:
-            raise DataError(f"{path} lists no images; fill it or remove it")
-        read[path] = names
-    both = {path for path in read if path.stem.lower() == "trainval"}
-    others = {name for path in read if path not in both for name in read[path]}
-    for path in both:
-        if others.issuperset(read[path]):
-            del read[path]  # "train+validation" names the same images
-    where = next(iter(read)).parent if read else root
-    return by_split(((path.stem, (path, names)) for path, names in read.items()), where)
-
-
-def _list_files(root: Path) -> list[Path]:
-    """Returns the lists of splits, which stand beside the folders where there is no ImageSets."""
-    sets = _folder(root, "imagesets")
-    for folder in (_folder(sets, "main"), sets) if sets else ():
-        if folder and (files := sorted(folder.glob(_TEXTS))):
-            return files
-    return [path for path in sorted(root.glob(_TEXTS)) if _SPLIT.fullmatch(path.stem.lower())]
-
-
-def _name_in(texts: list[str], images: str, marked: Collection[str]) -> str:
-    """Returns the name that one of some texts is, or has twice: of an image and its XML file."""
-    names, words = ([_plain(t, images) for t in part] for part in (texts, texts[0].split()))
-    names += words[:1] if len(set(words)) == 1 else []
-    return next((name for name in names if name in marked), names[0])
-
-
-def _plain(text: str, images: str) -> str:
-    """Returns the path of an image or its XML file in their folder, without the ending."""
-    inside = inside_folder(inside_folder(text, images), "Annotations")
-    plain = inside[:-4] if inside.lower().endswith(".xml") else without_ending(inside)
-    return unicodedata.normalize("NFC", plain)
 
 
 def _read_part(part: _Part) -> Iterator[_Marked]:

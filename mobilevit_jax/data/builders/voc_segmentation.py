@@ -15,7 +15,7 @@ that of its mask. An image may be in a folder of JPEGImages, and of any kind tha
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +24,7 @@ import numpy as np
 from mobilevit_jax.base.texts import read_bytes, read_lines
 from mobilevit_jax.data.builders.base import Item
 from mobilevit_jax.data.builders.segmentation import SegmentationBuilder
+from mobilevit_jax.data.builders.voc_lists import label_of
 from mobilevit_jax.data.decode import IMAGE_ENDINGS
 from mobilevit_jax.data.files import (
     inside_folder,
@@ -53,12 +54,6 @@ _FILES = {
         for name in ("trainaug.txt", "train_aug.txt")
     ),
 }
-
-
-# How VOC's lists of one class write whether an image shows it: " -1", "  0" or "  1". After a
-# single space a number belongs to the name, as in "photo 1", unless all lines have one.
-_LABEL = re.compile(r"(.*\S)(?: -1|(?:\t|\s\s+)-?[01])")
-LABELLED = re.compile(r"(.*\S)\s+(?:-1|0|1)")
 
 
 class _Pair(NamedTuple):
@@ -198,7 +193,7 @@ def _read_list(path: Path, masks: Path, images: dict[str, Path]) -> list[_Pair]:
     pairs: dict[str, _Pair] = {}
     lines = [(number, line.strip()) for number, line in enumerate(read_lines(path), 1)]
     lines = [(number, line) for number, line in lines if line]
-    label = LABELLED if are_labelled(line for _, line in lines) else _LABEL
+    label = label_of([line for _, line in lines])
     for number, line in lines:
         readings = [
             _pair(image, mask, f"{path}, line {number}", masks, images)
@@ -222,12 +217,6 @@ def _pair(text: str, mask: str, where: str, masks: Path, images: dict[str, Path]
     names = [inside_folder(mask, masks.name)] if mask else [f"{stem}.png", f"{stem}.PNG"]
     found = [masks / name for name in names if (masks / name).is_file()]
     return _Pair(printable(stem), image, found[0] if found else masks / names[0], where)
-
-
-def are_labelled(lines: Iterable[str]) -> bool:
-    """Whether lines, several, all end like those of VOC's lists of one class."""
-    labels = [LABELLED.fullmatch(line) for line in lines]
-    return len(labels) > 1 and all(labels)
 
 
 def _readings(line: str, label: re.Pattern[str]) -> Iterator[tuple[str, str]]:
