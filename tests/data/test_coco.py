@@ -402,9 +402,26 @@ def test_names_of_files_with_folders(tmp_path, data_dir, form):
     fails(tmp_path / "source", tmp_path / "other", "000000000010.jpg is listed twice")
 
 
-def test_a_split_without_boxes(tmp_path, data_dir):
-    source = changed(tmp_path, lambda what: what["annotations"].clear())
-    fails(source, data_dir, "none of the 3 images of the split 'train' of .*source has a box; com")
+def test_training_images_without_boxes(tmp_path, data_dir):
+    """Neither crowds nor the boxes of an image that was left out are something to learn."""
+
+    def change(what):
+        what["annotations"] = what["annotations"][:1] + what["annotations"][2:]  # 1003 is a crowd
+
+    source = changed(tmp_path, change)
+    (source / "train2017" / "000000000010.jpg").write_bytes(b"")
+    match = "none of the 2 images of the split 'train' of .*source has a box, those of crowds"
+    fails(source, data_dir, match, skip_bad_images=True)
+    (source / "train2017" / "000000000010.jpg").write_bytes(encoded(10))
+    assert prepare("coco", source=source, data_dir=data_dir).splits == {"train": 3}
+
+
+def test_other_splits_without_boxes(tmp_path, data_dir):
+    source = write_split(tmp_path / "source", "train", content())
+    write_split(source, "test", content(50) | {"annotations": []})
+    info = prepare("coco", source=source, data_dir=data_dir)
+    assert info.splits == {"train": 3, "test": 3}
+    assert info.notes == {"test": {"images, none of which has a box to find": 3}}
 
 
 def test_annotations_among_the_images(tmp_path, data_dir):

@@ -37,6 +37,7 @@ _TOLERANCE = 1.0
 # So many boxes and more, most of them outside, are taken for boxes of another kind.
 _ENOUGH_TO_TELL = 8
 CLIPPED = "boxes cut off at the edge of their image"
+_NO_BOXES = "images, none of which has a box to find"
 _EMPTY = "boxes without area left out"
 # Compact: COCO has 860,000 of them.
 OBJECT = np.dtype(
@@ -114,12 +115,18 @@ class ObjectsBuilder(StoredBuilder, skip_registration=True):
         }
 
     def check_stored(self, split: str, items: Sequence[Item]) -> None:
-        """Refuses a split that has nothing to find."""
-        if not any(len(item.content.objects) for item in items):
-            raise DataError(
-                f"none of the {count(len(items), 'image')} of the split {split!r} of {self.source} "
-                "has a box; complete its annotations, or take the split out"
-            )
+        """Refuses training images that have nothing to find, and notes others."""
+        skipped = set(self.skipped.get(split, ()))
+        stored = [item.content.objects for item in items if item.key not in skipped]
+        if any(not objects["is_crowd"].all() for objects in stored):
+            return
+        if split != "train":
+            self.notes[split][_NO_BOXES] = len(stored)
+            return
+        raise DataError(
+            f"none of the {count(len(stored), 'image')} of the split 'train' of {self.source} has "
+            "a box, those of crowds and difficult objects aside; complete the annotations"
+        )
 
     def extra_metadata(self) -> dict[str, Any]:
         """Returns the ids of the categories, by class."""
