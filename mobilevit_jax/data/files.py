@@ -75,8 +75,9 @@ def find_folder(parent: Path, name: str) -> Path | None:
 
 def inside_folder(path: str, folder: str) -> str:
     """Returns what follows a folder in a path, all of it where the folder is not in it."""
-    inside = f"/{path}".replace("\\", "/").rpartition(f"/{folder}/")[2]
-    return posixpath.normpath(inside).lstrip("/")
+    path = path.replace("\\", "/")
+    _, found, inside = f"/{path}".rpartition(f"/{folder}/")
+    return posixpath.normpath(inside.lstrip("/") if found else path)
 
 
 def some_names(paths: Sequence[Path], folder: Path) -> str:

@@ -399,7 +399,23 @@ def test_names_of_files_with_folders(tmp_path, data_dir, form):
     source = tmp_path / "source" / "annotations" / "instances_train2017.json"
     what = json.loads(source.read_text())
     source.write_text(json.dumps(what | {"images": [*what["images"], again]}))
-    fails(tmp_path / "source", tmp_path / "other", "000000000010.jpg is listed twice")
+    fails(
+        tmp_path / "source",
+        tmp_path / "other",
+        "10.jpg is listed twice, as the images 10 and 99; keep one",
+    )
+
+
+@pytest.mark.parametrize("form", ["../{}", "/gone/{}", "../other/{}", r"..\{}", r"\gone\{}"])
+def test_names_of_files_elsewhere(tmp_path, data_dir, form):
+    """What is missing there is not looked for in the folder of the split."""
+
+    def change(what):
+        what["images"][0]["file_name"] = form.format(what["images"][0]["file_name"])
+
+    fails(
+        changed(tmp_path, change), data_dir, "lacks 1 of the 3 images .*10.jpg; complete"
+    )
 
 
 def test_training_images_without_boxes(tmp_path, data_dir):
@@ -432,7 +448,10 @@ def test_annotations_among_the_images(tmp_path, data_dir):
         path = source / "annotations" / f"instances_{stem}.json"
         path.rename(source / stem / "_annotations.coco.json")
     (source / "annotations" / "instances_val2017.json").write_text("{}")
-    (source / "test").mkdir()
+    for name in ("test", ".ipynb_checkpoints"):
+        (source / name).mkdir()
+    hidden = source / ".ipynb_checkpoints" / "_annotations.coco.json"
+    hidden.write_bytes((source / "train" / "_annotations.coco.json").read_bytes())
     info = prepare("coco", source=source, data_dir=data_dir)
     assert info.splits == {"train": 3, "validation": 3}
     assert info.notes == {
@@ -443,6 +462,12 @@ def test_annotations_among_the_images(tmp_path, data_dir):
         "validation": {"images, called 'valid' in the source": 3},
     }
     assert sorted(records_of(data_dir, "validation")) == [50, 51, 52]
+    write_split(source, "train", content())
+    match = "annotations/instances_train.json and .*/train/_annotations.coco.json are of one split"
+    fails(source, tmp_path / "other", match)
+    (source / "annotations" / "instances_train.json").unlink()
+    (source / "valid").rename(source / "set-1")
+    fails(source, tmp_path / "other", "/set-1/_annotations.coco.json: 'set-1' cannot be a split")
 
 
 def test_files_that_are_missing_or_damaged(tmp_path, data_dir):
@@ -476,7 +501,7 @@ def test_sources_that_are_not_in_the_layout(tmp_path, data_dir):
     write_split(source, "train2014", content())
     fails(source, data_dir, "both train2014 and train2017, which are the split 'train'")
     other = write_split(tmp_path / "other", "fold-1", content())
-    fails(other, data_dir, "'fold-1' cannot be a split")
+    fails(other, data_dir, "annotations/instances_fold-1.json: 'fold-1' cannot be a split")
     (other / "annotations" / "instances_fold-1.json").write_text("{")
     (other / "annotations" / "instances_fold-1.json").rename(
         other / "annotations" / "instances_fold.json"

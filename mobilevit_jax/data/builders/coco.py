@@ -1,4 +1,4 @@
-"""COCO's boxes, or those of any data set in its layout; see `coco_files`.
+"""COCO's boxes, or those of any data set in its layout; see `coco_layout`.
 
 The features are those of TFDS's own `coco`, so that either reads like the other, but that an area
 keeps its fraction here. Crowds are kept: evaluation ignores what a detector finds in them. What
@@ -20,16 +20,15 @@ import tensorflow_datasets as tfds
 
 from mobilevit_jax.data.builders.base import Item, StoredBuilder
 from mobilevit_jax.data.builders.coco_files import (
-    LAYOUT,
     CocoImage,
     ImageEntry,
     Instances,
     area_of,
     box_of,
-    find_splits,
     read_checked,
     read_items,
 )
+from mobilevit_jax.data.builders.coco_layout import LAYOUT, find_splits
 from mobilevit_jax.errors import DataError, count
 
 # Annotators' boxes pass the edge by fractions of a pixel; more than this counts as outside.

@@ -1,6 +1,4 @@
-"""Reads COCO's layout: folders of images, and `annotations/instances_<folder>.json` about each.
-
-Roboflow puts its `_annotations.coco.json` into the folder.
+"""Reads COCO's files of annotations, and finds the images that they are about.
 
 What is wrong with a file is found here, before anything is stored, and named by its id.
 """
@@ -19,28 +17,15 @@ import numpy as np
 from mobilevit_jax.base.texts import read_bytes, read_json
 from mobilevit_jax.data.builders.base import Item, StoredBuilder
 from mobilevit_jax.data.builders.class_names import class_name, fits_a_line
-from mobilevit_jax.data.builders.splits import Splits, by_split, usual_split
+from mobilevit_jax.data.builders.coco_layout import SplitFiles, find_splits, left_out
 from mobilevit_jax.data.decode import decode_image
 from mobilevit_jax.data.files import inside_folder, list_images, size_of, some_names
 from mobilevit_jax.errors import DataError, shortened
 
-LAYOUT = (
-    "<folder>/<image> and annotations/instances_<folder>.json, such as train2017, or "
-    "<folder>/_annotations.coco.json"
-)
-_BESIDE = "_annotations.coco.json"  # as Roboflow has it, among the images
-_STEM = re.compile(r"instances_(.+)\.json")
 # The lists of a file, and what an entry of each is called.
 _LISTS = {"images": "image", "annotations": "annotation", "categories": "category"}
 _NUMBER = re.compile(r"\s*([+-]?\d{1,19})(\.0*)?\s*", re.ASCII)
 _LARGEST = 2**31  # pixels; more of a box would not be stored right
-
-
-class SplitFiles(NamedTuple):
-    """Where a split is."""
-
-    annotations: Path
-    images: Path
 
 
 class ImageEntry(NamedTuple):
@@ -76,58 +61,6 @@ class CocoImage(NamedTuple):
     width: int
     height: int
     objects: Any
-
-
-def find_splits(source: Path) -> Splits:
-    """Returns the `SplitFiles` of every split that has annotations and a folder of images.
-
-    The annotations of a folder that is not there are passed over: COCO has them all in one
-    archive.
-
-    Raises:
-        DataError: If there is no split, or a name stands for two.
-    """
-    if named := list(_complete_splits(source)):
-        return by_split(named, source)
-    stems = [stem for stem, _ in _annotation_files(source)]
-    if not stems:
-        raise DataError(
-            f"{source / 'annotations'} has no instances_*.json; a source holds {LAYOUT}"
-        )
-    raise DataError(
-        f"{source} has annotations of {', '.join(stems)}, but no folder of images of such a name"
-    )
-
-
-def _annotation_files(source: Path) -> list[tuple[str, Path]]:
-    found = []
-    for path in sorted((source / "annotations").glob("instances_*.json")):
-        match = _STEM.fullmatch(path.name)
-        if match:
-            found.append((match[1], path))
-    return found
-
-
-def _complete_splits(source: Path) -> Iterator[tuple[str, SplitFiles]]:
-    for stem, path in _annotation_files(source):
-        for folder in (source / stem, source / "images" / stem):
-            if folder.is_dir():
-                yield stem, SplitFiles(path, folder)
-                break
-    for path in sorted(source.glob(f"*/{_BESIDE}")):
-        yield path.parent.name, SplitFiles(path, path.parent)
-
-
-def _left_out(source: Path, splits: Splits) -> dict[str, int]:
-    """Returns notes of what would be splits if the other half of them were there."""
-    known = set(splits.called.values())
-    stems = sorted({stem for stem, _ in _annotation_files(source)} - known)
-    folders = sorted(f.name for f in source.iterdir() if f.is_dir() and usual_split(f.name))
-    alone = [name for name in folders if name not in (*known, *stems)]
-    return {
-        f"annotations left out, without a folder of images: {', '.join(stems)}": len(stems),
-        f"folders left out, without annotations: {', '.join(alone)}": len(alone),
-    }
 
 
 def read_instances(path: Path, *, regions: bool) -> Instances:
@@ -226,7 +159,7 @@ def read_items(
     """
     splits, items, first = find_splits(builder.folder), {}, None
     builder.called = splits.called
-    builder.notes[builder.folder.name].update(_left_out(builder.folder, splits))
+    builder.notes[builder.folder.name].update(left_out(builder.folder, splits))
     for split, files in splits.items():
         instances = read_instances(files.annotations, regions=regions)
         first = first or Instances(instances.path, instances.categories, [])
@@ -255,15 +188,17 @@ def locate(
     Raises:
         DataError: If the file of an image is missing, unless that is allowed, or listed twice.
     """
-    items, missing, seen = [], [], set()
+    items, missing, seen = [], [], dict[str, int]()
     for entry, its_objects in zip(images, objects, strict=True):
         path = _path_of(entry, files)
         if not os.path.exists(path):
             missing.append(entry.file_name)
-        if (plain := os.path.normpath(path)) in seen:
-            name = shortened(entry.file_name)
-            raise DataError(f"{files.annotations}: the image file {name} is listed twice")
-        seen.add(plain)
+        first = seen.setdefault(os.path.normpath(path), entry.image_id)
+        if first != entry.image_id:
+            raise DataError(
+                f"{files.annotations}: the image file {shortened(entry.file_name)} is listed "
+                f"twice, as the images {first} and {entry.image_id}; keep one"
+            )
         content = CocoImage(path, entry.image_id, entry.width, entry.height, its_objects)
         items.append(Item(f"{files.images.name}/{entry.file_name}", size_of(path), content))
     if missing and not allow_missing:

@@ -16,14 +16,13 @@ import numpy as np
 
 from mobilevit_jax.data.builders.base import Item
 from mobilevit_jax.data.builders.coco_files import (
-    LAYOUT,
     CocoImage,
     ImageEntry,
     Instances,
-    find_splits,
     read_checked,
     read_items,
 )
+from mobilevit_jax.data.builders.coco_layout import LAYOUT, find_splits
 from mobilevit_jax.data.builders.run_length import draw_runs, read_runs
 from mobilevit_jax.data.builders.segmentation import SegmentationBuilder
 from mobilevit_jax.data.coco_names import COCO_CATEGORIES

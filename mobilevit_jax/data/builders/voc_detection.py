@@ -32,7 +32,8 @@ import numpy as np
 from mobilevit_jax.base.texts import read_bytes, to_number
 from mobilevit_jax.data.builders.class_names import CLASSES, class_name, read_names
 from mobilevit_jax.data.builders.coco import CLIPPED, OBJECT, Content, ObjectsBuilder, clip_box
-from mobilevit_jax.data.builders.coco_files import ImageEntry, SplitFiles, locate
+from mobilevit_jax.data.builders.coco_files import ImageEntry, locate
+from mobilevit_jax.data.builders.coco_layout import SplitFiles
 from mobilevit_jax.data.builders.splits import Splits, by_split, split_name, usual_split
 from mobilevit_jax.data.builders.voc_lists import read_lists
 from mobilevit_jax.data.decode import IMAGE_ENDINGS, read_image

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from mobilevit_jax.base.texts import read_lines
-from mobilevit_jax.data.builders.coco_files import SplitFiles
+from mobilevit_jax.data.builders.coco_layout import SplitFiles
 from mobilevit_jax.data.builders.splits import Splits, by_split, usual_split
 from mobilevit_jax.data.decode import IMAGE_ENDINGS
 from mobilevit_jax.data.files import find_folder, inside_folder, without_ending
@@ -101,6 +101,7 @@ def _is_inside(path: str, files: SplitFiles) -> bool:
 def _plain(text: str, files: SplitFiles) -> str:
     """Returns the path of an image or its XML file in their folder, without the ending."""
     inside = inside_folder(inside_folder(text, files.images.name), files.annotations.name)
+    inside = inside.lstrip("/")
     plain = inside[:-4] if inside.lower().endswith(".xml") else without_ending(inside)
     return unicodedata.normalize("NFC", plain)
 

@@ -210,11 +210,13 @@ def _read_list(path: Path, masks: Path, images: dict[str, Path]) -> list[_Pair]:
 
 def _pair(text: str, mask: str, where: str, masks: Path, images: dict[str, Path]) -> _Pair:
     folder = masks.parent / _IMAGES
-    name = unicodedata.normalize("NFC", inside_folder(text, _IMAGES))
+    name = unicodedata.normalize("NFC", inside_folder(text, _IMAGES).lstrip("/"))
     stem = without_ending(name)
     image = images.get(name) or images.get(stem) or folder / f"{stem}.jpg"
     stem = without_ending(image.relative_to(folder).as_posix())
-    names = [inside_folder(mask, masks.name)] if mask else [f"{stem}.png", f"{stem}.PNG"]
+    names = (
+        [inside_folder(mask, masks.name).lstrip("/")] if mask else [f"{stem}.png", f"{stem}.PNG"]
+    )
     found = [masks / name for name in names if (masks / name).is_file()]
     return _Pair(printable(stem), image, found[0] if found else masks / names[0], where)
 
