@@ -413,9 +413,7 @@ def test_names_of_files_elsewhere(tmp_path, data_dir, form):
     def change(what):
         what["images"][0]["file_name"] = form.format(what["images"][0]["file_name"])
 
-    fails(
-        changed(tmp_path, change), data_dir, "lacks 1 of the 3 images .*10.jpg; complete"
-    )
+    fails(changed(tmp_path, change), data_dir, "lacks 1 of the 3 images .*10.jpg; complete")
 
 
 def test_training_images_without_boxes(tmp_path, data_dir):

@@ -1,8 +1,10 @@
 """Folders of images and masks: layouts, kinds of masks, class files, and faults of all of them."""
 
+import contextlib
 import json
 import re
 import shutil
+import time
 
 import cv2
 import numpy as np
@@ -149,12 +151,26 @@ class TestClassFile:
             ("road #804080\ncar #400080\n", "every line ends with a number or a code"),
             ("road 0.5 0.2 0.5\ncar 0.2 0 0.5\n", "every line ends with a number or a code"),
             ("road 1 1 9 255\ncar 2 1 9 255\n", "every line ends with a number or a code"),
+            ("road 1 1 9\ncar(2, 2, 9)\n", r"line 2: car\(2, 2, 9\) is not a name and a colour"),
+            ("road(1,1,9)\ncar(2,2,9)\n", "line 1: .* is not a name and a colour; write them as"),
+            ("road (1 1 9\n", "line 1: .* is not a name and a colour"),
+            ("1, 1, 9] road\n", "line 1: .* is not a name and a colour"),
+            ("1, 1, 9\n", "line 1: .* is not a name and a colour"),
             ("0 road\n1: car\n", "every line begins with a number; write names alone"),
         ],
     )
     def test_faults_of_lines(self, tmp_path, text, match):
         with pytest.raises(DataError, match=f"classes.txt.*{match}"):
             classes_of(tmp_path, text)
+
+    @pytest.mark.parametrize("form", ["{0}{1}x", "a{0}{1}x", "({1}1,{1}2,{1}3{1}{0}{1}{0}"])
+    def test_a_long_line_takes_no_long_time(self, tmp_path, form):
+        """By the cube of its length it would be an hour."""
+        lines = "road\n" + form.format("," * 5000, " " * 5000)
+        start = time.process_time()
+        with contextlib.suppress(DataError):
+            classes_of(tmp_path, lines)
+        assert time.process_time() - start < 5
 
     @pytest.mark.parametrize(
         ("content", "match"),

@@ -24,13 +24,18 @@ from mobilevit_jax.base.texts import read_json, read_lines
 from mobilevit_jax.data.builders.class_names import class_name
 from mobilevit_jax.data.masks import decode_colors, decode_mask
 from mobilevit_jax.data.voc_names import VOID
-from mobilevit_jax.errors import DataError, count, nearest
+from mobilevit_jax.errors import DataError, count, nearest, shortened
 
 FILES = ("classes.txt", "label_colors.txt", "classes.json")
 _NO_CLASS = -1
-_RGB = r"[(\[]?\s*(?P<r>\d+)[\s,;]+(?P<g>\d+)[\s,;]+(?P<b>\d+)\s*[)\]]?"
+_NUMBERS = r"(?P<{0}r>\d+)[\s,;]+(?P<{0}g>\d+)[\s,;]+(?P<{0}b>\d+)"
+# No two parts side by side take the same characters: that would cost time by the cube of a line.
+_RGB = rf"(?P<{{0}}open>[(\[]\s*)?{_NUMBERS}(?({{0}}open)\s*[)\]])"
 _GAP = r"[\s,;:=]+"
-_LINE = re.compile(rf"{_RGB}{_GAP}(?P<last>.*\S)|(?P<first>.*?\S){_GAP}{_RGB.replace('P<', 'P<_')}")
+_LINE = re.compile(
+    rf"{_RGB.format('')}{_GAP}(?P<last>.*\S)|(?P<first>.*?[^\s,;:=]){_GAP}{_RGB.format('_')}"
+)
+_COLOR = re.compile(rf"(?<![\d.]){_NUMBERS.format('')}(?![\d.])")
 _NUMBERED = re.compile(r"(.*\S)[\s:,=]+(\d[\d.]*|#[0-9a-fA-F]{3,8})")
 _KEYS = ("classes", "colors", "void")
 
@@ -137,6 +142,11 @@ def _from_lines(path: Path) -> list[_Entry]:
             continue
         match = _LINE.fullmatch(line)
         name, color = line, None
+        if not match and _COLOR.search(line):
+            raise DataError(
+                f"{path}, line {number}: {shortened(line, 80)} is not a name and a colour; write "
+                "them as 'road 128 64 128', brackets in pairs"
+            )
         if match:
             name = match["last"] or match["first"]
             r, g, b = (int(match[c] or match[f"_{c}"]) for c in "rgb")
