@@ -110,6 +110,25 @@ def test_paths_and_keys_as_windows_has_them(source, data_dir):
     fails(source, data_dir.with_name("b"), r"list.txt, line 17: .*/q.jpg is listed but not there")
 
 
+@pytest.mark.parametrize("form", ["{}", "..\\{}", "../{}"])
+def test_folders_beside_the_file_and_a_root_as_windows_has_them(tmp_path, data_dir, form):
+    source = write_yolo(tmp_path / "kit" / "bolts", "{}/images")
+    (source / "data.yaml").unlink()
+    places = "".join(f"{s}: {form.format(s)}\\images\n" for s in ("train", "val"))
+    file = tmp_path / "kit" / "parts" / "data.yaml"
+    file.parent.mkdir()
+    file.write_text(f"Path: ..\\..\\kit\\bolts\n{places}Names: [{', '.join(NAMES)}]\n")
+    check(prepare("yolo", source=file, data_dir=data_dir), data_dir)
+
+
+def test_a_root_that_is_not_there_is_told(source, data_dir):
+    with (source / "data.yaml").open("a") as file:
+        file.write("path: ../datasets/bolts\n")
+    info = prepare("yolo", source=source, data_dir=data_dir)
+    note = "path that is not there, ../datasets/bolts, its own folder taken"
+    assert info.notes == VAL | {"data.yaml": {note: 1}}
+
+
 def test_names_stay_as_they_are_written(source, data_dir):
     (source / "data.yaml").write_text("names: [no, 1.10, 'on']\n")
     assert prepare("yolo", source=source, data_dir=data_dir).class_names == ("no", "1.10", "on")
@@ -265,6 +284,7 @@ DESCRIPTIONS = {
     "a gap": ("names: {0: a, 2: b}\n", "names has 2 classes, but no class 1"),
     "a number twice": ("names: {0: a, 00: b, 1: c}\n", "names has 3 classes, but no class 2"),
     "a key twice": ("names: [a]\nnames: [b]\n", "keys from line 1 on, one stands there twice"),
+    "capitals": ("names: [a]\nNames: [b]\n", "has both names and Names; keep one"),
     "no text": ('names: ["\\e[31ma", b, c]\n', r"class 0 has the name '\\x1b\[31ma'"),
     "poses": ("names: [a, b, c]\nkpt_shape: [17, 2]\n", "has kpt_shape: its labels are poses"),
     "words": ("names: {a: 0, b: 1}\n", "a class has no whole number"),

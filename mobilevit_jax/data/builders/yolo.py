@@ -56,6 +56,8 @@ class Yolo(ObjectsBuilder, skip_registration=True):
         source = self.source
         layout = find_layout(source if source and source.is_file() else self.folder)
         self.called = layout.places.called
+        for file, notes in layout.notes.items():
+            self.notes[file].update(notes)
         numbers, items = itertools.count(1), {}
         for split in layout.places:
             found, notes = layout.find(split), self.notes[split]

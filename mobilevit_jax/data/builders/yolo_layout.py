@@ -24,6 +24,7 @@ LAYOUT = (
 _NO_LABELS = (CLASSES, "README")
 _NOTHING = ("", "~", "null")  # as YAML has it
 _KEYS = ("train", "val", "valid", "validation", "dev", "test")
+_OTHER_KEYS = ("path", "names", "nc", "kpt_shape")
 
 
 class Found(NamedTuple):
@@ -50,11 +51,13 @@ class Layout:
         root: The folder that everything is found from.
         names: Of the classes.
         places: Of each split, a list of the folders and text files that have its images.
+        notes: What was taken otherwise than written, {file: {what: how often}}.
     """
 
     root: Path
     names: list[str]
     places: Splits
+    notes: dict[str, dict[str, int]]
 
     def label_of(self, image: Path) -> Path:
         """Returns the label file of an image, be it there or not."""
@@ -141,22 +144,25 @@ def find_layout(source: Path) -> Layout:
                 f"{folder} has neither data.yaml nor {CLASSES}, which name its classes; it must "
                 f"hold {LAYOUT}"
             )
-        return Layout(folder, read_names(folder / CLASSES), _folders(folder))
+        return Layout(folder, read_names(folder / CLASSES), _folders(folder), {})
     content = _read_yaml(file)
     if "kpt_shape" in content:
         raise DataError(
             f"{file} has kpt_shape: its labels are poses, whose points cannot be told from "
             "outlines; keep the first five columns of each label, and take kpt_shape out"
         )
-    given = folder / str(content.get("path", ""))
-    root = _plain(given if os.path.isdir(given) else folder)
+    given = str(content.get("path", ""))
+    there = [folder / name for name in _spellings(given) if os.path.isdir(folder / name)]
+    root = _plain(there[0] if there else folder)
+    lost = f"path that is not there, {shortened(given, 80)}, its own folder taken"
     named = [(k, v) for k, v in content.items() if k.lower() in _KEYS and v not in _NOTHING]
     resolved = (
         (key, [_resolve(entry, file, (root, folder)) for entry in _entries(value, key, file)])
         for key, value in named
     )
     places = by_split(resolved, file)
-    return Layout(root, _names(content, file), places or _folders(root))
+    notes = {} if there or given in _NOTHING else {file.name: {lost: 1}}
+    return Layout(root, _names(content, file), places or _folders(root), notes)
 
 
 def _description(folder: Path) -> Path | None:
@@ -192,6 +198,11 @@ def _read_yaml(file: Path) -> dict[str, Any]:
         raise DataError(f"{file} is not YAML: {shortened(error)}") from error
     if not isinstance(content, dict):
         raise DataError(f"{file} must hold keys and values: names, train and val")
+    known = [key for key in content if key.lower() in _OTHER_KEYS]
+    for key in known:
+        if key != key.lower() and key.lower() in content:
+            raise DataError(f"{file} has both {key.lower()} and {key}; keep one")
+        content[key.lower()] = content.pop(key)
     return content
 
 
@@ -227,7 +238,7 @@ def _entries(value: Any, key: str, file: Path) -> list[str]:
 def _resolve(entry: str, file: Path, bases: Sequence[Path]) -> Path:
     """Returns where an entry is."""
     # Roboflow writes "../train/images" of a folder that lies beside the file.
-    for name in (*_spellings(entry), entry.removeprefix("../")):
+    for name in (*_spellings(entry), _spellings(entry)[1].removeprefix("../")):
         for base in bases:
             if os.path.exists(base / name):
                 return _plain(base / name)
