@@ -71,22 +71,25 @@ def prepare(
     stored = f"{name or builder_name}/{config}".rstrip("/")
     directory = root / stored / str(builder_class.VERSION)
     prepared = f"{stored}:{builder_class.VERSION}"
-    builder = partial(builder_class, config=config or None, progress=progress, **options)
+    make_builder = partial(builder_class, config=config or None, progress=progress, **options)
+    is_new = False
     # It is renamed when it is whole; where it lies may be read-only.
-    if directory.exists() or not _store(builder, root, stored, directory):
+    if not directory.exists():
+        is_new = _store(make_builder, root, stored, directory)
+    if not is_new:
         _check_same(builder_class, directory, origin, validation_share)
     return dataset_info(prepared, root)
 
 
 def _store(
-    builder_in: "Callable[..., StoredBuilder]", root: Path, stored: str, directory: Path
+    make_builder: "Callable[..., StoredBuilder]", root: Path, stored: str, directory: Path
 ) -> bool:
     """Stores a data set, or returns False where another process has done so meanwhile."""
     with _writing_to(root), _locked(root, stored):
         if directory.exists():
             return False
         _remove_leftovers(directory.parent)
-        builder = builder_in(data_dir=root)
+        builder = make_builder(data_dir=root)
         _check_space(builder, root)
         _write(builder)
     return True
