@@ -185,6 +185,18 @@ def test_what_stands_beside_the_folder_of_a_year(source, data_dir):
     check(prepare("voc_detection", source=kit, data_dir=data_dir), data_dir, notes=notes)
 
 
+def test_annotations_of_another_kind_beside_folders_of_splits(source, data_dir):
+    for kind in ("Annotations", "JPEGImages"):
+        for path in (source / kind).iterdir():
+            named = source.parent / "kit" / path.name.partition("_")[0] / path.name
+            named.parent.mkdir(parents=True, exist_ok=True)
+            path.rename(named)
+    other = source.parent / "kit" / "coco" / "annotations"
+    other.mkdir(parents=True)
+    (other / "instances_train.json").write_text("{}")
+    check(prepare("voc_detection", source=source.parent / "kit", data_dir=data_dir), data_dir)
+
+
 def test_images_and_xml_files_alone(source, data_dir):
     for path in [*(source / "Annotations").iterdir(), *(source / "JPEGImages").iterdir()]:
         path.rename(source / path.name)
@@ -492,7 +504,7 @@ def test_sources_that_are_not_in_the_layout(source, data_dir, tmp_path):
     fails(None, data_dir, "voc_detection needs --source", ConfigurationError)
     fails(tmp_path / "nowhere", data_dir, "nowhere is not a directory")
     (tmp_path / "empty").mkdir()
-    fails(tmp_path / "empty", data_dir, "has no Annotations and no XML files")
+    fails(tmp_path / "empty", data_dir, "empty has no XML files, in Annotations or beside it")
     lists = source / "ImageSets" / "Main"
     text = (lists / "val.txt").read_text()
     (lists / "val.txt").write_text(f"{text}val_00\n")
@@ -509,4 +521,5 @@ def test_sources_that_are_not_in_the_layout(source, data_dir, tmp_path):
     fails(tmp_path / "deep", data_dir, r"Annotations/train_00.xml is too deep in the source; give")
     for year in ("VOC2007", "VOC2012"):
         (tmp_path / "kit" / year / "Annotations").mkdir(parents=True)
+        (tmp_path / "kit" / year / "Annotations" / "a.xml").touch()
     fails(tmp_path / "kit", data_dir, "holds VOC2007, VOC2012; give the folder of one year")

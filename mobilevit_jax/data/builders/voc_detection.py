@@ -126,7 +126,9 @@ def _find(source: Path) -> _Found:
         parts = named = {"train": _whole(source)}
         loose = []
     if not named:
-        raise DataError(f"{source} has no Annotations and no XML files; it must hold {LAYOUT}")
+        raise DataError(
+            f"{source} has no XML files, in Annotations or beside it; it must hold {LAYOUT}"
+        )
     left_out = [(source.name, _LOOSE, len(loose))]
     for name, part in parts.items():
         place = split_name(name, source) if name in named else name
@@ -141,8 +143,8 @@ def _year(source: Path, inner: list[Path]) -> Path | None:
     places = {year: folder for year in inner if (folder := find_folder(year, "annotations"))}
     if any(usual_split(year.name) for year in places):
         return None
-    # Other data sets have folders of that name, too.
-    years = [year for year in places if _by_name(places[year], (".xml",))] or list(places)
+    # Other data sets have folders of that name, too, without XML files.
+    years = [year for year in places if _by_name(places[year], (".xml",))]
     if len(years) > 1:
         raise DataError(
             f"{source} holds {', '.join(year.name for year in years)}; give the folder of one year "
