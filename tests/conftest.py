@@ -13,9 +13,6 @@ os.environ["XLA_FLAGS"] = " ".join(
     [os.environ.get("XLA_FLAGS", ""), f"--xla_force_host_platform_device_count={DEVICES}"]
 ).strip()
 os.environ["MPLBACKEND"] = "Agg"
-# A third of the suite's time would go to LLVM's passes; what they are given is the same program.
-# JAX_DISABLE_MOST_OPTIMIZATIONS=0 has them, and so has CI where it compares with PyTorch.
-os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 
 def _compilation_cache() -> Path:
