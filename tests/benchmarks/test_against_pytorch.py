@@ -3,6 +3,7 @@
 # Neither torch nor transformers need be installed where the types are checked.
 # pyright: reportMissingImports=false
 
+import importlib.util
 import json
 import os
 import re
@@ -111,7 +112,7 @@ def test_runtimes_are_missing(scripts, monkeypatch, capsys):
 
     monkeypatch.setattr(sys, "argv", ["against_pytorch.py", "--contenders", "ours", "OpenVINO"])
     there = lambda name: name not in ("onnxscript", "openvino")  # noqa: E731
-    monkeypatch.setattr(against_pytorch.importlib.util, "find_spec", there)
+    monkeypatch.setattr(importlib.util, "find_spec", there)
     with pytest.raises(SystemExit):
         against_pytorch.main()
     said = capsys.readouterr().err
@@ -122,7 +123,7 @@ def test_torch_is_missing(scripts, monkeypatch, capsys):
     import against_pytorch
 
     monkeypatch.setattr(sys, "argv", ["against_pytorch.py"])
-    monkeypatch.setattr(against_pytorch.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(SystemExit):
         against_pytorch.main()
     assert re.search(r"torch and transformers cannot.*\[parity\]", capsys.readouterr().err)
@@ -132,7 +133,7 @@ def test_torchvision_is_missing(scripts, monkeypatch):
     import against_pytorch
 
     there = lambda name: name != "torchvision"  # noqa: E731
-    monkeypatch.setattr(against_pytorch.importlib.util, "find_spec", there)
+    monkeypatch.setattr(importlib.util, "find_spec", there)
     with pytest.raises(against_pytorch.ConfigurationError, match="resnet50 would .* torchvision's"):
         against_pytorch.check(against_pytorch.parse(["--models", "mobilevitv2_050", "resnet50"]))
     ours = ["--models", "resnet50", "--contenders", "ours"]
