@@ -138,6 +138,19 @@ def test_a_small_model_compiles_for_a_tpu(tmp_path):
     assert told["chip"]["kind"] == "v5e" and "8 devices of 16 GiB" in ran.stderr
 
 
+@pytest.mark.slow
+@with_compiler
+def test_options_of_another_task_are_refused():
+    detector = QUICKSTART.parent / "detection" / "ssdlite_mobilevit_xxs.py"
+    ran = subprocess.run(
+        [sys.executable, "-m", "mobilevit_jax", "compile", detector, "--augment.mixup-alpha", "1"],
+        env=os.environ | {"XLA_FLAGS": "", "ALLOW_MULTIPLE_LIBTPU_LOAD": "true"},
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 2 and "augment.mixup_alpha; leave that out" in ran.stderr
+
+
 KERNELS = """
 import jax
 from mobilevit_jax.analysis.chips import target_named

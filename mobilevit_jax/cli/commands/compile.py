@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from mobilevit_jax.cli.commands.train import build_task, is_drawn, parse
+from mobilevit_jax.cli.commands.train import build_task, check_settings, is_drawn, parse
 from mobilevit_jax.cli.console import print_table, say
 from mobilevit_jax.cli.options import called
 from mobilevit_jax.config import Experiment
@@ -85,7 +85,9 @@ def _compiled(experiment: Experiment, target: "Target") -> Iterator["Compiled"]:
 
     with topology_of(target) as devices:
         say(f"{target.name}: {len(devices)} devices of {target.chip.memory / 2**30:.0f} GiB")
-        yield from compile_steps(experiment, _task(experiment), target.chip, say)
+        task = _task(experiment)
+        check_settings(experiment, task)
+        yield from compile_steps(experiment, task, target.chip, say)
 
 
 def _task(experiment: Experiment) -> "DataTask":

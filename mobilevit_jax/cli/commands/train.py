@@ -149,7 +149,7 @@ def run(experiment: Experiment, directory: Path) -> int:
     from mobilevit_jax.fine_tuning import load_initial
 
     task = build_task(experiment)
-    _check_settings(experiment, task)
+    check_settings(experiment, task)
     if jax.process_count() > 1:
         _agree(experiment, task)
     # Before anything is written or compiled, so that a mistake leaves nothing and costs seconds.
@@ -204,7 +204,7 @@ def build_task(experiment: Experiment) -> "DataTask":
     return create_task(experiment)
 
 
-def _check_settings(experiment: Experiment, task: "DataTask") -> None:
+def check_settings(experiment: Experiment, task: "DataTask") -> None:
     """Finds settings that are wrong before anything is loaded or written."""
     from mobilevit_jax.training.optimizer import create_optimizer
     from mobilevit_jax.training.schedule import warmup_cosine
