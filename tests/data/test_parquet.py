@@ -212,6 +212,11 @@ def test_labels_that_are_the_listed_names_in_another_form(tmp_path, data_dir):
     assert [records[f"{n:03}.png"]["label"] for n in range(3)] == [0, 1, 0]
 
 
+# Arrow's threads give memory back to the pool it came from, also after a reader is closed: a pool
+# that is gone by then ends the process.
+_POOLS = []
+
+
 @pytest.mark.parametrize("masks", [False, True])
 def test_memory_is_that_of_a_row_group(tmp_path, data_dir, masks):
     """Sixteen groups of 100 kB take no more bytes than four, but for what threads read ahead."""
@@ -228,7 +233,7 @@ def test_memory_is_that_of_a_row_group(tmp_path, data_dir, masks):
             write(source / "train.parquet", rows, group=10)
         builder = Parquet(data_dir=data_dir, source=source)
         items = builder.items()["train"]
-        pool = pa.proxy_memory_pool(usual)
+        _POOLS.append(pool := pa.proxy_memory_pool(usual))
         pa.set_memory_pool(pool)
         tracemalloc.start()
         try:
