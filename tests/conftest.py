@@ -3,6 +3,7 @@
 import gc
 import os
 import tempfile
+from collections.abc import Generator
 from pathlib import Path
 
 # These must be in the environment before the first import of jax or matplotlib, of this process
@@ -67,6 +68,31 @@ def few_mappings():
     if maps.exists() and len(maps.read_bytes().splitlines()) > _MOST_MAPPINGS:
         jax.clear_caches()
         gc.collect()
+
+
+# Rooms whose tests look closely at numbers and programs, and so have what users run.
+_OPTIMIZED = ("analysis", "models", "ops", "parity", "training")
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Has XLA leave LLVM's costly passes out, where programs run a few times and cost minutes.
+
+    The program that LLVM is given is the same. It holds for a test's fixtures and processes too.
+    """
+    room = item.path.relative_to(Path(__file__).parent).parts[0]
+    before = os.environ.get("JAX_DISABLE_MOST_OPTIMIZATIONS", "0")
+    if room not in _OPTIMIZED or item.get_closest_marker("unoptimized"):
+        _optimize(no="1")
+    try:
+        return (yield)
+    finally:
+        _optimize(no=before)
+
+
+def _optimize(*, no: str) -> None:
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = no
+    jax.config.update("jax_disable_most_optimizations", no == "1")
 
 
 @pytest.fixture(scope="session")

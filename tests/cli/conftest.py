@@ -14,8 +14,9 @@ from mobilevit_jax.cli.main import main
 from mobilevit_jax.data.builders import image_folder
 from mobilevit_jax.data.prepare import prepare
 from mobilevit_jax.data.sources import open_split
+from mobilevit_jax.models.backbones import resnet
 from mobilevit_jax.models.config import ModelConfig
-from tests.small import build_small_net
+from tests.small import SMALL_RESNET, build_small_net
 
 QUICKSTART = str(Path(__file__).parents[2] / "experiments" / "quickstart.py")
 TINY = [
@@ -97,6 +98,13 @@ _BUILD = ModelConfig.build
 def real_model(_surroundings, monkeypatch):
     """MobileViT itself, for what goes wrong before it is compiled."""
     monkeypatch.setattr(ModelConfig, "build", _BUILD)
+
+
+@pytest.fixture
+def small_detector(real_model, monkeypatch):
+    """The name of an SSDLite that the registry builds on four blocks: the head is most of it."""
+    monkeypatch.setitem(resnet.VARIANTS, "resnet18", SMALL_RESNET)
+    return "ssdlite_resnet18"
 
 
 class Trained(NamedTuple):

@@ -23,16 +23,15 @@ def losses(run: Path) -> list[float]:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("real_model")
 @pytest.mark.parametrize("builder", WRITERS)
-def test_boxes_of_ones_own(mobilevit, tmp_path, builder):
+def test_boxes_of_ones_own(mobilevit, small_detector, tmp_path, builder):
     source, run, name = WRITERS[builder](tmp_path / "source"), tmp_path / "run", f"own_{builder}"
     names = sorted(NAMES) if builder == "voc_detection" else list(NAMES)
     ran = mobilevit("prepare", builder, "--source", source, "--name", name)
     assert ran.status == 0, ran.err
     assert f"classes: {', '.join(names)}\n" in ran.err
 
-    options = ("--init-from", None, "--model.name", "ssdlite_mobilevit_xxs", "--epochs", 2)
+    options = ("--init-from", None, "--model.name", small_detector, "--epochs", 2)
     options += ("--data.dataset", name, "--data.test", None, "--evaluation.every-epochs", 2)
     options += ("--sampler.batch-size", 8, "--evaluation.batch-size", 8, "--workdir", run)
     ran = mobilevit("train", EXPERIMENTS / "detection" / "own.py", "--tiny", *options)

@@ -38,6 +38,7 @@ def test_all_are_here():
 
 
 @pytest.mark.slow
+@pytest.mark.unoptimized
 @pytest.mark.parametrize("family", SMALL)
 @pytest.mark.parametrize("head", all_heads())
 def test_trains(head, family):
