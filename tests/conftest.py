@@ -95,6 +95,17 @@ def _optimize(*, no: str) -> None:
     jax.config.update("jax_disable_most_optimizations", no == "1")
 
 
+@pytest.fixture
+def small_networks(monkeypatch) -> None:
+    """Has each name of the registry build a network of few, narrow blocks of its family."""
+    from mobilevit_jax.models.registry import families
+    from tests.small import SMALL
+
+    for name, family in families().items():
+        for variant in family.variants:
+            monkeypatch.setitem(family.variants, variant, SMALL[name])
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The directory of real data sets that the environment names; skips where there is none."""

@@ -15,7 +15,7 @@ from mobilevit_jax.config import DataConfig, EvaluationConfig, Experiment
 from mobilevit_jax.data.loader import LoaderConfig
 from mobilevit_jax.data.sampler import SamplerConfig
 from mobilevit_jax.models import Classifier, Model, Variant, create_model
-from mobilevit_jax.models.backbones import resnet
+from mobilevit_jax.models.backbones import mobilenetv2, mobilevitv2, resnet
 from mobilevit_jax.models.config import ModelConfig
 from mobilevit_jax.models.layers import BatchNorm, Conv
 from mobilevit_jax.models.variables import variable_shapes
@@ -28,6 +28,13 @@ from mobilevit_jax.training.step import make_train_step
 
 SMALL_RESNET = resnet.Variant((1, 1, 1, 1), 1, (8, 8, 8, 12, 16))
 TINY = Variant((8, 8, 8, 8, 8, 8), (8, 8, 8), 1, 16, dropout=0.1, depths=(1, 1, 1), heads=2)
+# Of every family a network with each of its blocks.
+SMALL: dict[str, Any] = {
+    "mobilenetv2": mobilenetv2.Variant((8, 8, 8, 8, 16, 16, 16, 24), 32),
+    "mobilevit": TINY,
+    "mobilevitv2": mobilevitv2.Variant((8, 8, 8, 8, 8, 8), (8, 8, 8), depths=(1, 1, 1)),
+    "resnet": resnet.Variant((1, 2, 1, 1), 4, (8, 8, 12, 16, 20)),
+}
 
 
 def tiny_model(num_classes: int = 6, **options: Any) -> Classifier:
@@ -64,7 +71,7 @@ def train_twice(model: Model, size: int) -> Any:
     The loss must fall, and every parameter of the backbone must have moved, which it does by its
     gradient alone: nothing decays. Neither moments nor an average make the program larger.
     """
-    optimizer, ema = optax.sgd(1e-2), EMAConfig(decay=0)
+    optimizer, ema = optax.sign_sgd(1e-3), EMAConfig(decay=0)
     objective = objective_of(model)
     state = create_state(model, optimizer, ema, objective.metrics, 0)
     before = jax.device_get(state.variables)

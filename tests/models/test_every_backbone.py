@@ -7,18 +7,9 @@ import numpy as np
 import pytest
 
 from mobilevit_jax.models import create_model
-from mobilevit_jax.models.backbones import mobilenetv2, mobilevitv2, resnet
 from mobilevit_jax.models.model import map_sizes
 from mobilevit_jax.models.registry import all_heads, families
-from tests.small import TINY, train_twice
-
-SMALL: dict[str, Any] = {
-    "mobilenetv2": mobilenetv2.Variant((8, 8, 8, 8, 16, 16, 16, 24), 32),
-    "mobilevit": TINY,
-    "mobilevitv2": mobilevitv2.Variant((8, 8, 8, 8, 8, 8), (8, 8, 8), depths=(1, 1, 1)),
-    "resnet": resnet.Variant((1, 2, 1, 1), 4, (8, 8, 12, 16, 20)),
-}
-
+from tests.small import SMALL, train_twice
 
 # Whether a loss falls in a single step is not for dropout to say.
 OPTIONS: dict[str, dict[str, Any]] = {
