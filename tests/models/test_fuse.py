@@ -6,29 +6,31 @@ import numpy as np
 import pytest
 
 import mobilevit_jax as mvj
+from mobilevit_jax.analysis.programs import draw_variables
 from mobilevit_jax.errors import ConfigurationError
+from tests.small import TINY, tiny_model
 
 NAMES = ("mobilevit_xxs", "ssdlite_mobilevit_xxs", "deeplabv3_mobilevit_xxs")
 
 
-def random_variables(model, images):
+def random_variables(model):
     """Variables whose norms are far from doing nothing."""
-    variables = jax.jit(model.init)(jax.random.key(0), images)
     rng = np.random.default_rng(0)
 
     def drawn(path, leaf):
         inside_norm = any(getattr(key, "key", None) == "norm" for key in path)
-        return jnp.asarray(rng.uniform(0.5, 1.5, leaf.shape), leaf.dtype) if inside_norm else leaf
+        return rng.uniform(0.5, 1.5, leaf.shape).astype(leaf.dtype) if inside_norm else leaf
 
-    return jax.tree_util.tree_map_with_path(drawn, variables)
+    return jax.tree_util.tree_map_with_path(drawn, draw_variables(model))
 
 
 @pytest.mark.slow
+@pytest.mark.unoptimized
 @pytest.mark.parametrize("name", NAMES)
 def test_outputs_stay(name):
-    model = mvj.create_model(name, num_classes=5)
+    model = mvj.create_model(name, variant=TINY, num_classes=5)
     images = jnp.asarray(np.random.default_rng(1).random((2, 64, 64, 3)), jnp.float32)
-    variables = random_variables(model, images)
+    variables = random_variables(model)
     fused = mvj.fuse_batch_norm(variables)
     assert "batch_stats" not in fused
     paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(fused)]
@@ -40,8 +42,8 @@ def test_outputs_stay(name):
 
 
 def test_every_statistic_is_fused():
-    model = mvj.create_model("mobilevit_xxs", num_classes=5)
-    variables = random_variables(model, jnp.ones((1, 32, 32, 3)))
+    model = tiny_model(5)
+    variables = random_variables(model)
     other = jax.tree.map(lambda x: x + 0.1, variables["batch_stats"])
     fuse = jax.jit(mvj.fuse_batch_norm)
     once = fuse(variables)["params"]
@@ -58,16 +60,15 @@ def test_every_statistic_is_fused():
 
 
 def test_training_is_refused():
-    model = mvj.create_model("mobilevit_xxs", num_classes=5)
+    model = tiny_model(5)
     images = jnp.ones((2, 32, 32, 3))
-    fused = mvj.fuse_batch_norm(random_variables(model, images))
+    fused = mvj.fuse_batch_norm(random_variables(model))
     with pytest.raises(ValueError, match="cannot be trained"):
         model.apply(fused, images, train=True, rngs={"dropout": jax.random.key(0)})
 
 
 def test_nothing_to_fuse():
-    model = mvj.create_model("mobilevit_xxs", num_classes=5)
-    images = jnp.ones((1, 32, 32, 3))
-    fused = mvj.fuse_batch_norm(random_variables(model, images))
+    model = tiny_model(5)
+    fused = mvj.fuse_batch_norm(random_variables(model))
     with pytest.raises(ConfigurationError, match="running statistics"):
         mvj.fuse_batch_norm(fused)
