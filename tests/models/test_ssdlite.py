@@ -19,7 +19,7 @@ from mobilevit_jax.models.anchors import AnchorConfig
 from mobilevit_jax.models.config import ModelConfig
 from mobilevit_jax.models.heads.ssdlite import LEVELS, SSDLite, level_sizes
 from tests import reference
-from tests.small import TINY, random_variables
+from tests.small import SMALL_RESNET, TINY, random_variables
 
 # Parameters with 81 classes, and millions of multiply-adds at 320x320, as instantiated and counted
 # from the reference's code.
@@ -118,7 +118,7 @@ def test_anchors_as_data():
 
 @pytest.mark.slow
 def test_training_moves_statistics_and_reaches_every_parameter():
-    model = tiny_detector(dropout=0.0)
+    model = create_model("ssdlite_resnet18", variant=SMALL_RESNET, num_classes=5)
     variables = random_variables(model)
     images = np.random.default_rng(0).random((2, 64, 64, 3), np.float32)
 
