@@ -43,10 +43,12 @@ def test_every_number_is_printed_and_written(mobilevit, quickstart, tiny, tmp_pa
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("real_model")
-def test_a_detector_is_measured_with_its_matching_and_its_suppression(mobilevit, tmp_path):
+def test_a_detector_is_measured_with_its_matching_and_its_suppression(
+    mobilevit, small_detector, tmp_path
+):
     output = tmp_path / "speed.json"
     small = [*TINY, "--data.data-dir", tmp_path / "data"]
+    small += ["--model.name", small_detector, "--model.dropout", None]
     ran = mobilevit("benchmark", SHAPES, *small, "--steps", 1, "--output", output)
     assert ran.status == 0, ran.err
     parts = json.loads(output.read_text())["parts_seconds"]

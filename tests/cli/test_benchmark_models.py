@@ -1,5 +1,6 @@
 """`mobilevit benchmark MODEL...`: the table, the file, and what is left when it is cut short."""
 
+import gc
 import json
 from pathlib import Path
 
@@ -15,7 +16,10 @@ from tests.small import SmallNet
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch):
-    """Puts a network that compiles in a second in the place of each, and small ceilings."""
+    """Puts a network that compiles in a second in the place of each, and small ceilings.
+
+    Garbage is looked for around what is timed, but not among all that a long session has made.
+    """
 
     def create(name, **options):
         create_model(name, **options)
@@ -27,6 +31,9 @@ def _small(monkeypatch):
     monkeypatch.setattr(speed, "ROUND_SECONDS", 0.01)
     monkeypatch.setattr(speed, "_SIDE", {"cpu": 64})
     monkeypatch.setattr(speed, "_COPIED", {"cpu": 2**16})
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 OPTIONS = ("--sizes", 32, "--batches", 8, 4, "--rounds", 1)
