@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -325,7 +326,8 @@ def test_weights_that_are_timed_keep_activations_at_their_size(scripts, name, si
         variables = draw_variables(model)
     else:
         variables = traverse_util.unflatten_dict(initialise(model, jax.random.key(0)))
-    _, kept = model.apply(variables, images, capture_intermediates=True, mutable="intermediates")
+    apply = partial(model.apply, capture_intermediates=True, mutable="intermediates")
+    _, kept = jax.jit(apply)(variables, images)
     activations = flax_activations(kept["intermediates"])
     assert len(activations) > 50
     refuse_denormals("ours", activations)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mobilevit_jax.analysis.programs import draw_variables
 from mobilevit_jax.errors import DataError
 from mobilevit_jax.models import create_model
 from mobilevit_jax.training import parallel
@@ -47,7 +48,7 @@ def test_with_our_variables_it_has_our_logits():
 
 @pytest.mark.slow
 def test_the_plain_port_learns():
-    from plain_flax import MobileViT, training_step
+    from plain_flax import MobileViT, from_ours, training_step
 
     net = MobileViT("xxs", num_classes=4)
     begin, step = training_step(net)
@@ -56,7 +57,7 @@ def test_the_plain_port_learns():
         "image": rng.integers(0, 256, (1, 4, 64, 64, 3), np.uint8),
         "label": np.arange(4, dtype=np.int32)[None],
     }
-    variables = jax.jit(net.init)(jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+    variables = from_ours(draw_variables(create_model("mobilevit_xxs", num_classes=4)))
     with parallel.mapped_over(jax.devices()[:1]):
         mapped = parallel.pmap_train(step)
     state, first = mapped(jax.device_get(begin(variables)), batch)
