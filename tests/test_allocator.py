@@ -112,7 +112,7 @@ import jax
 import jax.numpy as jnp
 
 print(jax.config.values["jax_cpu_enable_async_dispatch"])
-outer = jax.jit(lambda x: jnp.cumsum(x[:, None] * x, 0)[-1])  # [5000, 5000] in between, 100 MB
+outer = jax.jit(lambda x: (x[:, None] * x) @ jnp.sin(x))  # [5000, 5000] in between, 100 MB
 x = jnp.arange(5000.0)
 
 def faults_of_a_call():
