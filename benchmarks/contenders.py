@@ -166,7 +166,7 @@ def _jax_forward(work: Work, directory: Path, contender: str) -> Call:
         model, variables = plain_port(work, variables)
     variables = jax.device_put(variables)
     if contender == FUSED:
-        variables = mvj.fuse_batch_norm(variables)
+        variables = mvj.fuse_batch_norm(model, variables)
     images = jax.device_put(work.images())
     apply = jax.jit(model.apply)
     return lambda: jax.block_until_ready(apply(variables, images))

@@ -290,14 +290,17 @@ def draw_batch(model: Model, size: int, batch: int) -> dict[str, np.ndarray]:
         "image": rng.integers(0, 256, (batch, size, size, 3), np.uint8),
         "weight": np.ones(batch, np.float32),
     }
-    task = head_of(model).task
+    head = head_of(model)
+    task = head.task
     if task == "classification":
         drawn["label"] = rng.integers(0, model.num_classes, batch, np.int32)
     elif task == "detection":
         low = rng.random((batch, _BOXES, 2), np.float32)
         high = low + (1 - low) * rng.random((batch, _BOXES, 2), np.float32)
         drawn["boxes"] = np.concatenate([low, high], axis=-1)
-        drawn["labels"] = rng.integers(1, model.num_classes, (batch, _BOXES), np.int32)
+        drawn["labels"] = rng.integers(
+            head.first_named, model.num_classes, (batch, _BOXES), np.int32
+        )
     else:
         drawn["mask"] = rng.integers(0, model.num_classes, (batch, size, size), np.uint8)
     return drawn

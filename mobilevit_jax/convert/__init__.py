@@ -36,6 +36,7 @@ Tree = dict[str, Any]
 # Options that decide which tensors a model has.
 _SHAPING = (
     *("num_classes", "fusion", "kernel_size", "stem", "aspp_features", "aux_head", "aux_width"),
+    *("head_width", "depthwise"),
 )
 
 

@@ -5,6 +5,7 @@ from mobilevit_jax.models.backbones.mobilevit import VARIANTS, MobileViT, Varian
 from mobilevit_jax.models.heads.classifier import Classifier
 from mobilevit_jax.models.heads.deeplabv3 import DeepLabV3
 from mobilevit_jax.models.heads.ssdlite import SSDLite
+from mobilevit_jax.models.heads.yolox import YOLOX
 from mobilevit_jax.models.model import Backbone, Model
 from mobilevit_jax.models.registry import (
     create_model,
@@ -16,6 +17,7 @@ from mobilevit_jax.models.registry import (
 
 __all__ = [
     "VARIANTS",
+    "YOLOX",
     "Backbone",
     "Classifier",
     "DeepLabV3",

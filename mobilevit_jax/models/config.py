@@ -25,7 +25,7 @@ class _Stated:
 
     Attributes:
         name: One of `list_models()`; `mobilevit models` shows them.
-        num_classes: Classes, with the background for detectors and segmentation models; None
+        num_classes: Classes, with the background for `ssdlite_*` and segmentation models; None
             takes the data set's.
         sync_batch_norm: Whether batch statistics are averaged over devices; the paper's
             classification runs keep each device's own.

@@ -52,8 +52,9 @@ def initialise(
     initializers = known.initializers
     kernels = [path for path in shapes if path[-1] == "kernel"]
     variables = {
-        path: np.full(shape, float(path[-1] in ("scale", "var")), np.float32)
+        path: np.full(shape, known.constants[path], np.float32)
         for path, shape in shapes.items()
+        if path not in initializers
     }
     groups: dict[tuple[_Draw, int], list[Path]] = {}
     for path in kernels:

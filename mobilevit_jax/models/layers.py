@@ -21,7 +21,7 @@ from mobilevit_jax.ops import conv, depthwise_conv, dropout, pointwise, recomput
 
 Dtype = jnp.dtype | type | str
 
-BATCH_NORM_EPS = 1e-5
+BATCH_NORM_MOMENTUM, BATCH_NORM_EPS = 0.9, 1e-5
 
 
 @dataclass(frozen=True)
@@ -115,6 +115,7 @@ class Conv(nn.Module):
         use_bias: Whether a bias is added.
         dtype: Type of the computation; the kernel is kept in float32.
         kernel_init: Draws the kernel.
+        first_bias: What every number of the bias starts as.
     """
 
     features: int
@@ -125,6 +126,7 @@ class Conv(nn.Module):
     use_bias: bool = False
     dtype: Dtype = jnp.float32
     kernel_init: Callable[..., jax.Array] = conv_init
+    first_bias: float = 0.0
 
     @nn.compact
     def __call__(
@@ -142,7 +144,8 @@ class Conv(nn.Module):
         kernel = self.param("kernel", self.kernel_init, shape).astype(self.dtype)
         bias = None
         if self.use_bias:
-            bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+            init = nn.initializers.constant(self.first_bias)
+            bias = self.param("bias", init, (self.features,)).astype(self.dtype)
         if before is not None and not self.depthwise:
             x, before, operands = before(x, *operands), None, ()
         x = x.astype(self.dtype)
@@ -226,7 +229,7 @@ class BatchNorm(nn.Module):
         dtype: Type of the output; the statistics are float32.
     """
 
-    momentum: float = 0.9
+    momentum: float = BATCH_NORM_MOMENTUM
     eps: float = BATCH_NORM_EPS
     unbiased: bool = True
     axis_name: str | None = None
@@ -288,6 +291,8 @@ class ConvBlock(nn.Module):
         depthwise: Whether every channel has its own filter.
         act: The activation, None for none.
         kernel_init: Draws the kernel.
+        bn_momentum: See `BatchNorm`.
+        bn_eps: See `BatchNorm`.
         common: See `Common`.
     """
 
@@ -298,6 +303,8 @@ class ConvBlock(nn.Module):
     depthwise: bool = False
     act: Callable[[jax.Array], jax.Array] | None = nn.silu
     kernel_init: Callable[..., jax.Array] = conv_init
+    bn_momentum: float = BATCH_NORM_MOMENTUM
+    bn_eps: float = BATCH_NORM_EPS
     common: Common = Common()
 
     def __call__(self, x: jax.Array | Pending, train: bool = False) -> jax.Array:
@@ -334,6 +341,8 @@ class ConvBlock(nn.Module):
             return Pending(y, (), self.act)
         common = self.common
         norm = BatchNorm(
+            self.bn_momentum,
+            self.bn_eps,
             unbiased=common.bn_unbiased,
             axis_name=common.bn_axis_name,
             dtype=common.dtype,

@@ -131,7 +131,7 @@ class Head:
             `create_model`.
         task: "classification", "detection" or "segmentation".
         input_size: Side in pixels of the images that published models were evaluated on.
-        first_named: Index of the first class that has a name: a detector's background has none.
+        first_named: Index of the first class that has a name: the background of SSDLite has none.
         check: Raises ConfigurationError for options that it cannot be built with.
         saved_as: What `config.json` calls it, by the name that it had first.
         recognise: Returns of tensors the options that follow from them; raises DataError.
@@ -139,6 +139,8 @@ class Head:
             rows.
         beside_classes: Outputs in front of the classes of each row.
         backbone_defaults: Options of backbones that it has in place of their own.
+        defaults: Returns its options on a backbone in place of the module's own, such as widths
+            that go with it.
         names: {layout: names}, its tensors in other implementations; of two of one layout, the
             first is written.
         spelled: How configurations spell an option that is no plain value.
@@ -158,6 +160,7 @@ class Head:
     class_modules: tuple[str, ...]
     beside_classes: int = 0
     backbone_defaults: Mapping[str, Any] = field(default_factory=dict)
+    defaults: Callable[[Any], dict[str, Any]] = lambda backbone: {}
     names: Mapping[str, tuple[HeadNames, ...]] = field(default_factory=dict)
     spelled: Spelled | None = None
     training_only: frozenset[str] = frozenset()

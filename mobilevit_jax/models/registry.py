@@ -67,7 +67,7 @@ def create_model(name: str, *, backbone: nn.Module | None = None, **options: Any
     """Creates a model by name; nothing is computed until `init` or `apply`.
 
     Args:
-        name: One of `list_models()`; with `backbone`, a head: "classifier", "ssdlite" or
+        name: One of `list_models()`; with `backbone`, a head: "classifier", "ssdlite", "yolox" or
             "deeplabv3".
         backbone: A Linen module of your own, with `__call__(images, train=False)` that returns
             {stage: map [b, h, w, c]}, and a property `stages` that tells {stage: (stride,
@@ -78,7 +78,7 @@ def create_model(name: str, *, backbone: nn.Module | None = None, **options: Any
             `fusion`, `kernel_size`, `output_stride`, `dtype`.
 
     Returns:
-        The Linen module: a `Classifier`, `SSDLite` or `DeepLabV3`.
+        The Linen module: a `Classifier`, `SSDLite`, `YOLOX` or `DeepLabV3`.
 
     Raises:
         ConfigurationError: If the name or an option is unknown, or an option's value is not
@@ -148,7 +148,8 @@ def _on(head: Head, backbone: nn.Module, name: str, options: Mapping[str, Any]) 
 
 def _joined(head: Head, backbone: nn.Module, options: Mapping[str, Any]) -> Model:
     common, own = _only(options, COMMON), _only(options, option_names(head.module))
-    model = head.module(backbone=backbone, common=Common(**common), **own)
+    fields = head.defaults(backbone) | own
+    model = head.module(backbone=backbone, common=Common(**common), **fields)
     _check_kinds(model.common)
     _check_kinds(model)
     head.check(model)

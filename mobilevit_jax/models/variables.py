@@ -30,11 +30,15 @@ class Variables:
         shapes: {("params", "backbone", "conv_1", "conv", "kernel"): (3, 3, 3, 16), ...} and the
             same under "batch_stats", in the order of use: norms stand beside their convolutions.
         initializers: What draws each kernel of this package's layers.
+        constants: What all numbers of each other variable of theirs start as.
+        eps: What is added to the variance, by the path of each batch norm without collection.
         foreign: Whether layers of others have variables too.
     """
 
     shapes: dict[Path, Shape]
     initializers: dict[Path, Initializer]
+    constants: dict[Path, float]
+    eps: dict[Path, float]
     foreign: bool
 
 
@@ -78,7 +82,19 @@ def _traced(model: nn.Module) -> Variables:
     }
     ours = {p for p, o in owners.items() if type(o) in _OURS}
     ours -= {path for path in ours if path[-1] == "kernel" and path not in initializers}
-    return Variables({p: shapes[p] for p in ordered}, initializers, foreign=ours != set(ordered))
+    return Variables(
+        {path: shapes[path] for path in ordered},
+        initializers,
+        {path: _constant(path, owners[path]) for path in ours - initializers.keys()},
+        {path: module.eps for path, module in modules.items() if isinstance(module, BatchNorm)},
+        foreign=ours != set(ordered),
+    )
+
+
+def _constant(path: Path, owner: Any) -> float:
+    if path[-1] == "bias" and isinstance(owner, Conv):
+        return owner.first_bias
+    return float(path[-1] in ("scale", "var"))
 
 
 _remembered = functools.lru_cache(maxsize=64)(_traced)

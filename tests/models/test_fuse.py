@@ -1,5 +1,7 @@
 """Batch norms fused into convolutions give the same outputs."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,7 @@ from mobilevit_jax.analysis.programs import draw_variables
 from mobilevit_jax.errors import ConfigurationError
 from tests.small import TINY, tiny_model
 
-NAMES = ("mobilevit_xxs", "ssdlite_mobilevit_xxs", "deeplabv3_mobilevit_xxs")
+NAMES = ("mobilevit_xxs", "ssdlite_mobilevit_xxs", "deeplabv3_mobilevit_xxs", "yolox_mobilevit_xxs")
 
 
 def random_variables(model):
@@ -31,7 +33,7 @@ def test_outputs_stay(name):
     model = mvj.create_model(name, variant=TINY, num_classes=5)
     images = jnp.asarray(np.random.default_rng(1).random((2, 64, 64, 3)), jnp.float32)
     variables = random_variables(model)
-    fused = mvj.fuse_batch_norm(variables)
+    fused = mvj.fuse_batch_norm(model, variables)
     assert "batch_stats" not in fused
     paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(fused)]
     assert not any("['norm']" in path for path in paths)
@@ -45,7 +47,7 @@ def test_every_statistic_is_fused():
     model = tiny_model(5)
     variables = random_variables(model)
     other = jax.tree.map(lambda x: x + 0.1, variables["batch_stats"])
-    fuse = jax.jit(mvj.fuse_batch_norm)
+    fuse = jax.jit(functools.partial(mvj.fuse_batch_norm, model))
     once = fuse(variables)["params"]
     twice = fuse({**variables, "batch_stats": other})["params"]
     changed = jax.tree.map(lambda a, b: bool((a != b).any()), once, twice)
@@ -62,13 +64,13 @@ def test_every_statistic_is_fused():
 def test_training_is_refused():
     model = tiny_model(5)
     images = jnp.ones((2, 32, 32, 3))
-    fused = mvj.fuse_batch_norm(random_variables(model))
+    fused = mvj.fuse_batch_norm(model, random_variables(model))
     with pytest.raises(ValueError, match="cannot be trained"):
         model.apply(fused, images, train=True, rngs={"dropout": jax.random.key(0)})
 
 
 def test_nothing_to_fuse():
     model = tiny_model(5)
-    fused = mvj.fuse_batch_norm(random_variables(model))
+    fused = mvj.fuse_batch_norm(model, random_variables(model))
     with pytest.raises(ConfigurationError, match="running statistics"):
-        mvj.fuse_batch_norm(fused)
+        mvj.fuse_batch_norm(model, fused)

@@ -194,7 +194,7 @@ def test_norms_can_be_fused(name):
     variables = random_variables(model)
     images = np.random.default_rng(0).random((1, 48, 32, 3), np.float32)
     whole = compiled(model.apply)(variables, images)
-    fused = compiled(model.apply)(fuse_batch_norm(variables), images)
+    fused = compiled(model.apply)(fuse_batch_norm(model, variables), images)
     np.testing.assert_allclose(fused, whole, rtol=1e-4, atol=1e-5)
 
 

@@ -114,8 +114,9 @@ def _described(experiment: Experiment, missing: ConfigurationError) -> "DatasetI
     classes, examples = _KNOWN.get(name, (None, _EXAMPLES))
     if experiment.model.num_classes is not None:
         head = head_named(experiment.model.name)
-        # Detectors and segmentation models count a background that data sets do not.
-        classes = experiment.model.num_classes - (head.task != "classification")
+        # Segmentation models and some detectors count a background that data sets do not.
+        background = 1 if head.task == "segmentation" else head.first_named
+        classes = experiment.model.num_classes - background
     if classes is None:
         raise ConfigurationError(
             f"{missing}; or tell how many classes it has with --model.num-classes"

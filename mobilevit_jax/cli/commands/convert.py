@@ -14,8 +14,8 @@ from mobilevit_jax.cli.runtime import start_jax
 from mobilevit_jax.cli.weights import Selection, SelectionOptions
 from mobilevit_jax.convert.files import SUFFIXES
 from mobilevit_jax.errors import ConfigurationError, ExitStatus
+from mobilevit_jax.models.registry import head_of
 from mobilevit_jax.pretrained import Pretrained
-from mobilevit_jax.tasks import task_of
 
 Layout = Literal["huggingface", "cvnets", "torchvision", "timm", "native"]
 
@@ -111,6 +111,6 @@ def convert(arguments: Arguments) -> None:
 
 def _names(loaded: Pretrained) -> tuple[str, ...]:
     """Names the outputs that a run has beyond the classes of its data set."""
-    background = task_of(loaded.model_name) == "detection"  # it has no name
-    names, count = loaded.class_names, loaded.model.num_classes - background
-    return names + tuple(f"LABEL_{index + background}" for index in range(len(names), count))
+    first = head_of(loaded.model).first_named
+    names, count = loaded.class_names, loaded.model.num_classes - first
+    return names + tuple(f"LABEL_{index + first}" for index in range(len(names), count))

@@ -35,7 +35,7 @@ class Arguments:
         name: A model, or a pattern such as "*xs".
         size: Image height and width in pixels; if not given, what each was published for: 256, 320
             for detectors, 512 for segmentation.
-        num_classes: Classes, with the background for detectors and segmentation models; if not
+        num_classes: Classes, with the background for `ssdlite_*` and segmentation models; if not
             given, those of the published models.
         json: Print JSON, for machines.
         compare: Set the classifiers side by side, with the top-1 accuracy on ImageNet-1k that has
