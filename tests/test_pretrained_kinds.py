@@ -28,7 +28,10 @@ def assert_equal(found, expected):
 
 @pytest.mark.parametrize(
     ("kind", "layout"),
-    [("ssdlite", "cvnets"), ("deeplabv3", "cvnets"), ("deeplabv3", "huggingface")],
+    [
+        *(("ssdlite", "cvnets"), ("yolox", "cvnets")),
+        *(("deeplabv3", "cvnets"), ("deeplabv3", "huggingface")),
+    ],
 )
 @pytest.mark.parametrize("flipped", [True, False])
 def test_bare_files(kind, layout, flipped, tmp_path):
@@ -55,7 +58,7 @@ def test_names_of_later_cvnets_mean_other_options_and_channels(tmp_path):
     assert "aux_conv" in variables["params"]
 
 
-@pytest.mark.parametrize("kind", ["ssdlite", "deeplabv3"])
+@pytest.mark.parametrize("kind", ["ssdlite", "yolox", "deeplabv3"])
 def test_native_directories(kind, tmp_path):
     model = model_of(kind, patch_sizes=(8, 4, 2))
     variables, names = random_variables(model), ("a", "b", "c", "d")
@@ -86,7 +89,7 @@ def test_no_directory_for_detectors_of_transformers(tmp_path):
 
 
 class TestOptions:
-    @pytest.mark.parametrize("kind", ["ssdlite", "deeplabv3"])
+    @pytest.mark.parametrize("kind", ["ssdlite", "yolox", "deeplabv3"])
     def test_other_classes_replace_the_last_layers_alone(self, kind, tmp_path):
         model, path = model_of(kind), tmp_path / "weights.safetensors"
         variables = random_variables(model)
@@ -105,6 +108,11 @@ class TestOptions:
             for level in range(6):
                 replaced["params"][f"head_{level}"].pop("predict")
                 variables["params"][f"head_{level}"].pop("predict")
+        elif kind == "yolox":
+            for level in range(3):
+                fresh = replaced["params"][f"head_{level}"].pop("predict_classes")
+                np.testing.assert_allclose(fresh["bias"], -np.log(99), rtol=1e-6)
+                variables["params"][f"head_{level}"].pop("predict_classes")
         else:
             assert not np.any(replaced["params"].pop("classifier")["bias"])
             variables["params"].pop("classifier")

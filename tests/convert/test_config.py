@@ -85,12 +85,14 @@ class TestNative:
             tiny_model(7),
             create_model("ssdlite_mobilevit_xxs", num_classes=7),
             create_model("ssdlite_mobilevit_s", anchor_config=ANCHORS, fusion=False),
+            create_model("yolox_mobilevit_xxs", num_classes=7),
+            create_model("yolox_resnet18", head_width=40, depthwise=True),
             create_model("deeplabv3_mobilevit_xs", num_classes=7),
             create_model("deeplabv3_mobilevit_s", upsample=False, aux_head=True, **LATER),
         ],
         ids=[
             *("published", "options", "ablations", "widths"),
-            *("detector", "anchors", "segmentation", "later"),
+            *("detector", "anchors", "yolox", "yolox_options", "segmentation", "later"),
         ],
     )
     def test_there_and_back(self, model):

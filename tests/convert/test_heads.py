@@ -21,6 +21,8 @@ PUBLISHED = {
     "ssdlite_xxs": ("ssdlite_mobilevit_xxs", {}),
     "ssdlite_xs": ("ssdlite_mobilevit_xs", {}),
     "ssdlite_s": ("ssdlite_mobilevit_s", {}),
+    "yolox_xxs": ("yolox_mobilevit_xxs", {}),
+    "yolox_xs": ("yolox_mobilevit_xs", {}),
     "deeplabv3_s": ("deeplabv3_mobilevit_s", {}),
     "deeplabv3_s_later": ("deeplabv3_mobilevit_s", LATER),
 }
@@ -120,6 +122,7 @@ class TestOtherKinds:
         ("name", "layout"),
         [
             ("ssdlite_mobilevit_xxs", "cvnets"),
+            ("yolox_mobilevit_xxs", "cvnets"),
             ("deeplabv3_mobilevit_xxs", "cvnets"),
             ("deeplabv3_mobilevit_xxs", "huggingface"),
         ],
@@ -159,6 +162,12 @@ class TestOtherKinds:
         message = "a mobilevit in the naming of timm, which has no ssdlite_mobilevit"
         with pytest.raises(DataError, match=message):
             convert.load_state_dict(create_model("ssdlite_mobilevit_xxs"), state_dict)
+
+    def test_other_widths(self):
+        model = create_model("yolox_mobilevit_xs", head_width=32, depthwise=True)
+        message = r"unexpected: .*; .* a model with head_width=96, depthwise=False$"
+        with pytest.raises(DataError, match=message):
+            convert.load_state_dict(model, reference.state_dict("yolox_xs"))
 
     def test_other_classes(self):
         model = create_model("ssdlite_mobilevit_xxs", num_classes=5)

@@ -75,6 +75,17 @@ class TestDetectors:
         assert (found.name, found.kind) == (None, "ssdlite_mobilevit")
         assert found.model == model
 
+    @pytest.mark.parametrize("size", ["xxs", "xs"])
+    def test_published_without_anchors(self, size):
+        found = recognise(reference.names_and_shapes(f"yolox_{size}"))
+        assert found.name == f"yolox_mobilevit_{size}"
+        assert found.model == create_model(found.name)
+
+    def test_other_widths_without_anchors(self):
+        options = {"num_classes": 5, "head_width": 24, "depthwise": True}
+        model = create_model("yolox_mobilevit_s", **options)
+        assert recognise(shapes_of(model, "cvnets")).model == model
+
     def test_other_anchors_leave_the_classes_unknown(self):
         config = AnchorConfig(aspect_ratios=((2,),) * 6)
         model = create_model("ssdlite_mobilevit_xxs", anchor_config=config)

@@ -1,11 +1,13 @@
 """Outputs of the reference implementation, reproduced with weights drawn by its rule."""
 
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
 
 from mobilevit_jax import convert
 from mobilevit_jax.models import create_model
+from mobilevit_jax.models.heads.yolox import decode
 from tests import reference
 
 TOLERANCE = 1e-4
@@ -67,6 +69,51 @@ def test_ssdlite():
     assert_close(logits[:, ::64], expected["logits_every_64th_anchor"])
     assert_close(logits.mean(1), expected["logits_mean_per_class"])
     np.testing.assert_array_equal(model.anchors(320, 320), expected["anchors"])
+
+
+class Given(nn.Module):
+    """A backbone whose maps are drawn as those that the golden detectors were given."""
+
+    channels: tuple[int, int, int]
+
+    @property
+    def stages(self):
+        """Of stride 8, 16 and 32."""
+        return {f"p{n}": (2**n, width) for n, width in enumerate(self.channels, 3)}
+
+    def __call__(self, images, train=False):
+        """Maps two images of 128x192 pixels."""
+        maps = {}
+        for seed, (name, (stride, width)) in enumerate(self.stages.items(), 30):
+            drawn = np.random.default_rng(seed).standard_normal(
+                (2, width, 128 // stride, 192 // stride)
+            )
+            maps[name] = drawn.astype(np.float32).transpose(0, 2, 3, 1)
+        return maps
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", ["xxs", "xs"])  # separable convolutions, and plain ones
+def test_yolox(size):
+    expected = reference.golden(f"yolox_forward_{size}")
+    whole = create_model(f"yolox_mobilevit_{size}")
+    variables = convert.load_state_dict(whole, reference.state_dict(f"yolox_{size}"))
+    for collection in variables.values():
+        collection.pop("backbone")
+    model = create_model("yolox", backbone=Given(whole.backbone.variant.channels[3:]))
+    images = np.zeros((2, 128, 192, 3), np.float32)
+    (classes, boxes, objectness), features = jax.jit(lambda v, x: model.apply(v, x, features=True))(
+        variables, images
+    )
+    for level, every in ((3, 32), (4, 8), (5, 8)):
+        found = np.asarray(features[f"pan_{level}"]).transpose(0, 3, 1, 2)
+        assert_close(found.mean((2, 3)), expected[f"pan_p{level}_mean"])
+        assert_close(found.ravel()[::every], expected[f"pan_p{level}_every8th"])
+    scores = jax.nn.sigmoid(np.concatenate([objectness[..., None], classes], -1))
+    decoded = decode(boxes, model.points(128, 192))
+    for name, found in (("not_decoded", boxes), ("decoded", decoded)):
+        rows = np.concatenate([found, scores], -1)[:, ::24]
+        assert_close(rows, expected[f"outputs_{name}_every24th_anchor"])
 
 
 @pytest.mark.slow

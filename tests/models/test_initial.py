@@ -13,6 +13,7 @@ MODELS = {
     "classifier": create_model("mobilevit_xxs", num_classes=5, fusion=False, kernel_size=1),
     "features": create_model("mobilevit_xxs", num_classes=0),
     "detector": create_model("ssdlite_mobilevit_xxs", num_classes=3),
+    "yolox": create_model("yolox_mobilevit_xxs", num_classes=3),
     "segmenter": create_model("deeplabv3_mobilevit_xxs", num_classes=4, aspp_features=8),
 }
 KERNEL = ("params", "classifier", "kernel")

@@ -219,7 +219,7 @@ def test_rematerialisation_keeps_the_paths():
 class TestNames:
     def test_list(self):
         sizes = ("s", "xs", "xxs")
-        kinds = ("deeplabv3_mobilevit", "mobilevit", "ssdlite_mobilevit")
+        kinds = ("deeplabv3_mobilevit", "mobilevit", "ssdlite_mobilevit", "yolox_mobilevit")
         assert list_models("*mobilevit_*") == [f"{kind}_{size}" for kind in kinds for size in sizes]
         assert list_models() == sorted(list_models())
         assert list_models("mobilevit_x*") == ["mobilevit_xs", "mobilevit_xxs"]

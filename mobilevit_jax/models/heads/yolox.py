@@ -77,10 +77,10 @@ class YOLOX(Model):
 
     Attributes:
         num_classes: Classes; there is no background among them.
-        head_width: Channels of the head's convolutions; by name, as many as the backbone's map of
-            stride 16, rounded up to a multiple of 32 and at most 256.
-        depthwise: Whether the 3x3 convolutions of neck and head are separable; by name, where the
-            head has 64 channels or fewer.
+        head_width: Channels of the head's convolutions; if not told, as many as the backbone's map
+            of stride 16 has, rounded up to a multiple of 32 and at most 256.
+        depthwise: Whether the 3x3 convolutions of neck and head are separable; if not told, where
+            that makes a width of 64 or less.
     """
 
     num_classes: int = 80
@@ -179,6 +179,7 @@ def _level_sizes(stages: Stages, height: int, width: int) -> dict[str, tuple[int
 
 
 def _defaults(backbone: Any) -> dict[str, Any]:
+    """Of MobileViT XXS, XS and S this gives 64 and separable, 96, and 128."""
     stages = backbone.stages
     _, channels = stages[_levels(stages)[1]]
     width = min(math.ceil(channels / _WIDTH_STEP) * _WIDTH_STEP, _WIDEST)
