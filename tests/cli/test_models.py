@@ -15,6 +15,9 @@ PARAMETERS = {
     "deeplabv3_mobilevit_s": 6_357_941,
     "deeplabv3_mobilevit_xs": 2_944_069,
     "deeplabv3_mobilevit_xxs": 1_854_853,
+    "yolox_mobilevit_s": 7_309_727,
+    "yolox_mobilevit_xs": 3_188_943,
+    "yolox_mobilevit_xxs": 1_086_911,
 }
 MACS = {
     "mobilevit_s": "2,000.8",
@@ -26,6 +29,9 @@ MACS = {
     "deeplabv3_mobilevit_s": "13,693.5",
     "deeplabv3_mobilevit_xs": "7,378.4",
     "deeplabv3_mobilevit_xxs": "3,952.8",
+    "yolox_mobilevit_s": "8,622.7",
+    "yolox_mobilevit_xs": "4,609.5",
+    "yolox_mobilevit_xxs": "1,564.0",
 }
 
 
@@ -92,7 +98,7 @@ def test_networks_side_by_side(mobilevit, tmp_path):
     assert shown["mobilevit_s"] == ["256", "5,578,632", "2,000.8", "78.40", "[3]"]
     assert shown["[3]"] == ["MobileViT", "paper", "(arXiv", "2110.02178),", "Figure", "6"]
     assert shown["mobilenetv2_140"] == ["256", "6,108,776", "759.9"]
-    assert not any(name.startswith(("ssdlite", "deeplab")) for name in shown)
+    assert not any(name.startswith(("ssdlite", "deeplab", "yolox")) for name in shown)
     assert max(map(len, ran.out.splitlines()[1:])) <= 80
     assert "not drawn, since no top-1 is known: mobilenetv2_035, mobilenetv2_140\n" in ran.err
     found = json.loads(output.read_text())["networks"]

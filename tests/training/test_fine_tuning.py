@@ -164,13 +164,15 @@ class TestMerging:
         assert "classifier" not in scopes(initial.values)
 
 
-@pytest.mark.parametrize("name", ["classifier", "ssdlite", "deeplabv3"])
+@pytest.mark.parametrize("name", ["classifier", "ssdlite", "yolox", "deeplabv3"])
 def test_heads_of_the_same_classes_in_another_order(source, tmp_path, name):
     """The class of each name gets the outputs that it had, for all heads and parts of them."""
     if name == "classifier":
         model, names, run = tiny_model(), NAMES, "mobilevit_xxs"
     elif name == "ssdlite":
         model, names, run = kind(name), NAMES[1:], "ssdlite_mobilevit_xxs"
+    elif name == "yolox":
+        model, names, run = kind(name), NAMES, "yolox_mobilevit_xxs"
     else:
         model, names = kind(name, aux_head=True), ("background", *NAMES[1:])
         run = "deeplabv3_mobilevit_xxs"
@@ -186,6 +188,7 @@ def test_heads_of_the_same_classes_in_another_order(source, tmp_path, name):
     assert {path[-2] for path in changed} == {
         "classifier": {"classifier"},
         "ssdlite": {"predict"},
+        "yolox": {"predict_classes"},
         "deeplabv3": {"classifier", "aux_classifier"},
     }[name]
     for path in changed:

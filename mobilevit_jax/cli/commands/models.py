@@ -34,7 +34,7 @@ class Arguments:
     Attributes:
         name: A model, or a pattern such as "*xs".
         size: Image height and width in pixels; if not given, what each was published for: 256, 320
-            for detectors, 512 for segmentation.
+            for `ssdlite_*`, 416 for `yolox_*`, 512 for segmentation.
         num_classes: Classes, with the background for `ssdlite_*` and segmentation models; if not
             given, those of the published models.
         json: Print JSON, for machines.
