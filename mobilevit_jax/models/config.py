@@ -104,16 +104,23 @@ def _options() -> dict[str, _Option]:
         _add(found, family.module, registry.option_names(family.module), left_open)
     for head in heads:
         names = set(registry.option_names(head.module)) - hidden
-        _add(found, head.module, names, names)
+        _add(found, head.module, names, names, head.defaults)
         if head.spelled:
             _add(found, head.spelled.owner, head.spelled.names, set(head.spelled.names))
     return found
 
 
 def _add(
-    found: dict[str, _Option], owner: Any, names: Collection[str], left_open: Collection[str]
+    found: dict[str, _Option],
+    owner: Any,
+    names: Collection[str],
+    left_open: Collection[str],
+    varying: Collection[str] = (),
 ) -> None:
-    """Adds fields of a class; what two owners have apart is left to the model."""
+    """Adds fields of a class; what two owners have apart is left to the model.
+
+    Of those that vary with the backbone, the text has no value.
+    """
     hints = typing.get_type_hints(owner)
     for field in dataclasses.fields(owner):
         if field.name not in names:
@@ -121,7 +128,7 @@ def _add(
         hint = hints[field.name]
         default = None if field.name in left_open else field.default
         text = _described(field.name, owner)
-        if default is None and field.default is not None:
+        if default is None and field.default is not None and field.name not in varying:
             text = f"{text} {owner.__name__}'s own value is {field.default}."
         known = found.get(field.name, _Option(hint, default, text))
         if known.hint != hint:

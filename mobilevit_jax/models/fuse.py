@@ -40,8 +40,9 @@ def _fused(
     params: Mapping[str, Any], statistics: Mapping[str, Any], eps: Mapping[Path, float], path: Path
 ) -> dict[str, Any]:
     """Walks down to the blocks that have a norm; what has no statistics is left as it is."""
-    if norm := statistics.get("norm"):
-        return {"conv": _fused_conv(params["conv"], params["norm"], norm, eps[*path, "norm"])}
+    if (norm := (*path, "norm")) in eps:
+        fused = _fused_conv(params["conv"], params["norm"], statistics["norm"], eps[norm])
+        return {"conv": fused}
     return {
         name: _fused(value, statistics[name], eps, (*path, name)) if name in statistics else value
         for name, value in params.items()

@@ -139,8 +139,7 @@ class Head:
             rows.
         beside_classes: Outputs in front of the classes of each row.
         backbone_defaults: Options of backbones that it has in place of their own.
-        defaults: Returns its options on a backbone in place of the module's own, such as widths
-            that go with it.
+        defaults: Options that go with the backbone, such as widths, and what tells them of it.
         names: {layout: names}, its tensors in other implementations; of two of one layout, the
             first is written.
         spelled: How configurations spell an option that is no plain value.
@@ -160,7 +159,7 @@ class Head:
     class_modules: tuple[str, ...]
     beside_classes: int = 0
     backbone_defaults: Mapping[str, Any] = field(default_factory=dict)
-    defaults: Callable[[Any], dict[str, Any]] = lambda backbone: {}
+    defaults: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict)
     names: Mapping[str, tuple[HeadNames, ...]] = field(default_factory=dict)
     spelled: Spelled | None = None
     training_only: frozenset[str] = frozenset()

@@ -148,8 +148,8 @@ def _on(head: Head, backbone: nn.Module, name: str, options: Mapping[str, Any]) 
 
 def _joined(head: Head, backbone: nn.Module, options: Mapping[str, Any]) -> Model:
     common, own = _only(options, COMMON), _only(options, option_names(head.module))
-    fields = head.defaults(backbone) | own
-    model = head.module(backbone=backbone, common=Common(**common), **fields)
+    beside = {name: of(backbone) for name, of in head.defaults.items()}
+    model = head.module(backbone=backbone, common=Common(**common), **beside | own)
     _check_kinds(model.common)
     _check_kinds(model)
     head.check(model)

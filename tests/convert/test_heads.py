@@ -163,6 +163,12 @@ class TestOtherKinds:
         with pytest.raises(DataError, match=message):
             convert.load_state_dict(create_model("ssdlite_mobilevit_xxs"), state_dict)
 
+    def test_another_detector(self):
+        with pytest.raises(DataError, match="a model with the kind and size of ssdlite_mobilevit"):
+            convert.load_state_dict(
+                create_model("yolox_mobilevit_xxs"), reference.state_dict("ssdlite_xxs")
+            )
+
     def test_other_widths(self):
         model = create_model("yolox_mobilevit_xs", head_width=32, depthwise=True)
         message = r"unexpected: .*; .* a model with head_width=96, depthwise=False$"

@@ -177,13 +177,15 @@ def _json_files(directory: Path) -> tuple[Reader, list[Path]]:
     from mobilevit_jax.processing import ImageProcessor
 
     small = create_model("mobilevit_xxs", num_classes=3)
-    detector, segmenter = (
-        create_model(f"{head}_mobilevit_xxs", num_classes=4) for head in ("ssdlite", "deeplabv3")
+    detector, yolox, segmenter = (
+        create_model(f"{head}_mobilevit_xxs", num_classes=4)
+        for head in ("ssdlite", "yolox", "deeplabv3")
     )
     names = ["cat", "dog", "owl"]
     forms = {
         "native": to_native(small, names),
         "detector": to_native(detector, names),
+        "yolox": to_native(yolox, [*names, "yak"]),
         "segmenter": to_native(segmenter),
         "huggingface": to_huggingface(small, names),
         "huggingface_segmenter": to_huggingface(segmenter),

@@ -77,10 +77,10 @@ class YOLOX(Model):
 
     Attributes:
         num_classes: Classes; there is no background among them.
-        head_width: Channels of the head's convolutions; if not told, as many as the backbone's map
-            of stride 16 has, rounded up to a multiple of 32 and at most 256.
-        depthwise: Whether the 3x3 convolutions of neck and head are separable; if not told, where
-            that makes a width of 64 or less.
+        head_width: Channels of the head's convolutions; as many as the backbone's map of stride 16
+            has, rounded up to a multiple of 32 and at most 256, if not told.
+        depthwise: Whether the 3x3 convolutions of neck and head are separable; if not told, they
+            are where that makes a width of 64 or less.
     """
 
     num_classes: int = 80
@@ -178,12 +178,11 @@ def _level_sizes(stages: Stages, height: int, width: int) -> dict[str, tuple[int
     return {name: (height // stride, width // stride) for name, stride in strides.items()}
 
 
-def _defaults(backbone: Any) -> dict[str, Any]:
-    """Of MobileViT XXS, XS and S this gives 64 and separable, 96, and 128."""
+def _width(backbone: Any) -> int:
+    """Of MobileViT XXS, XS and S this gives 64, 96 and 128, of which only 64 is separable."""
     stages = backbone.stages
     _, channels = stages[_levels(stages)[1]]
-    width = min(math.ceil(channels / _WIDTH_STEP) * _WIDTH_STEP, _WIDEST)
-    return {"head_width": width, "depthwise": width <= _WIDEST_DEPTHWISE}
+    return min(math.ceil(channels / _WIDTH_STEP) * _WIDTH_STEP, _WIDEST)
 
 
 def _check(model: YOLOX) -> None:
@@ -257,6 +256,9 @@ HEAD = Head(
     saved_as="YOLOX",
     recognise=_recognise,
     class_modules=("predict_classes",),
-    defaults=_defaults,
+    defaults={
+        "head_width": _width,
+        "depthwise": lambda backbone: _width(backbone) <= _WIDEST_DEPTHWISE,
+    },
     names={"cvnets": (HeadNames((*_neck_rows(), *_head_rows()), prefixes=("encoder.",)),)},
 )
