@@ -4,7 +4,6 @@ The fields and the file format are those of Hugging Face's `MobileViTImageProces
 `preprocessor_config.json` can be read from there and written for there.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,12 +17,23 @@ from mobilevit_jax.base.processor_fields import (
     NORMALISING,
     PLAIN,
     RESAMPLES,
+    both_sides,
+    parse_channels,
+    parse_size,
     read_fields,
+    write_sizes,
 )
 from mobilevit_jax.base.processor_fields import Resample as Resample  # public here
 from mobilevit_jax.base.texts import read_object
-from mobilevit_jax.errors import ConfigurationError, DataError, quoted, shortened, unknown_name
-from mobilevit_jax.resizing import interpolate, interpolation, on_whole_pixels, pad_to
+from mobilevit_jax.errors import ConfigurationError, DataError, shortened, unknown_name
+from mobilevit_jax.resizing import (
+    fit_within,
+    interpolate,
+    interpolation,
+    on_whole_pixels,
+    pad_after,
+    pad_to,
+)
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -31,6 +41,7 @@ if TYPE_CHECKING:
     ImageInput = str | Path | np.ndarray | Image
 
 CONFIG_NAME = "preprocessor_config.json"
+PAD_VALUE = 114  # the grey that YOLOX's images have around them
 # A resized image with more pixels than this many crops is not made as a whole.
 _CROPS_TO_RESIZE = 16
 # The most that is made of such an image for the sake of exactness.
@@ -63,6 +74,11 @@ class ImageProcessor:
         mean: What is subtracted from the scaled values of each channel, in the model's order; None
             for nothing, as MobileViT's weights want it.
         std: What they are divided by then; given with `mean`.
+        do_pad: Whether to letterbox: images are resized, their aspect ratio kept, to what fits into
+            `size` as (height, width), or as the side of a square; they stand in its top left
+            corner, and `pad_value` fills the rest. Nothing is left to crop then: `crop_size` must
+            be the same, unless `do_center_crop` is false.
+        pad_value: What those pixels are, from 0 to 255, before anything is scaled.
     """
 
     do_resize: bool = True
@@ -75,6 +91,8 @@ class ImageProcessor:
     resample: Resample = "bilinear"
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
+    do_pad: bool = False
+    pad_value: int = PAD_VALUE
 
     def __post_init__(self) -> None:
         for field in FLAGS:
@@ -82,21 +100,41 @@ class ImageProcessor:
                 raise ConfigurationError(
                     f"{field} must be true or false, not {getattr(self, field)!r}"
                 )
-        object.__setattr__(self, "size", _parse_size("size", self.size))
-        crop_size = _parse_size("crop_size", self.crop_size)
-        if isinstance(crop_size, int):
-            crop_size = (crop_size, crop_size)
+        size = parse_size("size", self.size)
+        object.__setattr__(self, "size", both_sides(size) if self.do_pad else size)
+        crop_size = both_sides(parse_size("crop_size", self.crop_size))
         object.__setattr__(self, "crop_size", crop_size)
+        self._check_padding()
         factor = self.rescale_factor
         if not isinstance(factor, float | int) or not 0 < factor < float("inf"):
             raise ConfigurationError(f"rescale_factor must be a positive number, not {factor!r}")
         if self.resample not in RESAMPLES:
             raise unknown_name("resample", str(self.resample), RESAMPLES)
         for field in ("mean", "std"):
-            object.__setattr__(self, field, _parse_channels(field, getattr(self, field)))
+            object.__setattr__(self, field, parse_channels(field, getattr(self, field)))
         if (self.mean is None) != (self.std is None):
             raise ConfigurationError(
                 f"mean and std go together; got mean {self.mean} and std {self.std}"
+            )
+
+    def _check_padding(self) -> None:
+        """Refuses what padding would leave without effect, and what would undo it."""
+        value = self.pad_value
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 255:
+            raise ConfigurationError(
+                f"pad_value must be a whole number from 0 to 255, not {value!r}"
+            )
+        if not self.do_pad and value != PAD_VALUE:
+            raise ConfigurationError(
+                f"pad_value {value} has no effect while do_pad is false; set do_pad, or leave "
+                "pad_value out"
+            )
+        if self.do_pad and not self.do_resize:
+            raise ConfigurationError("do_pad fits images into size, so do_resize must be true")
+        if self.do_pad and self.do_center_crop and self.crop_size != self.size:
+            raise ConfigurationError(
+                f"do_pad makes images of size {self.size}, which crop_size {self.crop_size} would "
+                "cut or surround; set both to the same (height, width)"
             )
 
     def __call__(
@@ -146,7 +184,7 @@ class ImageProcessor:
         return "bgr" if self.do_flip_channel_order else "rgb"
 
     def pixels(self, image: np.ndarray) -> np.ndarray:
-        """Resizes and crops, without touching channels or values.
+        """Resizes, and crops or pads, without touching channels or values.
 
         Evaluation keeps images as uint8 until they are on the device, and scales them there.
 
@@ -157,6 +195,9 @@ class ImageProcessor:
             uint8 [h, w, 3], contiguous.
         """
         height, width = self.resized_size(*image.shape[:2])
+        if self.do_pad:
+            resized = self._resize(image, height, width)
+            return np.ascontiguousarray(pad_after(resized, *both_sides(self.size), self.pad_value))
         if not self.do_center_crop:
             return np.ascontiguousarray(self._resize(image, height, width))
         crop_height, crop_width = self.crop_size
@@ -201,16 +242,14 @@ class ImageProcessor:
         MobileViT's does but for turning channels round.
 
         The format has no name for OpenCV's interpolation. It is written as Pillow's bilinear with
-        an extra entry, `resample_library`, which transformers leaves alone.
+        an extra entry, `resample_library`, which transformers leaves alone. A size to be padded to
+        is {"max_height", "max_width"} there, as for its detectors; neither of the two classes pads.
         """
-        size, crop = self.size, self.crop_size
         library, number = RESAMPLES[self.resample]
-        short = {"shortest_edge": size}
         return {
             "image_processor_type": PLAIN if self.mean is None else NORMALISING,
             **{flag: getattr(self, flag) for flag in FLAGS},
-            "size": short if isinstance(size, int) else {"height": size[0], "width": size[1]},
-            "crop_size": {"height": crop[0], "width": crop[1]},
+            **write_sizes(self.size, self.crop_size, self.pad_value if self.do_pad else None),
             "rescale_factor": self.rescale_factor,
             **({"do_normalize": True, "image_mean": self.mean} if self.mean else {}),
             **({"image_std": self.std} if self.std else {}),
@@ -276,11 +315,11 @@ class ImageProcessor:
         return image[:, :, ::-1] if self.do_flip_channel_order else image
 
     def resized_size(self, height: int, width: int) -> tuple[int, int]:
-        """Returns the size in pixels that an image is resized to, before the crop."""
+        """Returns the size in pixels that an image is resized to, before crop or padding."""
         if not self.do_resize:
             return height, width
         if not isinstance(self.size, int):
-            return self.size
+            return fit_within(height, width, *self.size) if self.do_pad else self.size
         short = min(height, width)
         # In whole numbers: the long side times size / short, its fraction dropped.
         return height * self.size // short, width * self.size // short
@@ -322,37 +361,3 @@ class ImageProcessor:
             box=(before * columns, above * rows, after * columns, below * rows),
         )
         return np.asarray(resized)[top - above :, left - before :][:h, :w]
-
-
-def _parse_size(field: str, value: Any) -> int | tuple[int, int]:
-    """Reads a size given as a number, (height, width) or one of Hugging Face's dictionaries."""
-    if isinstance(value, Mapping):
-        if set(value) == {"shortest_edge"} and field == "size":
-            value = value["shortest_edge"]
-        elif set(value) == {"height", "width"}:
-            value = value["height"], value["width"]
-    numbers = value if isinstance(value, tuple | list) else (value,)
-    whole = all(isinstance(n, int) and not isinstance(n, bool) and n >= 1 for n in numbers)
-    if whole and len(numbers) == 2:
-        return numbers[0], numbers[1]
-    if whole and isinstance(value, int):
-        return value
-    raise ConfigurationError(
-        f"{field} must be a whole number of pixels, (height, width) or a dictionary of these, "
-        f"not {value!r}"
-    )
-
-
-def _parse_channels(field: str, value: Any) -> tuple[float, float, float] | None:
-    """Reads a number for each channel; those to divide by are above 0."""
-    if value is None:
-        return None
-    low = 0.0 if field == "std" else -math.inf
-    if isinstance(value, tuple | list) and len(value) == 3:
-        numbers = [float(v) for v in value if isinstance(v, float | int) and low < v < math.inf]
-        if len(numbers) == 3:
-            return numbers[0], numbers[1], numbers[2]
-    above = " above 0" if field == "std" else ""
-    raise ConfigurationError(
-        f"{field} must be three numbers{above}, or nothing; got {quoted(value)}"
-    )

@@ -39,6 +39,26 @@ def interpolate(image: np.ndarray, rows, columns) -> np.ndarray:
     return np.rint(along(above) * (1 - down) + along(below) * down).astype(np.uint8)
 
 
+def fit_within(height: int, width: int, most_height: int, most_width: int) -> tuple[int, int]:
+    """Returns the largest size in pixels of an image that keeps its aspect ratio and fits.
+
+    In whole numbers, fractions of a pixel dropped, so that one side always fits exactly; no side
+    is less than a pixel.
+    """
+    if most_height * width <= most_width * height:
+        return most_height, max(1, width * most_height // height)
+    return max(1, height * most_width // width), most_width
+
+
+def pad_after(array: np.ndarray, height: int, width: int, value: int) -> np.ndarray:
+    """Adds a value below and on the right; nothing to an array that is large enough."""
+    missing = height - array.shape[0], width - array.shape[1]
+    if missing == (0, 0):
+        return array
+    widths = ((0, missing[0]), (0, missing[1]), (0, 0))[: array.ndim]
+    return np.pad(array, widths, constant_values=value)
+
+
 def pad_to(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """Centres an image in zeros; an odd number of them has one more above and on the left."""
     missing = height - image.shape[0], width - image.shape[1]

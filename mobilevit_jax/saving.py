@@ -109,6 +109,11 @@ def _documents(
             "transformers has no image processor that both turns channels round and normalises "
             "them; save with layout='native'"
         )
+    elif processor.do_pad:
+        raise ConfigurationError(
+            "transformers' image processor of these models does not pad images; save with "
+            "layout='native', or set do_pad of the processor to false"
+        )
     else:
         form = config.to_huggingface(model, class_names, image_size=_image_size(processor))
     return {PROCESSOR_NAME: processor.to_dict(), config.CONFIG_NAME: form}

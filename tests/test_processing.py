@@ -17,6 +17,7 @@ from PIL import Image
 from mobilevit_jax import processing
 from mobilevit_jax.errors import ConfigurationError, DataError
 from mobilevit_jax.processing import ImageProcessor
+from mobilevit_jax.resizing import fit_within
 
 # As published with the checkpoints.
 PUBLISHED = {
@@ -31,6 +32,7 @@ PUBLISHED = {
 IMAGENET = ImageProcessor(
     do_flip_channel_order=False, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
 )
+LETTERBOX = ImageProcessor(do_pad=True, size=(64, 96), crop_size=(64, 96))
 RESAMPLES = ("bilinear", "pillow_bilinear", "pillow_bicubic")
 
 
@@ -185,6 +187,52 @@ def test_result_has_the_size_of_the_crop(height, width, size, crop):
     assert processor.pixels(np.zeros((height, width, 3), np.uint8)).shape == (crop, crop + 3, 3)
 
 
+@pytest.mark.parametrize(
+    ("shape", "resized"),
+    [
+        ((375, 500), (64, 85)),
+        ((500, 375), (64, 48)),
+        ((60, 300), (19, 96)),
+        ((64, 96), (64, 96)),
+        ((1, 1), (64, 64)),
+        ((1, 1000), (1, 96)),
+        ((1000, 1), (64, 1)),
+    ],
+)
+def test_letterbox(shape, resized):
+    image = noise(*shape)
+    pixels = LETTERBOX.pixels(image)
+    assert LETTERBOX.resized_size(*shape) == resized
+    assert pixels.shape == (64, 96, 3) and pixels.dtype == np.uint8 and pixels.flags.c_contiguous
+    expected = cv2.resize(image, resized[::-1], interpolation=cv2.INTER_LINEAR)
+    np.testing.assert_array_equal(pixels[: resized[0], : resized[1]], expected)
+    assert (pixels[resized[0] :] == 114).all() and (pixels[:, resized[1] :] == 114).all()
+
+
+def test_padding_is_scaled_and_normalised_like_the_rest():
+    wide = np.full((10, 40, 3), 255, np.uint8)
+    plain = ImageProcessor(do_pad=True, size=32, crop_size=32, pad_value=51)(wide)
+    np.testing.assert_allclose(plain[0, :8], 1)
+    np.testing.assert_allclose(plain[0, 8:], 0.2, rtol=1e-6)
+    normalised = replace(IMAGENET, do_pad=True, size=32, crop_size=32, pad_value=51)(wide)
+    expected = (0.2 - np.array(IMAGENET.mean)) / np.array(IMAGENET.std)
+    np.testing.assert_allclose(normalised[0, 20, 3], expected, rtol=1e-5)
+
+
+def test_images_of_any_size_are_one_batch_without_a_crop():
+    processor = replace(LETTERBOX, do_center_crop=False, crop_size=(8, 8))
+    assert processor([noise(30, 40), noise(200, 7), noise(1, 1)]).shape == (3, 64, 96, 3)
+
+
+@given(st.integers(1, 5000), st.integers(1, 5000), st.integers(1, 700), st.integers(1, 700))
+def test_what_fits_is_as_large_as_can_be(height, width, most_height, most_width):
+    h, w = fit_within(height, width, most_height, most_width)
+    assert 1 <= h <= most_height and 1 <= w <= most_width
+    assert h == most_height or w == most_width
+    scale = min(most_height / height, most_width / width)
+    assert abs(h - max(1, height * scale)) < 1 + 1e-6 and abs(w - max(1, width * scale)) < 1 + 1e-6
+
+
 def test_for_size_keeps_the_margin():
     processor = ImageProcessor().for_size(320)
     assert (processor.size, processor.crop_size) == (352, (320, 320))
@@ -194,6 +242,7 @@ def test_for_size_keeps_the_margin():
     assert (exact.size, exact.crop_size) == ((96, 108), (64, 64))
     uncropped = ImageProcessor(do_center_crop=False, size=256).for_size(64)
     assert uncropped.size == 64
+    assert LETTERBOX.for_size(416) == replace(LETTERBOX, size=(416, 416), crop_size=(416, 416))
     with pytest.raises(ConfigurationError, match="at least 1 pixel"):
         processor.for_size(0)
 
@@ -274,6 +323,9 @@ def test_old_names_and_forms():
         ImageProcessor(do_resize=False, do_center_crop=False),
         IMAGENET,
         replace(IMAGENET, do_flip_channel_order=True),
+        LETTERBOX,
+        replace(LETTERBOX, do_center_crop=False, pad_value=0),
+        replace(IMAGENET, do_pad=True, size=64, crop_size=64),
     ],
 )
 def test_round_trip_through_a_file(processor, tmp_path):
@@ -331,7 +383,18 @@ def test_files_that_cannot_be_read(tmp_path):
         (IMAGENET.to_dict() | {"image_mean": "x"}, "mean must be three numbers, or nothing"),
         ({"do_reduce_labels": True}, "do_reduce_labels=True is not supported; set it to false"),
         ({"reduce_labels": True}, "reduce_labels=True is not supported"),
-        ({"do_pad": True, "pad_size": {"height": 9, "width": 9}}, "do_pad=True is not supported"),
+        ({"do_pad": True, "pad_size": {"height": 9, "width": 9}}, "do_pad=True .* max_height"),
+        (
+            LETTERBOX.to_dict() | {"pad_size": None},
+            "pad_size the same .*; got .* and pad_size None",
+        ),
+        (
+            LETTERBOX.to_dict() | {"pad_size": {"height": 99, "width": 96}},
+            "pad_size the same height",
+        ),
+        (LETTERBOX.to_dict() | {"size": {"height": 64, "width": 96}}, "where size says max_height"),
+        (LETTERBOX.to_dict() | {"do_pad": False}, "size must be"),
+        (LETTERBOX.to_dict() | {"crop_size": 256}, r"crop_size \(256, 256\) would cut"),
         ({"do_thumbnail": 1}, "do_thumbnail=1 is not supported"),
         ({"image_processor_type": "ViTImageProcessor"}, "image_processor_type='ViTImageProcessor'"),
         (
@@ -362,6 +425,13 @@ def test_files_that_ask_for_something_else(config, message):
         ({"rescale_factor": float("nan")}, "rescale_factor must be"),
         ({"do_resize": 1}, "do_resize must be true or false"),
         ({"resample": "bilinar"}, "did you mean 'bilinear'"),
+        (
+            {"do_pad": True},
+            r"do_pad makes images of size \(288, 288\), which crop_size \(256, 256\)",
+        ),
+        ({"do_pad": True, "do_resize": False}, "do_pad fits images into size, so do_resize must"),
+        ({"pad_value": 0}, "pad_value 0 has no effect while do_pad is false"),
+        ({"do_pad": True, "pad_value": 256}, "pad_value must be a whole number from 0 to 255"),
         ({"mean": (0.5, 0.5, 0.5)}, "mean and std go together; got mean .* and std None"),
         ({"mean": (0.5, 0.5), "std": (1, 1, 1)}, "mean must be three numbers, or nothing; got"),
         ({"mean": (0, 0, 0), "std": (1, 0, 1)}, "std must be three numbers above 0"),

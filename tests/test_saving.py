@@ -92,6 +92,16 @@ class TestDirectories:
         rest["params"]["backbone"]["conv_1"]["conv"]["kernel"] = kernel_of(variables)
         assert_equal(rest, variables)
 
+    def test_only_native_holds_a_letterbox(self, model, variables, tmp_path):
+        processor = dataclasses.replace(RGB, do_pad=True, size=64, crop_size=64, pad_value=0)
+        refused = {"huggingface": "does not pad images", "timm": r"do_pad=True"}
+        for layout, message in refused.items():
+            with pytest.raises(ConfigurationError, match=message):
+                save_pretrained(tmp_path / "new", model, variables, processor, layout=layout)
+        assert os.listdir(tmp_path) == []
+        save_pretrained(tmp_path / "new", model, variables, processor, layout="native")
+        assert load_weights(tmp_path / "new").processor == processor
+
     def test_native_holds_what_others_cannot(self, tmp_path):
         model = tiny_model(7, patch_sizes=(8, 4, 2), fusion=False)
         variables = random_variables(model)

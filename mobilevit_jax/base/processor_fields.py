@@ -1,5 +1,6 @@
 """The fields of `preprocessor_config.json`, as transformers' classes of processors read them."""
 
+import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -12,7 +13,7 @@ RESAMPLES: dict[Resample, tuple[str, int]] = {
     "pillow_bilinear": ("pillow", 2),
     "pillow_bicubic": ("pillow", 3),
 }
-FLAGS = ("do_resize", "do_center_crop", "do_rescale", "do_flip_channel_order")
+FLAGS = ("do_resize", "do_center_crop", "do_rescale", "do_flip_channel_order", "do_pad")
 # The classes of transformers whose files these are, the second with mean and standard deviation;
 # and what each assumes for a field that a file does not have.
 PLAIN, NORMALISING = "MobileViTImageProcessor", "BitImageProcessor"
@@ -55,7 +56,35 @@ def read_fields(config: Mapping[str, Any]) -> dict[str, Any]:
     fields = {key: config[key] for key in known if key in config}
     if config.get("do_normalize"):
         fields |= {"mean": config["image_mean"], "std": config["image_std"]}
+    if config.get("do_pad"):
+        fields |= _read_padding(config)
     return {**fields, "resample": _parse_resample(config)}
+
+
+def write_sizes(
+    size: int | tuple[int, int], crop_size: tuple[int, int], pad_value: int | None
+) -> dict[str, Any]:
+    """Returns the fields of sizes; `pad_value` is None of a processor that does not pad."""
+    crop = dict(zip(("height", "width"), crop_size, strict=True))
+    if isinstance(size, int):
+        return {"size": {"shortest_edge": size}, "crop_size": crop}
+    sides = dict(zip(("height", "width"), size, strict=True))
+    if pad_value is None:
+        return {"size": sides, "crop_size": crop}
+    most = {f"max_{side}": pixels for side, pixels in sides.items()}
+    return {"size": most, "crop_size": crop, "pad_size": sides, "pad_value": pad_value}
+
+
+def _read_padding(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns size and value of a file with do_pad; refuses what is no letterbox."""
+    size, sides = config["size"], config.get("pad_size")
+    most = isinstance(sides, Mapping) and {f"max_{side}": n for side, n in sides.items()}
+    if not most or size != most:
+        raise ConfigurationError(
+            "do_pad=True is supported where size says max_height and max_width, and pad_size the "
+            f"same height and width; got size {quoted(size)} and pad_size {quoted(sides)}"
+        )
+    return {"size": sides, "pad_value": config.get("pad_value", 0)}
 
 
 def _check_followed(config: Mapping[str, Any]) -> str:
@@ -94,4 +123,43 @@ def _parse_resample(config: Mapping[str, Any]) -> Resample:
             return resample
     raise ConfigurationError(
         f"resample {number!r} of {library} is not supported, only 2 and Pillow's 3"
+    )
+
+
+def both_sides(size: int | tuple[int, int]) -> tuple[int, int]:
+    """Returns a size as (height, width); a number is the side of a square."""
+    return (size, size) if isinstance(size, int) else size
+
+
+def parse_size(field: str, value: Any) -> int | tuple[int, int]:
+    """Reads a size given as a number, (height, width) or one of Hugging Face's dictionaries."""
+    if isinstance(value, Mapping):
+        if set(value) == {"shortest_edge"} and field == "size":
+            value = value["shortest_edge"]
+        elif set(value) == {"height", "width"}:
+            value = value["height"], value["width"]
+    numbers = value if isinstance(value, tuple | list) else (value,)
+    whole = all(isinstance(n, int) and not isinstance(n, bool) and n >= 1 for n in numbers)
+    if whole and len(numbers) == 2:
+        return numbers[0], numbers[1]
+    if whole and isinstance(value, int):
+        return value
+    raise ConfigurationError(
+        f"{field} must be a whole number of pixels, (height, width) or a dictionary of these, "
+        f"not {value!r}"
+    )
+
+
+def parse_channels(field: str, value: Any) -> tuple[float, float, float] | None:
+    """Reads a number for each channel; those to divide by are above 0."""
+    if value is None:
+        return None
+    low = 0.0 if field == "std" else -math.inf
+    if isinstance(value, tuple | list) and len(value) == 3:
+        numbers = [float(v) for v in value if isinstance(v, float | int) and low < v < math.inf]
+        if len(numbers) == 3:
+            return numbers[0], numbers[1], numbers[2]
+    above = " above 0" if field == "std" else ""
+    raise ConfigurationError(
+        f"{field} must be three numbers{above}, or nothing; got {quoted(value)}"
     )

@@ -199,6 +199,8 @@ def _beyond_timm_processing(processor: ImageProcessor) -> list[str]:
         for flag in ("do_resize", "do_center_crop", "do_rescale")
         if not getattr(processor, flag)
     ]
+    if processor.do_pad:
+        reasons.append("do_pad=True")
     if not isinstance(processor.size, int):
         reasons.append(f"size={processor.size} (only the short side's length)")
     if processor.crop_size[0] != processor.crop_size[1]:

@@ -14,6 +14,7 @@ import numpy as np
 
 from mobilevit_jax.data.voc_names import VOID
 from mobilevit_jax.errors import check_fields
+from mobilevit_jax.resizing import pad_after
 
 _TRIES = 10  # crops drawn for `class_share`, as in later CVNets
 
@@ -155,7 +156,7 @@ def cut_out_image(
         flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
         borderMode=cv2.BORDER_REPLICATE,
     )
-    return _surround(part, height, width, 0)
+    return pad_after(part, height, width, 0)
 
 
 def cut_out_mask(
@@ -167,7 +168,7 @@ def cut_out_mask(
     """
     rows = _nearest(mask.shape[0], resized[0], top, min(height, resized[0]))
     columns = _nearest(mask.shape[1], resized[1], left, min(width, resized[1]))
-    return _surround(mask.take(rows, 0).take(columns, 1), height, width, VOID)
+    return pad_after(mask.take(rows, 0).take(columns, 1), height, width, VOID)
 
 
 def largest_share(mask: np.ndarray) -> float:
@@ -187,12 +188,3 @@ def _random_place(
 def _nearest(source: int, resized: int, start: int, count: int) -> np.ndarray:
     """Returns the source pixel in which each pixel's centre lies, of an axis that is resized."""
     return (2 * np.arange(start, start + count) + 1) * source // (2 * resized)
-
-
-def _surround(array: np.ndarray, height: int, width: int, value: int) -> np.ndarray:
-    """Adds a value below and on the right; nothing to an array that is large enough."""
-    missing = height - array.shape[0], width - array.shape[1]
-    if missing == (0, 0):
-        return array
-    widths = ((0, missing[0]), (0, missing[1]), (0, 0))[: array.ndim]
-    return np.pad(array, widths, constant_values=value)

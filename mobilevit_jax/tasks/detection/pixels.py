@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from mobilevit_jax.base.processor_fields import both_sides
 from mobilevit_jax.processing import ImageProcessor
 
 
@@ -32,16 +33,19 @@ def seen_part(
     """Returns the part that the network sees of an image of so many pixels.
 
     If the processor resizes to the very size of the crop, that is the whole image; a central crop
-    of a larger one leaves out the edges.
+    of a larger one leaves out the edges, and a letterbox begins at the image's corner.
 
     Returns:
-        (x1, y1, x2, y2) in pixels of the image; beyond its edges where zeros were put around it.
+        (x1, y1, x2, y2) in pixels of the image; beyond its edges where others were put around it.
     """
     resized_height, resized_width = processor.resized_size(height, width)
+    down, across = height / resized_height, width / resized_width
+    if processor.do_pad:
+        seen_height, seen_width = both_sides(processor.size)
+        return 0, 0, seen_width * across, seen_height * down
     crop_height, crop_width = resized_height, resized_width
     if processor.do_center_crop:
         crop_height, crop_width = processor.crop_size
     # Negative where zeros surround the image: an odd number of them has one more in front.
     top, left = (resized_height - crop_height) // 2, (resized_width - crop_width) // 2
-    down, across = height / resized_height, width / resized_width
     return left * across, top * down, (left + crop_width) * across, (top + crop_height) * down

@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mobilevit_jax.base.processor_fields import both_sides
 from mobilevit_jax.data.masks import decode_mask
 from mobilevit_jax.data.voc_names import VOID
-from mobilevit_jax.errors import DataError
+from mobilevit_jax.errors import ConfigurationError, DataError
 from mobilevit_jax.processing import ImageProcessor
 
 _LONGEST = 16  # times the short side
@@ -45,7 +46,14 @@ def whole_images(processor: ImageProcessor) -> ImageProcessor:
 
     A mask covers its image, so nothing may be cut off: images are resized to the crop's size, and
     the margin around the crop, which Hugging Face's settings for segmentation have, is left aside.
+
+    Raises:
+        ConfigurationError: If it pads them.
     """
+    if processor.do_pad:
+        raise ConfigurationError(
+            "segmentation resizes whole images and pads none: set do_pad of the processor to false"
+        )
     size = _target(processor)
     return replace(processor, do_resize=True, size=size, do_center_crop=True, crop_size=size)
 
@@ -104,5 +112,4 @@ def _target(processor: ImageProcessor) -> tuple[int, int]:
     """Returns the (height, width) that the model was trained on."""
     if processor.do_center_crop:
         return processor.crop_size
-    size = processor.size
-    return (size, size) if isinstance(size, int) else size
+    return both_sides(processor.size)

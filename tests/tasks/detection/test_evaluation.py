@@ -202,6 +202,26 @@ def test_the_edges_may_be_cut_off():
     assert found["map"] == pytest.approx(1)
 
 
+@pytest.mark.parametrize("size", [64, 96])
+def test_letterboxed_images(size):
+    """Boxes found in letterboxes of any size are measured in the images that they are of."""
+    processor = ImageProcessor(do_pad=True, size=32, crop_size=32).for_size(size)
+    sizes, objects = random_scene(np.random.default_rng(3), 9)
+    answers = [
+        [(list(np.array(box) / scale), label, 0.9) for box, label, crowd in found if not crowd]
+        for found, scale in zip(objects, [max(image) for image in sizes], strict=True)
+    ]
+    # The network sees the middle of the letterbox to know the image by.
+    wide = [(h, w) for h, w in sizes if min(h, w) > max(h, w) / 2]
+    assert len(wide) > 4
+    kept = [i for i, image in enumerate(sizes) if image in wide]
+    split = MemorySplit([sizes[i] for i in kept], [objects[i] for i in kept])
+    found = evaluate(split, [answers[i] for i in kept], processor=processor)
+    assert found["count"] == len(kept) and found["map"] > 0.95
+    stretched = ImageProcessor(size=(size, size), crop_size=(size, size))
+    assert evaluate(split, [answers[i] for i in kept], processor=stretched)["map"] < 0.7
+
+
 def test_other_classes_are_refused():
     split = MemorySplit([(50, 60)], [[([0, 0, 30, 30], 1, False)]])
     model, variables = table([[]], 3, 8)

@@ -1,11 +1,14 @@
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mobilevit_jax.processing import ImageProcessor
 from mobilevit_jax.tasks.detection.pixels import pixel_boxes, seen_part
 
 WHOLE = ImageProcessor(size=(320, 320), crop_size=(320, 320))
+LETTERBOX = ImageProcessor(do_pad=True, size=(320, 416), crop_size=(320, 416))
 
 
 def test_shares_of_a_whole_image():
@@ -26,6 +29,9 @@ def test_shares_of_a_whole_image():
         (ImageProcessor(do_resize=False, crop_size=(400, 600)), (20, 40, 620, 440)),
         # 80 and 160 zeros around it.
         (ImageProcessor(do_resize=False, crop_size=(640, 960)), (-160, -80, 800, 560)),
+        # 320 x 426 would be too wide: 312 x 416.
+        (LETTERBOX, (0, 0, 640, 480 * 320 / 312)),
+        (ImageProcessor(do_pad=True, size=64, do_center_crop=False), (0, 0, 640, 640)),
     ],
 )
 def test_the_part_that_is_seen(processor, expected):
@@ -39,6 +45,8 @@ def test_the_part_that_is_seen(processor, expected):
         ImageProcessor(size=90, crop_size=(70, 64)),
         ImageProcessor(do_resize=False, crop_size=(151, 160)),
         ImageProcessor(size=(50, 61), crop_size=(80, 40)),
+        ImageProcessor(do_pad=True, size=(96, 160), crop_size=(96, 160)),
+        ImageProcessor(do_pad=True, size=(200, 96), do_center_crop=False),
     ],
 )
 def test_a_patch_is_found_where_it_is(processor):
@@ -50,3 +58,21 @@ def test_a_patch_is_found_where_it_is(processor):
     shares = corners / (seen.shape[::-1] * 2)
     found = pixel_boxes(shares, 120, 100, processor)
     np.testing.assert_allclose(found, [40, 50, 60, 80], atol=1.3)
+
+
+side, share = st.integers(1, 3000), st.floats(0, 1)
+
+
+@given(side, side, side, side, st.tuples(share, share, share, share))
+def test_into_a_letterbox_and_back(height, width, most_height, most_width, shares):
+    """Whatever the sizes, one pixel included, a box comes back to where it was."""
+    size = (most_height, most_width)
+    processor = ImageProcessor(do_pad=True, size=size, crop_size=size)
+    resized = processor.resized_size(height, width)
+    into = np.array(resized[::-1] * 2) / (size[::-1] * 2)
+    box = np.sort(np.reshape(shares, (2, 2)), axis=0).ravel()
+    found = pixel_boxes(box * into, height, width, processor)
+    np.testing.assert_allclose(found, box * ([width, height] * 2), rtol=1e-5, atol=1e-5)
+    # What is found in the padding is cut off at the image's edge.
+    whole = pixel_boxes(np.array([0, 0, 1, 1]), height, width, processor)
+    np.testing.assert_allclose(whole, [0, 0, width, height], rtol=1e-6)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from mobilevit_jax.data.masks import decode_mask, mask_palette
 from mobilevit_jax.data.voc_names import voc_palette
-from mobilevit_jax.errors import DataError
+from mobilevit_jax.errors import ConfigurationError, DataError
 from mobilevit_jax.processing import ImageProcessor
 from mobilevit_jax.tasks.segmentation.predict import Segmenter, save_palette_png
 from tests.tasks.segmentation.stand_ins import NAMES, PixelNet
@@ -39,6 +39,12 @@ def flag(height=64, width=96):
     image[: height // 2, : width // 2, 0], mask[: height // 2, : width // 2] = 255, 3
     image[height // 2 :, :, 2], mask[height // 2 :, :] = 255, 1
     return image, mask
+
+
+def test_letterboxes_are_refused():
+    processor = ImageProcessor(do_pad=True, size=32, crop_size=32)
+    with pytest.raises(ConfigurationError, match="pads none: set do_pad of the processor to false"):
+        Segmenter(PixelNet(), by_channel(), processor, NAMES)
 
 
 def test_an_array_a_path_and_a_pillow_image(tmp_path):
