@@ -6,9 +6,10 @@ import enum
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields
 from os import PathLike
-from typing import NoReturn
+from typing import Any, NoReturn
 
 # Characters that steer a terminal, turn the order of what follows, or are halves of others.
 _UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -109,6 +110,24 @@ def check_fields(config: object, section: str = "", **allowed: tuple[bool, str])
         if not holds:
             value = getattr(config, name)
             raise ConfigurationError(f"{section}{name} must be {what}; got {value!r}")
+
+
+def check_parts(config: Any, parts: Mapping[str, Iterable[str]], section: str = "") -> None:
+    """Raises ConfigurationError for a field that has no effect since what it is a part of is off.
+
+    Args:
+        config: A dataclass.
+        parts: By field, those that have no effect while it is 0.
+        section: Where it stands in an experiment; see `check_fields`.
+    """
+    defaults = {field.name: field.default for field in fields(config)}
+    for whole, own in parts.items():
+        for part in own:
+            if not getattr(config, whole) and getattr(config, part) != defaults[part]:
+                raise ConfigurationError(
+                    f"{section}{part} has no effect while {section}{whole} is 0: set {whole}, or "
+                    f"leave {part} at {defaults[part]}"
+                )
 
 
 def count(number: int, noun: str, plural: str = "") -> str:

@@ -12,7 +12,7 @@ not quite the published recipe, and off by default.
 """
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import cv2
@@ -20,7 +20,7 @@ import numpy as np
 
 from mobilevit_jax.data.decode import REDUCTIONS, ChannelOrder, decode_image, jpeg_size
 from mobilevit_jax.data.random_augment import STRONGEST, rand_augment, random_erase
-from mobilevit_jax.errors import ConfigurationError, check_fields
+from mobilevit_jax.errors import check_fields, check_parts
 
 Interpolation = Literal["bilinear", "bicubic"]
 
@@ -112,19 +112,7 @@ class AugmentConfig:
                 f"from 0 to {STRONGEST}",
             ),
         )
-        _check_parts(self)
-
-
-def _check_parts(config: AugmentConfig) -> None:
-    """Refuses what would have no effect since what it is a part of is off."""
-    defaults = {field.name: field.default for field in fields(config)}
-    for whole, parts in _PARTS.items():
-        for part in parts:
-            if not getattr(config, whole) and getattr(config, part) != defaults[part]:
-                raise ConfigurationError(
-                    f"augment.{part} has no effect while augment.{whole} is 0: set {whole}, or "
-                    f"leave {part} at {defaults[part]}"
-                )
+        check_parts(self, _PARTS, "augment.")
 
 
 class _Key(np.random.bit_generator.ISeedSequence):

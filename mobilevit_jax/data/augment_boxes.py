@@ -246,8 +246,10 @@ def distort(
         added = brightness * 255 * happens[1]
         image = cv2.LUT(image, _table(levels * (contrast if happens[0] else 1) + added))
     if happens[2:4].any():
-        added = int(hue * 255) * happens[3]
-        image = _change_hsv(image, saturation if happens[2] else 1, added, channel_order)
+        hues = (levels + int(hue * 255) * happens[3]) % _HUES
+        # Hue is a circle; v0.1 stops at 0 instead, which keeps some reds red.
+        saturations = levels * (saturation if happens[2] else 1)
+        image = change_hsv(image, np.stack([hues, saturations, levels], axis=1), channel_order)
     if happens[4] and not happens[0]:
         image = cv2.LUT(image, _table(levels * late))
     if happens[5] and config.shuffle_channels:
@@ -255,14 +257,18 @@ def distort(
     return image
 
 
-def _change_hsv(
-    image: np.ndarray, saturation: float, hue: int, channel_order: Literal["bgr", "rgb"]
+def change_hsv(
+    image: np.ndarray, tables: np.ndarray, channel_order: Literal["bgr", "rgb"]
 ) -> np.ndarray:
+    """Looks hue (0 to 179), saturation and value (0 to 255) of an image up in tables.
+
+    Args:
+        image: uint8 [h, w, 3]; not changed.
+        tables: [256, 3], for the three in turn; rounded down and kept from 0 to 255.
+        channel_order: Of the image.
+    """
     bgr = channel_order == "bgr"
     image = cv2.cvtColor(image, cv2.COLOR_BGR2HSV if bgr else cv2.COLOR_RGB2HSV)
-    levels = np.arange(256.0)
-    # Hue is a circle; v0.1 stops at 0 instead, which keeps some reds red.
-    tables = np.stack([(levels + hue) % _HUES, levels * saturation, levels], axis=1)
     image = cv2.LUT(image, _table(tables)[:, None])
     return cv2.cvtColor(image, cv2.COLOR_HSV2BGR if bgr else cv2.COLOR_HSV2RGB)
 
