@@ -211,7 +211,7 @@ def test_letterbox(shape, resized):
 
 def test_padding_is_scaled_and_normalised_like_the_rest():
     wide = np.full((10, 40, 3), 255, np.uint8)
-    plain = ImageProcessor(do_pad=True, size=32, crop_size=32, pad_value=51)(wide)
+    plain = ImageProcessor(do_pad=True, size=32, crop_size=(32, 32), pad_value=51)(wide)
     np.testing.assert_allclose(plain[0, :8], 1)
     np.testing.assert_allclose(plain[0, 8:], 0.2, rtol=1e-6)
     normalised = replace(IMAGENET, do_pad=True, size=32, crop_size=32, pad_value=51)(wide)

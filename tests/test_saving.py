@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -94,7 +95,7 @@ class TestDirectories:
 
     def test_only_native_holds_a_letterbox(self, model, variables, tmp_path):
         processor = dataclasses.replace(RGB, do_pad=True, size=64, crop_size=64, pad_value=0)
-        refused = {"huggingface": "does not pad images", "timm": r"do_pad=True"}
+        refused: dict[Any, str] = {"huggingface": "does not pad images", "timm": r"do_pad=True"}
         for layout, message in refused.items():
             with pytest.raises(ConfigurationError, match=message):
                 save_pretrained(tmp_path / "new", model, variables, processor, layout=layout)

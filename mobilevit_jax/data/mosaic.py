@@ -68,16 +68,16 @@ class MosaicConfig:
     min_box_side: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("mosaic", "mixup", "distort", "flip"):
-            share = getattr(self, f"{name}_probability")
-            check_fields(self, **{f"{name}_probability": (0 <= share <= 1, "in [0, 1]")})
+        allowed: dict[str, tuple[bool, str]] = {}
+        for part in ("mosaic", "mixup", "distort", "flip"):
+            name = f"{part}_probability"
+            allowed[name] = (0 <= getattr(self, name) <= 1, "in [0, 1]")
         for name in ("scale", "mixup_scale"):
             low, high = getattr(self, name)
-            check_fields(
-                self, **{name: (0 < low <= high < math.inf, "(low, high) with 0 < low <= high")}
-            )
+            allowed[name] = (0 < low <= high < math.inf, "(low, high) with 0 < low <= high")
         check_fields(
             self,
+            **allowed,
             rotation=(0 <= self.rotation <= 180, "from 0 to 180 degrees"),
             shear=(0 <= self.shear < 45, "at least 0 and below 45 degrees"),
             translate=(0 <= self.translate <= 1, "in [0, 1]"),
@@ -227,15 +227,16 @@ def _place_four(
     """
     canvas = np.full((*size, 3), pad_value, np.uint8)
     boxes = []
+    height, width = size
     for place, one in enumerate(four):
-        image, own, _ = _fit(one, size[0] // 2, size[1] // 2)
+        image, own, _ = _fit(one, height // 2, width // 2)
         h, w = image.shape[:2]
         top = centre[0] - (h if place < 2 else 0)
         left = centre[1] - (w if place % 2 == 0 else 0)
         inside = canvas[max(0, top) : top + h, max(0, left) : left + w]
         start = max(0, -top), max(0, -left)
         inside[:] = image[start[0] :, start[1] :][: inside.shape[0], : inside.shape[1]]
-        boxes.append(clip_boxes(own + [left, top] * 2, *size))
+        boxes.append(clip_boxes(own + [left, top] * 2, height, width))
     return Labelled(canvas, np.concatenate(boxes), np.concatenate([one.labels for one in four]))
 
 

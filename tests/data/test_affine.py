@@ -50,7 +50,8 @@ def test_what_is_drawn_stays_in_its_ranges():
 def test_maps_that_only_move_pixels_are_exact(matrix, expected):
     image = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
     wanted = expected(image)
-    found = warp(image, np.array(matrix, np.float64), *wanted.shape[:2], 114)
+    height, width = wanted.shape[:2]
+    found = warp(image, np.array(matrix, np.float64), height, width, 114)
     np.testing.assert_array_equal(found, wanted)
 
 

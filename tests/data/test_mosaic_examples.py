@@ -3,6 +3,8 @@
 # The stand-ins are no `Split` for pyright.
 # pyright: reportArgumentType=false
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -38,7 +40,7 @@ class CountingSplit(MemorySplit):
 
 def make(split, record_id, *, epoch=0, seed=0, config=None, size=(64, 64), **options):
     (record,) = MemorySplit.records(split, [record_id])
-    planned = PlannedBatch(*size, np.array([record_id]), epoch)
+    planned = PlannedBatch(size[0], size[1], np.array([record_id]), epoch)
     config = config or MosaicConfig()
     return mosaic_example(split, record, record_id, planned, config, seed=seed, **options)
 
@@ -76,12 +78,14 @@ def test_three_others_are_read_at_once_and_each_is_as_likely():
 def test_the_four_images_of_a_mosaic():
     """A picture's level is its number, so the pixels say which are there."""
     split = CountingSplit(SIZES, OBJECTS)
+    config, shown = replace(STILL, scale=(1, 1)), []  # which moves pixels, and blends none
     for epoch in range(20):
-        found = make(split, 11, epoch=epoch, config=STILL, pad_value=200)
-        levels, counts = np.unique(found.image, return_counts=True)
-        # Blended with the grey around it, or with its neighbour along a short edge, is none.
-        seen = set(levels[(counts > 64) & (levels < 12)].tolist())
-        assert seen <= {11, *split.asked[-1]} and 11 in seen
+        found = make(split, 11, epoch=epoch, config=config, pad_value=200)
+        four = {11, *split.asked[-1]}
+        seen = set(np.unique(found.image).tolist()) - {200}
+        assert seen <= four
+        shown.append(len(seen) / len(four))
+    assert np.mean(shown) > 0.9
 
 
 def test_the_last_epochs_have_no_mosaic():

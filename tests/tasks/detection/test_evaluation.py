@@ -205,7 +205,7 @@ def test_the_edges_may_be_cut_off():
 @pytest.mark.parametrize("size", [64, 96])
 def test_letterboxed_images(size):
     """Boxes found in letterboxes of any size are measured in the images that they are of."""
-    processor = ImageProcessor(do_pad=True, size=32, crop_size=32).for_size(size)
+    processor = ImageProcessor(do_pad=True, size=32, crop_size=(32, 32)).for_size(size)
     sizes, objects = random_scene(np.random.default_rng(3), 9)
     answers = [
         [(list(np.array(box) / scale), label, 0.9) for box, label, crowd in found if not crowd]

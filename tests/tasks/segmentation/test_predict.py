@@ -42,7 +42,7 @@ def flag(height=64, width=96):
 
 
 def test_letterboxes_are_refused():
-    processor = ImageProcessor(do_pad=True, size=32, crop_size=32)
+    processor = ImageProcessor(do_pad=True, size=32, crop_size=(32, 32))
     with pytest.raises(ConfigurationError, match="pads none: set do_pad of the processor to false"):
         Segmenter(PixelNet(), by_channel(), processor, NAMES)
 
