@@ -19,7 +19,7 @@ from mobilevit_jax.tasks.base import Arrays, DataTask, LoadExample
 from mobilevit_jax.tasks.pretrained import Pretrained
 from mobilevit_jax.tasks.segmentation.config import SegmentationConfig
 from mobilevit_jax.tasks.segmentation.evaluation import SegmentationEvaluator
-from mobilevit_jax.tasks.segmentation.maps import read_mask
+from mobilevit_jax.tasks.segmentation.maps import read_mask, whole_images
 from mobilevit_jax.tasks.segmentation.objective import SegmentationObjective
 from mobilevit_jax.tasks.segmentation.predict import Segmenter
 from mobilevit_jax.tasks.settings import TaskSettings
@@ -56,6 +56,7 @@ class SegmentationTask(DataTask):
         return Segmenter(loaded.model, loaded.variables, processor, loaded.class_names)
 
     def _make_model(self, settings: TaskSettings, info: DatasetInfo) -> nn.Module:
+        whole_images(settings.processor)  # refuses a letterbox now, not at the first evaluation
         model = settings.model.build(len(self.class_names), parallel.AXIS)
         _check_classes(model.num_classes, len(self.class_names), info.name)
         return model

@@ -41,6 +41,15 @@ def test_one_image(detector):
     assert isinstance(found[0].label, int) and isinstance(found[0].box[0], float)
 
 
+def test_letterboxed_images():
+    """What is found in a letterbox is told in the pixels of the photograph."""
+    model, variables = table([[([0.1, 0.05, 0.5, 0.3], 2, 0.9), ([0.5, 0.25, 1, 1], 1, 0.8)]], 3, 8)
+    processor = ImageProcessor(do_pad=True, size=32, crop_size=(32, 32), pad_value=0)
+    first, second = Detector(model, variables, processor, ("cat", "dog"))(picture(0, 100, 200))
+    assert first.box == pytest.approx((20, 10, 100, 60), abs=1e-3)
+    assert second.box == pytest.approx((100, 50, 200, 100), abs=1e-3)  # ends with the photograph
+
+
 def test_paths_pillow_images_and_arrays_are_the_same(detector, tmp_path):
     array = picture(0, 50, 80)
     path = tmp_path / "a.png"

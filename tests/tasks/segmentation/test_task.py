@@ -270,6 +270,10 @@ class TestTask:
                 "the model has 8 classes, but the masks of shapes/tiny have 9",
             ),
             ({"checkpoint": CheckpointConfig(metric="top1")}, "unknown checkpoint.metric 'top1'"),
+            (
+                {"processor": ImageProcessor(do_pad=True, size=32, crop_size=(32, 32))},
+                "segmentation resizes whole images and pads none: set do_pad",
+            ),
         ],
     )
     def test_what_does_not_fit(self, data_dir, options, message):
