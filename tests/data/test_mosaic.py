@@ -131,6 +131,19 @@ def test_the_box_of_a_turned_rectangle_holds_it():
     assert seen > 80
 
 
+def test_what_the_canvas_cuts_off_does_not_come_back():
+    """A box that lies beyond its edge has no area there, but its hull would have after a turn."""
+    config = replace(STILL, rotation=40, scale=(0.5, 0.5))
+    first = with_rectangle(250, 100, 100, (0, 0, 6, 100))
+    rest = [plain(np.zeros((100, 100, 3), np.uint8))] * 3
+    kept = 0
+    for seed in range(40):
+        made = augment_mosaic(first, rest, example_rng(0, 0, seed), 100, 100, config, pad_value=0)
+        assert len(made.labels) == 0 or (made.image > 125).any()
+        kept += not np.array_equal(made.image, first.image)  # which is what is left without boxes
+    assert 5 < kept < 35
+
+
 def test_the_layout_of_a_mosaic():
     """Four images of the result's shape fill it; their corners meet in it, anywhere."""
     images = [plain(np.full((32, 48, 3), level, np.uint8)) for level in (10, 20, 30, 40)]
@@ -172,6 +185,15 @@ def test_mixup():
             pixels = extent(made.image[:, :, 0] > 50)
             np.testing.assert_allclose(pixels, made.boxes[0] * 128, atol=1.01)
             assert made.labels.tolist() == [200]
+    # A smaller one is seen whole, of a larger one all is covered.
+    white = plain(np.full((64, 64, 3), 255, np.uint8))
+    for factor, share in [(0.5, 1 / 4), (1.5, 1)]:
+        config = replace(config, mixup_scale=(factor, factor))
+        for seed in range(20):
+            made = augment_mosaic(
+                black[0], [*black[1:], white], example_rng(2, 0, seed), 64, 64, config, pad_value=0
+            )
+            assert np.mean(made.image) / 127.5 == pytest.approx(share, abs=0.02)
     # At its own size it lies where a letterbox has it.
     config = replace(STILL, mixup_probability=1.0, mixup_scale=(1, 1))
     both = augment_mosaic(FOUR[1], [*FOUR[1:], FOUR[0]], example_rng(2, 0, 0), 320, 320, config)
