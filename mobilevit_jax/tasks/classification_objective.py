@@ -30,10 +30,6 @@ class ClassificationObjective(Objective):
         """Returns the batch, mixed in pairs if it is to be."""
         return batch if self.mix is None else self.mix(batch, key)
 
-    def normaliser(self, batch: Batch) -> jax.Array:
-        """Returns 1 for every image [b]: the loss is their mean."""
-        return jnp.ones_like(batch["weight"])
-
     def loss(self, outputs: jax.Array, batch: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Returns losses [b] and {"loss", "top1", "top5"}, each [b]; `outputs` are logits.
 

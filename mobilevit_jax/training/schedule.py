@@ -22,7 +22,10 @@ class ScheduleConfig:
         peak: Learning rate after the warm-up, where the cosine starts.
         start: Learning rate of step 0.
         end: Learning rate at which the cosine ends.
-        warmup_steps: Steps of linear warm-up.
+        warmup_steps: Steps of warm-up.
+        warmup_power: 1 for a linear warm-up, 2 for the quadratic one of YOLOX.
+        hold_epochs: Epochs at the end of the run in which the rate stays at `end`; the cosine is
+            over by then.
         cosine_by: "epoch" holds the rate constant inside an epoch, as CVNets v0.1 does; "step"
             lets it fall smoothly, which suits runs of few epochs.
     """
@@ -31,6 +34,8 @@ class ScheduleConfig:
     start: float = 2e-4
     end: float = 2e-4
     warmup_steps: int = 3000
+    warmup_power: int = 1
+    hold_epochs: int = 0
     cosine_by: Literal["epoch", "step"] = "epoch"
 
 
@@ -47,17 +52,25 @@ def warmup_cosine(config: ScheduleConfig, steps_of_epochs: Sequence[int]) -> Sch
         raise ConfigurationError(
             f"learning rates must not be negative and the peak above 0; got {config}"
         )
+    if sum(steps_of_epochs) < 1:
+        raise ConfigurationError("the run has no step; raise epochs or give it more examples")
     check_fields(
         config,
         warmup_steps=(config.warmup_steps >= 0, "0 or more"),
+        warmup_power=(config.warmup_power >= 1, "1 or more"),
+        hold_epochs=(
+            0 <= config.hold_epochs < len(steps_of_epochs),
+            f"0 or more, and less than the {len(steps_of_epochs)} epochs of the run",
+        ),
         cosine_by=(config.cosine_by in ("epoch", "step"), "'epoch' or 'step'"),
     )
-    if sum(steps_of_epochs) < 1:
-        raise ConfigurationError("the run has no step; raise epochs or give it more examples")
     boundaries = np.cumsum(steps_of_epochs)
     by_epoch = config.cosine_by == "epoch"
-    period = len(boundaries) if by_epoch else int(boundaries[-1])
+    falling = len(boundaries) - config.hold_epochs
+    period = falling if by_epoch else int(boundaries[falling - 1])
     warmup = optax.linear_schedule(config.start, config.peak, max(config.warmup_steps, 1))
+    if config.warmup_power > 1:
+        warmup = _raised(config)
     cosine = optax.cosine_decay_schedule(config.peak, period, alpha=config.end / config.peak)
 
     def learning_rate(step: jax.typing.ArrayLike) -> jax.Array:
@@ -66,3 +79,10 @@ def warmup_cosine(config: ScheduleConfig, steps_of_epochs: Sequence[int]) -> Sch
         return jnp.where(jnp.asarray(step) < config.warmup_steps, warmup(step), decayed)
 
     return learning_rate
+
+
+def _raised(config: ScheduleConfig) -> Schedule:
+    """Returns the warm-up along a power of the step."""
+    steps = max(config.warmup_steps, 1)
+    rise = config.peak - config.start
+    return lambda step: config.start + rise * (jnp.asarray(step) / steps) ** config.warmup_power

@@ -26,13 +26,22 @@ class EMAConfig:
             (CVNets v0.1: momentum 0.0005). A run of few steps needs a smaller one. 0 keeps none.
         warmup: Whether the decay starts small, min(decay, (1 + step) / (10 + step)), so that a
             short run does not average over its initial weights.
+        ramp_steps: Where above 0, the decay grows towards `decay` by its share 1 - exp(-n /
+            ramp_steps) after n steps instead; YOLOX has 2,000.
     """
 
     decay: float = 0.9995
     warmup: bool = False
+    ramp_steps: int = 0
 
     def __post_init__(self) -> None:
-        check_fields(self, "ema.", decay=(0 <= self.decay < 1, "in [0, 1)"))
+        check_fields(
+            self,
+            "ema.",
+            decay=(0 <= self.decay < 1, "in [0, 1)"),
+            ramp_steps=(self.ramp_steps >= 0, "0 or more"),
+            warmup=(not (self.warmup and self.ramp_steps), "off where ema.ramp_steps is set"),
+        )
 
 
 @flax.struct.dataclass
@@ -116,5 +125,7 @@ def update_ema(config: EMAConfig, ema: Any, new: Any, step: jax.Array) -> Any:
     decay = jnp.float32(config.decay)
     if config.warmup:
         decay = jnp.minimum(decay, (1 + step) / (10 + step))
+    if config.ramp_steps:
+        decay *= -jnp.expm1(-(1 + step) / config.ramp_steps)
     # By its change, so that the average of what does not move stays exactly what it is.
     return jax.tree.map(lambda old, value: old + (1 - decay) * (value - old), ema, new)

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import flax.linen as nn
 import jax
@@ -25,6 +25,10 @@ _DRAWS_OF_TASK = 2**32 - 1
 class Objective(Protocol):
     """What a task gives the step: its loss and the sums behind its metrics."""
 
+    counts_itself: ClassVar[bool] = False
+    """Whether the number that losses are divided by follows from the outputs: `loss` then gives it
+    as "count" [b], and `normaliser` is not asked."""
+
     @property
     def metrics(self) -> tuple[str, ...]:
         """Names of the sums."""
@@ -38,16 +42,20 @@ class Objective(Protocol):
         return batch
 
     def normaliser(self, batch: Batch) -> jax.Array:
-        """Returns what each row adds to the number that losses and metrics are divided by [b]."""
-        ...
+        """Returns what each row adds to the number that losses and metrics are divided by [b].
+
+        By default 1: the loss is the rows' mean.
+        """
+        return jnp.ones_like(batch["weight"])
 
     def loss(self, outputs: Any, batch: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Returns losses [b] to be minimised and {metric: value [b]}, keys equal to `metrics`."""
+        """Returns losses [b] to be minimised and {metric: value [b]}, keys equal to `metrics`, and
+        "count" if it counts itself."""
         ...
 
     def evaluate(self, outputs: Any, batch: Batch) -> dict[str, jax.Array]:
-        """Returns {metric: value [b]} for evaluation."""
-        ...
+        """Returns {metric: value [b]} for evaluation; by default those of the loss."""
+        return self.loss(outputs, batch)[1]
 
 
 def to_float(images: jax.Array, processor: ImageProcessor | None = None) -> jax.Array:
@@ -72,9 +80,9 @@ def make_train_step(
 
     Its batch holds "image" [b, h, w, 3], "weight" [b] and what the task needs; rows of weight 0
     count nowhere but in the batch norms' statistics. Losses and metrics are divided by the sum of
-    `task.normaliser` over the global batch, at least 1. `seed` is that of dropout and of the task's
-    draws; `accumulation` the number of parts that a device's rows are split into; `processor` has
-    the mean and standard deviation of uint8 images.
+    `task.normaliser`, or of the loss's own "count", over the global batch, at least 1. `seed` is
+    that of dropout and of the task's draws; `accumulation` the number of parts that a device's rows
+    are split into; `processor` has the mean and standard deviation of uint8 images.
     """
     gradients = _gradients(model, task, processor)
     if accumulation > 1:
@@ -83,12 +91,16 @@ def make_train_step(
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
         key = device_key(seed, state.step)
         batch = task.prepare(batch, jax.random.fold_in(key, _DRAWS_OF_TASK))
-        count = lax.psum(jnp.sum(batch["weight"] * task.normaliser(batch)), AXIS)
-        grads, (statistics, sums) = gradients(
-            state.params, state.batch_stats, batch, key, 1 / jnp.maximum(count, 1)
-        )
+        scale = 1.0
+        if not task.counts_itself:
+            count = lax.psum(jnp.sum(batch["weight"] * task.normaliser(batch)), AXIS)
+            scale = 1 / jnp.maximum(count, 1)
+        grads, (statistics, sums) = gradients(state.params, state.batch_stats, batch, key, scale)
         # Each device holds its share of the global mean's gradient.
         grads, sums = lax.psum((grads, sums), AXIS)
+        if task.counts_itself:
+            count = sums.pop("count")
+            grads = optax.tree.scale(1 / jnp.maximum(count, 1), grads)
         statistics = _mean_statistics(state.batch_stats, statistics)
         loss = sums["loss"] / jnp.maximum(count, 1)
         meter = _add_to_meter(state, sums, count, optax.tree.norm(grads), loss)
@@ -127,7 +139,8 @@ def _in_parts(gradients: Gradients, task: Objective, parts: int) -> Gradients:
             return (optax.tree.add(total, grads), statistics, optax.tree.add(sums, more)), None
 
         split = jax.tree.map(lambda x: x.reshape(parts, x.shape[0] // parts, *x.shape[1:]), batch)
-        no_sums = {name: jnp.zeros(()) for name in task.metrics}
+        names = (*task.metrics, "count") if task.counts_itself else task.metrics
+        no_sums = {name: jnp.zeros(()) for name in names}
         start = (optax.tree.zeros_like(params), batch_stats, no_sums)
         (total, statistics, sums), _ = lax.scan(add, start, (split, jnp.arange(parts)))
         return total, (statistics, sums)

@@ -81,3 +81,29 @@ def test_bad_values(fields, message):
 def test_a_run_without_a_step():
     with pytest.raises(ConfigurationError, match="the run has no step"):
         warmup_cosine(ScheduleConfig(), [])
+
+
+def test_a_quadratic_warm_up_and_a_rate_that_stays():
+    config = ScheduleConfig(
+        peak=1.0,
+        start=0.0,
+        end=0.05,
+        warmup_steps=10,
+        warmup_power=2,
+        hold_epochs=2,
+        cosine_by="step",
+    )
+    rate = warmup_cosine(config, [20] * 10)
+    assert [round(float(rate(step)), 4) for step in (0, 1, 5, 9)] == [0, 0.01, 0.25, 0.81]
+    # Half of the fall is over after half of the eight epochs before the last two.
+    assert float(rate(80)) == pytest.approx(0.525) and float(rate(159)) > 0.05
+    assert [float(rate(step)) for step in (160, 180, 199)] == pytest.approx([0.05] * 3)
+    by_epoch = warmup_cosine(ScheduleConfig(hold_epochs=2), [1000] * 10)
+    assert float(by_epoch(8000)) == float(by_epoch(9999)) == pytest.approx(2e-4)
+    assert float(by_epoch(7999)) > 2.1e-4
+
+
+@pytest.mark.parametrize("options", [{"warmup_power": 0}, {"hold_epochs": -1}, {"hold_epochs": 10}])
+def test_powers_and_epochs_that_are_refused(options):
+    with pytest.raises(ConfigurationError, match=next(iter(options))):
+        warmup_cosine(ScheduleConfig(**options), [10] * 10)

@@ -27,6 +27,16 @@ def test_ema_with_warmup(step, decay):
     np.testing.assert_allclose(moved["w"], decay * 1 + (1 - decay) * 2, rtol=1e-6)
 
 
+@pytest.mark.parametrize(("step", "share"), [(0, 4.9988e-4), (1999, 0.632121), (10**6, 1.0)])
+def test_ema_with_a_ramp(step, share):
+    """The share of the decay that is reached after step + 1 steps, 1 - exp(-n / 2000)."""
+    old, new = {"w": jnp.array([1.0])}, {"w": jnp.array([2.0])}
+    moved = update_ema(EMAConfig(decay=0.9, ramp_steps=2000), old, new, jnp.int32(step))
+    np.testing.assert_allclose(moved["w"], 2 - 0.9 * share, rtol=1e-6)
+    with pytest.raises(ConfigurationError, match=r"ema.warmup must be off where ema.ramp_steps"):
+        EMAConfig(warmup=True, ramp_steps=2000)
+
+
 @pytest.mark.parametrize("decay", [-0.1, 1.0])
 def test_bad_decay(decay):
     with pytest.raises(ConfigurationError, match=r"ema.decay must be in \[0, 1\)"):
