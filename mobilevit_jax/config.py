@@ -11,6 +11,7 @@ from pathlib import Path
 from mobilevit_jax.base.json_dataclasses import differences, from_dict, to_dict
 from mobilevit_jax.data.sampler import SamplerConfig
 from mobilevit_jax.errors import ConfigurationError, nearest
+from mobilevit_jax.models.registry import head_named
 from mobilevit_jax.tasks.settings import DataConfig, TaskSettings
 from mobilevit_jax.training.settings import CheckpointConfig, EvaluationConfig
 from mobilevit_jax.training.workdir import read_settings
@@ -107,6 +108,9 @@ def shrink(experiment: Experiment) -> Experiment:
     batches 16 images at 64 pixels, the run one epoch; model, optimizer, loss and rules stay.
     """
     several = experiment.sampler.sizes is None or len(experiment.sampler.sizes) > 1
+    detection = experiment.detection
+    if head_named(experiment.model.name).letterboxed:  # the last epochs have no mosaics
+        detection = replace(detection, close_mosaic=0)
     return replace(
         experiment,
         name=f"{experiment.name}-tiny",
@@ -128,6 +132,7 @@ def shrink(experiment: Experiment) -> Experiment:
             rule=experiment.sampler.rule,
             reference_devices=1,
         ),
-        schedule=replace(experiment.schedule, warmup_steps=1),
+        detection=detection,
+        schedule=replace(experiment.schedule, warmup_steps=1, hold_epochs=0),
         evaluation=replace(experiment.evaluation, batch_size=16),
     )

@@ -68,7 +68,10 @@ def load_initial(
     values = {path: np.asarray(value) for path, value in leaves(loaded.variables).items()}
     found = {path: value.shape for path, value in values.items()}
     expected = variable_shapes(model)
-    heads = _compare_heads(found, expected, anew=problem_type_of(loaded.model) != SINGLE_LABEL)
+    another = _head_title(loaded.model) != _head_title(model)
+    heads = _compare_heads(
+        found, expected, anew=another or problem_type_of(loaded.model) != SINGLE_LABEL
+    )
     fresh = set(heads.missing) & set(BACKBONE)
     if experiment.model.freeze_backbone and fresh:
         raise ConfigurationError(
@@ -201,13 +204,22 @@ def _options(model: Any) -> dict[str, Any]:
     return options_of(model) if isinstance(model, Model) else {}
 
 
+def _head_title(model: Any) -> str:
+    return head_of(model).saved_as if isinstance(model, Model) else ""
+
+
 def _notes_on_heads(heads: _Heads, theirs: Any, ours: Any) -> list[str]:
     notes = []
     if heads.left_out:
         notes.append(f"{', '.join(heads.left_out)}: left out")
     if heads.missing:
         notes.append(f"{', '.join(heads.missing)}: not among the weights, initialised anew")
-    if heads.changed:
+    if heads.changed and _head_title(theirs) != _head_title(ours):
+        names = sorted({path[0] for path in heads.changed})
+        notes.append(
+            f"{', '.join(names)}: of another head, {_head_title(theirs)}, initialised anew"
+        )
+    elif heads.changed:
         before, now = theirs.num_classes, ours.num_classes
         why = f"{before} -> {now} classes" if before != now else "of another shape"
         if (meaning := problem_type_of(theirs)) != SINGLE_LABEL:

@@ -14,8 +14,9 @@ def load_predictor(
     source: str | Path,
     *,
     size: int | None = None,
-    convention: Literal["v0.1", "later"] | None = None,
+    convention: Literal["v0.1", "later", "yolox"] | None = None,
     iou_threshold: float | None = None,
+    class_agnostic: bool | None = None,
     **selection: Any,
 ) -> "Predictor":
     """Loads weights and returns what answers for images.
@@ -26,6 +27,7 @@ def load_predictor(
         convention: Detection: how boxes are suppressed, see `DetectionConfig`; by default as the
             run has it.
         iou_threshold: Detection: overlap above which the worse of two boxes goes.
+        class_agnostic: Detection: whether it goes whatever the classes.
         **selection: `checkpoint`, `raw`, `revision` and `allow_half` of `load_weights`.
 
     Returns:
@@ -40,4 +42,10 @@ def load_predictor(
     """
     loaded = load_weights(source, **selection)
     processor = loaded.processor if size is None else loaded.processor.for_size(size)
-    return create_predictor(loaded, processor, convention=convention, iou_threshold=iou_threshold)
+    return create_predictor(
+        loaded,
+        processor,
+        convention=convention,
+        iou_threshold=iou_threshold,
+        class_agnostic=class_agnostic,
+    )

@@ -277,7 +277,7 @@ def _usual_processor(model: "Model", layout: str, source: Path) -> ImageProcesso
     if head.task == "classification":
         return processor
     size = (head.input_size, head.input_size)
-    return replace(processor, size=size, crop_size=size)
+    return replace(processor, size=size, crop_size=size, do_pad=head.letterboxed)
 
 
 def _name_of(model: "Model") -> str:

@@ -23,7 +23,8 @@ from mobilevit_jax.models.model import Model
 from mobilevit_jax.models.registry import create_model, head_of
 from mobilevit_jax.models.variables import variable_shapes
 from mobilevit_jax.tasks.classification_objective import ClassificationObjective
-from mobilevit_jax.tasks.detection.objective import DetectionObjective
+from mobilevit_jax.tasks.detection.config import DetectionConfig
+from mobilevit_jax.tasks.detection.kinds import kind_of
 from mobilevit_jax.tasks.segmentation.objective import SegmentationObjective
 from mobilevit_jax.training import parallel
 from mobilevit_jax.training.compile import lower
@@ -269,7 +270,7 @@ def objective_of(model: Model) -> Objective:
         raise ConfigurationError("a model without classes (num_classes 0) has nothing to train")
     task = head_of(model).task
     if task == "detection":
-        return DetectionObjective(model)
+        return kind_of(model).objective(model, DetectionConfig())
     return SegmentationObjective() if task == "segmentation" else ClassificationObjective()
 
 
@@ -283,24 +284,25 @@ def draw_batch(model: Model, size: int, batch: int) -> dict[str, np.ndarray]:
 
     Returns:
         "image" uint8 [b, size, size, 3], "weight" [b]; and "label" [b], or of eight objects an
-        image "boxes" [b, 8, 4] and "labels" [b, 8], or "mask" uint8 [b, size, size].
+        image "boxes" [b, 8, 4] and "labels" [b, 8] (of a YOLOX also "l1" [b], zeros), or "mask"
+        uint8 [b, size, size].
     """
     rng = np.random.default_rng(0)
     drawn: dict[str, np.ndarray] = {
         "image": rng.integers(0, 256, (batch, size, size, 3), np.uint8),
         "weight": np.ones(batch, np.float32),
     }
-    head = head_of(model)
-    task = head.task
+    task = head_of(model).task
     if task == "classification":
         drawn["label"] = rng.integers(0, model.num_classes, batch, np.int32)
     elif task == "detection":
         low = rng.random((batch, _BOXES, 2), np.float32)
         high = low + (1 - low) * rng.random((batch, _BOXES, 2), np.float32)
         drawn["boxes"] = np.concatenate([low, high], axis=-1)
-        drawn["labels"] = rng.integers(
-            head.first_named, model.num_classes, (batch, _BOXES), np.int32
-        )
+        kind = kind_of(model)
+        classes = model.num_classes - kind.unnamed
+        drawn["labels"] = rng.integers(1, classes + 1, (batch, _BOXES), np.int32)
+        drawn |= {name: np.zeros(batch, np.float32) for name in kind.weights}
     else:
         drawn["mask"] = rng.integers(0, model.num_classes, (batch, size, size), np.uint8)
     return drawn

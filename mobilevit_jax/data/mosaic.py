@@ -20,6 +20,7 @@ from mobilevit_jax.data.decode import ChannelOrder
 from mobilevit_jax.errors import check_fields, check_parts
 from mobilevit_jax.resizing import fit_within, pad_after
 
+_SECTION = "detection.mosaic."
 _HUES = 180  # OpenCV's circle in 8 bits: half a degree each
 
 # Options that have no effect while the one before them is 0.
@@ -73,10 +74,12 @@ class MosaicConfig:
             name = f"{part}_probability"
             allowed[name] = (0 <= getattr(self, name) <= 1, "in [0, 1]")
         for name in ("scale", "mixup_scale"):
-            low, high = getattr(self, name)
-            allowed[name] = (0 < low <= high < math.inf, "(low, high) with 0 < low <= high")
+            pair = getattr(self, name)
+            holds = len(pair) == 2 and 0 < pair[0] <= pair[1] < math.inf
+            allowed[name] = (holds, "(low, high) with 0 < low <= high")
         check_fields(
             self,
+            _SECTION,
             **allowed,
             rotation=(0 <= self.rotation <= 180, "from 0 to 180 degrees"),
             shear=(0 <= self.shear < 45, "at least 0 and below 45 degrees"),
@@ -86,7 +89,7 @@ class MosaicConfig:
             value=(0 <= self.value <= 255, "from 0 to 255"),
             min_box_side=(0 <= self.min_box_side < math.inf, "at least 0"),
         )
-        check_parts(self, _PARTS)
+        check_parts(self, _PARTS, _SECTION)
 
 
 class Labelled(NamedTuple):
@@ -184,7 +187,7 @@ def shift_colours(
 
 def _fit(one: Labelled, height: int, width: int) -> Labelled:
     """Resizes an image to what fits, its aspect ratio kept; boxes in pixels of that."""
-    h, w = fit_within(*one.image.shape[:2], height, width)
+    h, w = fit_within(one.image.shape[0], one.image.shape[1], height, width)
     image = cv2.resize(one.image, (w, h), interpolation=cv2.INTER_LINEAR)
     return one._replace(image=image, boxes=one.boxes.astype(np.float64) * ([w, h] * 2))
 

@@ -9,6 +9,7 @@ from mobilevit_jax.data.batches import Records
 from mobilevit_jax.data.decode import ChannelOrder, decode_image
 from mobilevit_jax.data.mosaic import Labelled, MosaicConfig, augment_mosaic, count_others
 from mobilevit_jax.data.sampler import PlannedBatch
+from mobilevit_jax.errors import DataError
 
 
 class SizedRecords(Records, Sized, Protocol):
@@ -46,16 +47,18 @@ def mosaic_example(
         See `augment_mosaic`.
 
     Raises:
-        DataError: If one of the images cannot be read or decoded, which is named.
+        DataError: If one of the images cannot be read or decoded, which is named; also whose
+            mosaic it was wanted for, which is not made then.
     """
     rng = example_rng(seed, planned.epoch, record_id)
     more = count_others(rng, config) if mosaic else 0
     ids = rng.integers(len(split), size=more).tolist()
-    records = [record, *(split.records(ids) if ids else [])]
-    first, *others = [
-        _labelled(one, place, channel_order)
-        for one, place in zip(records, [record_id, *ids], strict=True)
-    ]
+    first = _labelled(record, record_id, channel_order)
+    try:
+        records = split.records(ids) if ids else []
+        others = [_labelled(*one, channel_order) for one in zip(records, ids, strict=True)]
+    except DataError as error:
+        raise DataError(f"{error} (wanted in the mosaic of {record['name']})") from error
     return augment_mosaic(
         first,
         others,

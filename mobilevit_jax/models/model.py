@@ -132,6 +132,7 @@ class Head:
         task: "classification", "detection" or "segmentation".
         input_size: Side in pixels of the images that published models were evaluated on.
         first_named: Index of the first class that has a name: the background of SSDLite has none.
+        letterboxed: Whether it is trained on letterboxed images.
         check: Raises ConfigurationError for options that it cannot be built with.
         saved_as: What `config.json` calls it, by the name that it had first.
         recognise: Returns of tensors the options that follow from them; raises DataError.
@@ -157,6 +158,7 @@ class Head:
     saved_as: str
     recognise: Callable[[Tensors], dict[str, Any]]
     class_modules: tuple[str, ...]
+    letterboxed: bool = False
     beside_classes: int = 0
     backbone_defaults: Mapping[str, Any] = field(default_factory=dict)
     defaults: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict)

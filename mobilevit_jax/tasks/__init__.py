@@ -27,7 +27,7 @@ _TASKS = {
 # What may be chosen at evaluation and prediction; fields of the task's configuration.
 _SETTINGS: dict[str, tuple[str, ...]] = {
     "classification": (),
-    "detection": ("convention", "score_threshold", "iou_threshold"),
+    "detection": ("convention", "score_threshold", "iou_threshold", "class_agnostic"),
     "segmentation": ("protocol", "multiple"),
 }
 

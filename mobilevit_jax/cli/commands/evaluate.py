@@ -37,10 +37,11 @@ class Arguments:
         size: Height and width of the crop in pixels; the margin of the resize before it stays.
         batch_size: Images of a batch over all devices; by default the run's own, or 200, 64 or 16
             in classification, detection and segmentation.
-        convention: Detection: how boxes are suppressed, as in CVNets v0.1 or later; by default the
-            run's, or v0.1.
+        convention: Detection: how boxes are suppressed, as in CVNets v0.1 or later, or as in YOLOX;
+            by default the run's, or v0.1, or for a YOLOX its own.
         score_threshold: Detection: least probability; by default the convention's.
         iou_threshold: Detection: overlap above which the worse of two boxes goes.
+        class_agnostic: Detection: whether it goes whatever the classes.
         protocol: Segmentation: fixed resizes images to the crop's size, keep_aspect their short
             side; by default the run's, or fixed.
         multiple: Segmentation: what keep_aspect rounds the sides to a multiple of.
@@ -57,9 +58,10 @@ class Arguments:
     data_dir: Annotated[str | None, called("DIR")] = None
     size: Annotated[int | None, called("INT")] = None
     batch_size: Annotated[int | None, called("INT")] = None
-    convention: Literal["v0.1", "later"] | None = None
+    convention: Literal["v0.1", "later", "yolox"] | None = None
     score_threshold: Annotated[float | None, called("FLOAT")] = None
     iou_threshold: Annotated[float | None, called("FLOAT")] = None
+    class_agnostic: bool | None = None
     protocol: Literal["fixed", "keep_aspect"] | None = None
     multiple: Annotated[int | None, called("INT")] = None
     output: Annotated[Path | None, called("FILE")] = None
@@ -109,7 +111,8 @@ def report(arguments: Arguments, loaded: Pretrained) -> None:
 def _draw(arguments: Arguments, loaded: Pretrained) -> None:
     """Draws the first images of the split with their answers."""
     name, split_name, data_dir = _data(arguments, loaded)
-    settings = {"convention": arguments.convention, "iou_threshold": arguments.iou_threshold}
+    names = ("convention", "iou_threshold", "class_agnostic")
+    settings = {name: getattr(arguments, name) for name in names}
     predictor = create_predictor(loaded, loaded.processor, **settings)
     task, split = task_of(loaded.model_name), open_split(name, split_name, data_dir)
     skip_bad = arguments.loader.skip_bad_images
@@ -160,7 +163,8 @@ def evaluate(arguments: Arguments, loaded: Pretrained) -> dict[str, Any]:
     split = open_split(name, split_name, data_dir)
     processor = loaded.processor
     _check_processor(processor)
-    names = ("convention", "score_threshold", "iou_threshold", "protocol", "multiple")
+    names = ("convention", "score_threshold", "iou_threshold", "class_agnostic")
+    names = (*names, "protocol", "multiple")
     settings = {name: value for name in names if (value := getattr(arguments, name)) is not None}
     evaluator = create_evaluator(loaded, info, processor, results=arguments.results, **settings)
     variables = parallel.replicate(loaded.variables)

@@ -65,7 +65,8 @@ class DecoupledHead(nn.Module):
         return Conv(
             outputs,
             use_bias=True,
-            dtype=self.common.dtype,
+            # Boxes in bfloat16 would lie a quarter of a pixel beside, and many costs be equal.
+            dtype=jnp.float32,
             kernel_init=kernel_init,
             first_bias=first_bias,
             name=name,
@@ -117,7 +118,7 @@ class YOLOX(Model):
             options = self.num_classes, self.head_width, self.depthwise, self.common
             found.append(DecoupledHead(*options, name=f"head_{index}")(x, train))
         classes, boxes, objectness = (
-            jnp.concatenate(parts, axis=1).astype(jnp.float32) for parts in zip(*found, strict=True)
+            jnp.concatenate(parts, axis=1) for parts in zip(*found, strict=True)
         )
         outputs = classes, boxes, objectness[..., 0]
         named = {f"pan_{level}": x for level, x in enumerate(pan, 3)}
@@ -252,6 +253,7 @@ HEAD = Head(
     task="detection",
     input_size=416,
     first_named=0,
+    letterboxed=True,
     check=_check,
     saved_as="YOLOX",
     recognise=_recognise,

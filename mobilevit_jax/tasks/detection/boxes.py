@@ -66,6 +66,17 @@ def iou(a: jax.Array, b: jax.Array) -> jax.Array:
     return common / (area(a)[:, None] + area(b)[None] - common + 1e-5)
 
 
+def pair_iou(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Intersection over union of two centres each, in any unit, [...].
+
+    1e-16 is added to the union, so that two boxes without area do not overlap.
+    """
+    low = jnp.maximum(a[..., :2] - a[..., 2:] / 2, b[..., :2] - b[..., 2:] / 2)
+    high = jnp.minimum(a[..., :2] + a[..., 2:] / 2, b[..., :2] + b[..., 2:] / 2)
+    common = jnp.where((low < high).all(-1), (high - low).prod(-1), 0)
+    return common / (a[..., 2:].prod(-1) + b[..., 2:].prod(-1) - common + 1e-16)
+
+
 def encode(boxes: jax.Array, anchors: jax.Array) -> jax.Array:
     """Expresses boxes relative to anchors; the inverse of `decode`.
 

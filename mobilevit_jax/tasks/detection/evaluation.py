@@ -17,8 +17,8 @@ from mobilevit_jax.errors import ConfigurationError, DataError
 from mobilevit_jax.processing import ImageProcessor
 from mobilevit_jax.tasks.detection.average_precision import coco_metrics
 from mobilevit_jax.tasks.detection.config import DetectionConfig
+from mobilevit_jax.tasks.detection.kinds import detect_images, kind_of
 from mobilevit_jax.tasks.detection.pixels import pixel_boxes
-from mobilevit_jax.tasks.detection.predict import detect_images
 from mobilevit_jax.tasks.evaluation import (
     Outputs,
     SplitEvaluator,
@@ -72,7 +72,9 @@ class DetectionEvaluator(SplitEvaluator[list[Found]]):
 
         `results` is a JSON file that each call writes the detections to, in COCO's format.
         """
-        nms = config.nms()
+        kind = kind_of(model)
+        kind.check_processor(processor)
+        nms = kind.nms(config)
 
         def detect(variables: Any, images: jax.Array) -> dict[str, jax.Array]:
             return detect_images(model, variables, to_float(images, processor), nms)._asdict()
@@ -92,7 +94,7 @@ class DetectionEvaluator(SplitEvaluator[list[Found]]):
     def _metrics(
         self, batches: Iterator[list[Found]], split: Split, loader: LoaderConfig
     ) -> dict[str, float]:
-        check_classes(self._model.num_classes, split.info)
+        check_classes(self._model, split.info)
         found = [image for batch in batches for image in batch]
         numbers = split.info.category_ids or tuple(range(1, len(split.info.class_names) + 1))
         truth = dict(_read_truth(split, [image.index for image in found]))
@@ -182,16 +184,12 @@ def _results(
     ]
 
 
-def check_classes(num_classes: int, info: DatasetInfo) -> None:
-    """Raises ConfigurationError if a detector has other classes than a data set has objects of.
-
-    Args:
-        num_classes: The detector's, with the background.
-        info: The data set.
-    """
-    if num_classes != len(info.class_names) + 1:
+def check_classes(model: Any, info: DatasetInfo) -> None:
+    """Raises ConfigurationError if a detector has other classes than a data set has objects of."""
+    unnamed, named = kind_of(model).unnamed, len(info.class_names)
+    if model.num_classes != named + unnamed:
+        beside = " besides the background" if unnamed else ""
         raise ConfigurationError(
-            f"{info.name} has {len(info.class_names)} classes, but the detector {num_classes - 1} "
-            f"besides the background: it needs num_classes {len(info.class_names) + 1}, which is "
-            "what it takes if left out"
+            f"{info.name} has {named} classes, but the detector {model.num_classes - unnamed}"
+            f"{beside}: it needs num_classes {named + unnamed}, which is what it takes if left out"
         )

@@ -21,7 +21,7 @@ BLOCK = 256
 
 @dataclass(frozen=True)
 class NMSConfig:
-    """What counts as a detection; two sets of values have names in `NMS_CONFIGS`.
+    """What counts as a detection; some sets of values have names in `NMS_CONFIGS`.
 
     Two numbers are bounds that a fixed shape needs. `candidates`: (anchor, class) pairs beyond the
     best so many of an image are never looked at, which matters only if more pass
@@ -33,6 +33,7 @@ class NMSConfig:
         score_threshold: A candidate's probability must be above it.
         iou_threshold: A candidate goes if its intersection over union with a better one that is
             kept, of the same class, is above it.
+        class_agnostic: Whether it goes whatever the classes.
         top_k_before: Best candidates of each class that take part, or None for all.
         keep_per_class: Detections of each class that are kept, or None for all.
         keep_per_image: Detections that are kept in all: the fixed length of the result.
@@ -41,6 +42,7 @@ class NMSConfig:
 
     score_threshold: float = 0.05
     iou_threshold: float = 0.5
+    class_agnostic: bool = False
     top_k_before: int | None = None
     keep_per_class: int | None = 200
     keep_per_image: int = 400
@@ -62,6 +64,14 @@ NMS_CONFIGS: dict[str, NMSConfig] = {
     # Later CVNets, and what its help text advises for COCO's mAP.
     "later": NMSConfig(
         score_threshold=0.01, top_k_before=400, keep_per_class=None, keep_per_image=200
+    ),
+    # YOLOX's, which looks at every cell: 33,600 at 1280x1280.
+    "yolox": NMSConfig(
+        score_threshold=0.01,
+        iou_threshold=0.65,
+        keep_per_class=None,
+        keep_per_image=300,
+        candidates=33_600,
     ),
 }
 
@@ -105,16 +115,7 @@ def detect(
     count = min(config.candidates, scores.size)
     best, index = jax.lax.top_k(jnp.where(eligible, scores, 0).ravel(), count)
     anchor, label = jnp.divmod(index, scores.shape[1])
-    candidates = _Candidates(boxes[anchor], jnp.where(best > 0, label + 1, 0))
-
-    kept = _suppress(candidates, scores.shape[1] + 1, config)
-    take = {"mode": "fill", "fill_value": 0}
-    return Detections(
-        boxes=clip(candidates.boxes.at[kept].get(**take)),
-        scores=best.at[kept].get(**take),
-        labels=candidates.labels.at[kept].get(**take).astype(jnp.int32),
-        valid=kept < count,
-    )
+    return keep_best(boxes[anchor], label + 1, best, scores.shape[1], config)
 
 
 def detect_batch(
@@ -123,6 +124,32 @@ def detect_batch(
     """Returns `detect` of every image: [b, A, classes], [b, A, 4], [A, 4] -> [b, K, ...]."""
     return jax.vmap(lambda logits, offset: detect(logits, offset, anchors, config=config))(
         class_logits, offsets
+    )
+
+
+def keep_best(
+    boxes: jax.Array, labels: jax.Array, scores: jax.Array, classes: int, config: NMSConfig
+) -> Detections:
+    """Suppresses candidates of one image that overlap better ones.
+
+    Args:
+        boxes: [n, 4], corners as shares of the image.
+        labels: int [n], from 1.
+        scores: [n], the highest first; those of 0 take no part.
+        classes: Number of classes.
+        config: Thresholds and limits.
+
+    Returns:
+        `config.keep_per_image` rows, sorted by score.
+    """
+    candidates = _Candidates(boxes, jnp.where(scores > 0, labels, 0))
+    kept = _suppress(candidates, classes + 1, config)
+    take = {"mode": "fill", "fill_value": 0}
+    return Detections(
+        boxes=clip(candidates.boxes.at[kept].get(**take)),
+        scores=scores.at[kept].get(**take),
+        labels=candidates.labels.at[kept].get(**take).astype(jnp.int32),
+        valid=kept < len(scores),
     )
 
 
@@ -194,8 +221,8 @@ def _keep_of_block(
     active = part.labels > 0
     seen = state.seen.at[part.labels].add(active)
     active = limit(active, state.seen, config.top_k_before)
-    active &= ~_clash(part, earlier, config.iou_threshold).any(1)
-    rivals = _clash(part, part, config.iou_threshold) & before
+    active &= ~_clash(part, earlier, config).any(1)
+    rivals = _clash(part, part, config) & before
     keep = limit(_settle(active, rivals), state.taken, config.keep_per_class)
     return keep, seen, state.taken.at[part.labels].add(keep)
 
@@ -218,9 +245,10 @@ def _settle(active: jax.Array, rivals: jax.Array) -> jax.Array:
     return keep
 
 
-def _clash(a: _Candidates, b: _Candidates, threshold: float) -> jax.Array:
-    """Returns which of `a` [n] and `b` [m] are of one class and overlap too much, bool [n, m]."""
+def _clash(a: _Candidates, b: _Candidates, config: NMSConfig) -> jax.Array:
+    """Returns which of `a` [n] and `b` [m] rival for one object, bool [n, m]."""
     common = intersection(a.boxes, b.boxes)
     union = area(a.boxes)[:, None] + area(b.boxes)[None] - common
     # Not as a quotient, which two boxes without area do not have.
-    return (common > threshold * union) & (a.labels[:, None] == b.labels[None])
+    overlap = common > config.iou_threshold * union
+    return overlap if config.class_agnostic else overlap & (a.labels[:, None] == b.labels[None])

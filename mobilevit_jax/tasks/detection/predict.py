@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from mobilevit_jax.errors import ConfigurationError
 from mobilevit_jax.processing import ImageProcessor
 from mobilevit_jax.tasks.detection.config import DetectionConfig
-from mobilevit_jax.tasks.detection.nms import Detections, NMSConfig, detect_batch
+from mobilevit_jax.tasks.detection.kinds import detect_images, kind_of
+from mobilevit_jax.tasks.detection.nms import Detections, NMSConfig
 from mobilevit_jax.tasks.detection.pixels import pixel_boxes
 from mobilevit_jax.tasks.prediction import image_batches
 
@@ -39,13 +39,6 @@ class Detection(NamedTuple):
     score: float
 
 
-def detect_images(model: Any, variables: Any, images: jax.Array, nms: NMSConfig) -> Detections:
-    """Returns what a detector finds in images [b, h, w, 3], floats as the model takes them."""
-    anchors = jnp.asarray(model.anchors(*images.shape[1:3]))
-    logits, offsets = model.apply(variables, images)
-    return detect_batch(logits, offsets, anchors, config=nms)
-
-
 class Detector:
     """Finds objects in images.
 
@@ -55,7 +48,7 @@ class Detector:
 
     Attributes:
         processor: What images go through.
-        class_names: Of class 1 and on; class 0 is the background.
+        class_names: Of class 1 and on.
     """
 
     def __init__(
@@ -69,17 +62,21 @@ class Detector:
         """Puts the weights on the device; compiles nothing yet.
 
         Raises:
-            ConfigurationError: If there is not one name for each class.
+            ConfigurationError: If there is not one name for each class, or the images are not
+                letterboxed and the detector wants such.
         """
-        if len(class_names) != model.num_classes - 1:
+        kind = kind_of(model)
+        kind.check_processor(processor)
+        classes = model.num_classes - kind.unnamed
+        if len(class_names) != classes:
             raise ConfigurationError(
-                f"the detector has {model.num_classes - 1} classes besides the background, "
-                f"but there are {len(class_names)} names"
+                f"the detector has {classes} classes of objects, but there are {len(class_names)} "
+                "names"
             )
         self._variables = jax.device_put(variables)
         self.processor = processor
         self.class_names = tuple(class_names)
-        self._config = config
+        self._nms_config = kind.nms(config)
         self._detect = jax.jit(functools.partial(detect_images, model), static_argnames="nms")
 
     @overload
@@ -138,7 +135,7 @@ class Detector:
         A higher one is applied to the result, which is the same: a box is only ever suppressed by
         one of a higher score.
         """
-        nms = self._config.nms()
+        nms = self._nms_config
         if not 0 <= score_threshold <= 1:
             raise ConfigurationError(f"score_threshold must be in [0, 1]; got {score_threshold}")
         return dataclasses.replace(nms, score_threshold=min(nms.score_threshold, score_threshold))

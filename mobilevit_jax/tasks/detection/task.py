@@ -9,22 +9,21 @@ from typing import Any
 import flax.linen as nn
 import numpy as np
 
-from mobilevit_jax.data.annotations import for_training, pad_objects, to_detection
-from mobilevit_jax.data.augment import example_rng
-from mobilevit_jax.data.augment_boxes import augment_boxes
-from mobilevit_jax.data.decode import decode_image
+from mobilevit_jax.data.annotations import pad_objects
 from mobilevit_jax.data.sampler import PlannedBatch, Scale
 from mobilevit_jax.data.sources import DatasetInfo
 from mobilevit_jax.errors import count
+from mobilevit_jax.models.registry import head_named
 from mobilevit_jax.processing import ImageProcessor
 from mobilevit_jax.tasks.base import Arrays, DataTask, LoadExample
 from mobilevit_jax.tasks.detection.average_precision import METRICS
 from mobilevit_jax.tasks.detection.evaluation import DetectionEvaluator, check_classes
-from mobilevit_jax.tasks.detection.objective import DetectionObjective
+from mobilevit_jax.tasks.detection.kinds import check_settings, kind_of
 from mobilevit_jax.tasks.detection.predict import Detector
 from mobilevit_jax.tasks.pretrained import Pretrained
 from mobilevit_jax.tasks.settings import TaskSettings
 from mobilevit_jax.training import parallel
+from mobilevit_jax.training.step import Objective
 
 
 class LeftOutObjects:
@@ -41,7 +40,7 @@ class LeftOutObjects:
 
 
 class DetectionTask(DataTask):
-    """Detection; see `DataTask`. Class 0 of the model is the background, which has no name here.
+    """Detection; see `DataTask`. Labels count from 1, whether there is a background or not.
 
     Attributes:
         left_out: Objects beyond `max_boxes` in the examples made so far, each time that they are
@@ -69,7 +68,7 @@ class DetectionTask(DataTask):
         **settings: Any,
     ) -> DetectionEvaluator:
         """Builds the evaluation of weights on a data set of as many classes."""
-        check_classes(loaded.model.num_classes, info)
+        check_classes(loaded.model, info)
         config = replace((loaded.experiment or TaskSettings()).detection, **settings)
         return DetectionEvaluator(loaded.model, processor, config, results)
 
@@ -82,50 +81,43 @@ class DetectionTask(DataTask):
         return Detector(loaded.model, loaded.variables, processor, loaded.class_names, config)
 
     def _make_model(self, settings: TaskSettings, info: DatasetInfo) -> nn.Module:
-        model = settings.model.build(len(info.class_names) + 1, parallel.AXIS)
-        check_classes(model.num_classes, info)
+        unnamed = head_named(settings.model.name).first_named
+        model = settings.model.build(len(info.class_names) + unnamed, parallel.AXIS)
+        check_settings(model, settings)
+        check_classes(model, info)
         return model
 
-    def _make_objective(self, settings: TaskSettings) -> DetectionObjective:
-        options = settings.detection
-        return DetectionObjective(self.model, options.match_threshold, options.negative_ratio)
+    def _make_objective(self, settings: TaskSettings) -> Objective:
+        return kind_of(self.model).objective(self.model, settings.detection)
 
     def _make_evaluator(self) -> DetectionEvaluator:
         settings = self._settings
         return DetectionEvaluator(self.model, settings.processor, settings.detection)
 
     def zero_targets(self, scale: Scale, rows: int) -> Arrays:
-        """Returns boxes [rows, max_boxes, 4] and labels [rows, max_boxes]."""
+        """Returns boxes [rows, max_boxes, 4], labels [rows, max_boxes], weights [rows]."""
         limit = self._settings.detection.max_boxes
         return {
             "boxes": np.zeros((rows, limit, 4), np.float32),
             "labels": np.zeros((rows, limit), np.int32),
+            **{name: np.zeros(rows, np.float32) for name in kind_of(self.model).weights},
         }
 
     def training_examples(self) -> LoadExample:
         """Returns the function that turns a record into an augmented example.
 
-        Crowds and boxes without area take no part; an image without objects stays, and adds nothing
-        to the loss, where CVNets leaves it out of the training data.
+        Crowds and boxes without area take no part; an image without objects stays. It adds nothing
+        to the loss of a single-shot detector, where CVNets leaves it out of the training data.
         """
-        seed, config = self._settings.seed, self._settings.detection
-        order = self._settings.processor.channel_order
+        kind, settings, split = kind_of(self.model), self._settings, self._splits["train"]
+        limit = settings.detection.max_boxes
 
         def load(record: dict[str, Any], record_id: int, planned: PlannedBatch) -> dict[str, Any]:
-            found = to_detection(record, record_id)
-            image = decode_image(found["image"], name=found["name"], channel_order=order)
-            image, boxes, labels = augment_boxes(
-                image,
-                *for_training(found),
-                example_rng(seed, planned.epoch, record_id),
-                planned.height,
-                planned.width,
-                config.augment,
-                channel_order=order,
-            )
-            padded = pad_objects(boxes, labels, config.max_boxes)
+            made = kind.example(record, record_id, planned, split, settings)
+            image, boxes, labels, weights = made
+            padded = pad_objects(boxes, labels, limit)
             self.left_out.add(padded.left_out)
-            return {"image": image, "boxes": padded.boxes, "labels": padded.labels}
+            return {"image": image, "boxes": padded.boxes, "labels": padded.labels, **weights}
 
         return load
 

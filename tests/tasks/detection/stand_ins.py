@@ -46,6 +46,41 @@ def build_small_detector(config: ModelConfig, num_classes: int, bn_axis_name: st
     return SmallDetector(config.num_classes or num_classes)
 
 
+class SmallYolox(nn.Module):
+    """Five convolutions, whose last three maps have strides 8, 16 and 32."""
+
+    num_classes: int = 8
+    bn_axis_name: str | None = None
+
+    @nn.compact
+    def __call__(
+        self, images: jax.Array, train: bool = False
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Maps images [b, h, w, 3] to logits [b, A, C], boxes [b, A, 4], objectness [b, A]."""
+        x, levels = images, []
+        for index in range(5):
+            x = Conv(16, 3, 2, name=f"conv_{index}")(x)
+            x = nn.silu(BatchNorm(axis_name=self.bn_axis_name, name=f"norm_{index}")(x, train))
+            if index > 1:
+                out = Conv(5 + self.num_classes, use_bias=True, name=f"predict_{index}")(x)
+                levels.append(out.reshape(len(x), -1, 5 + self.num_classes))
+        out = jnp.concatenate(levels, axis=1)
+        return out[..., 5:], out[..., :4], out[..., 4]
+
+    def points(self, height: int, width: int) -> np.ndarray:
+        """Returns (column, row, stride) of each place, [A, 3]."""
+        levels = []
+        for stride in (8, 16, 32):
+            y, x = np.mgrid[: -(-height // stride), : -(-width // stride)]
+            levels.append(np.stack([x, y, np.full_like(x, stride)], axis=-1).reshape(-1, 3))
+        return np.concatenate(levels).astype(np.float32)
+
+
+def build_small_yolox(config: ModelConfig, num_classes: int, bn_axis_name: str) -> SmallYolox:
+    """Takes the place of `ModelConfig.build`."""
+    return SmallYolox(config.num_classes or num_classes)
+
+
 class TableDetector(nn.Module):
     """Finds in an image whose pixels all are k what line k of a table says."""
 

@@ -104,5 +104,5 @@ def test_what_is_refused(detector, tmp_path):
     with pytest.raises(DataError, match="must be uint8"):
         detector(np.zeros((4, 4), np.uint8))
     model, variables = table(ANSWERS, 3, 8)
-    with pytest.raises(ConfigurationError, match="2 classes besides the background.*3 names"):
+    with pytest.raises(ConfigurationError, match="2 classes of objects, but there are 3 names"):
         Detector(model, variables, PROCESSOR, ("a", "b", "c"))
