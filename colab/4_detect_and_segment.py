@@ -18,7 +18,7 @@
 #
 # [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/mobilevit-jax/mobilevit_jax/blob/main/colab/4_detect_and_segment.ipynb)
 #
-# SSDLite draws boxes, DeepLabv3 outlines, both on MobileViT.
+# SSDLite and YOLOX draw boxes, DeepLabv3 outlines, all on MobileViT.
 #
 # Apple's segmentation weights come from the Hugging Face hub; there are none for detection. What
 # cannot be had is trained here, on scenes that are drawn here: some fifteen minutes on two CPU cores
@@ -59,16 +59,19 @@ ON_CPU = jax.default_backend() == "cpu"
 print(f"{jax.device_count()} x {jax.devices()[0].device_kind}")
 
 # %% [markdown]
-# ## Detect: SSDLite
+# ## Detect: SSDLite or YOLOX
 #
-# `EPOCHS` of 16 is the experiment as it stands; 8 is what a CPU does in minutes.
+# `EPOCHS` of 16 is the experiment as it stands; 8 is what a CPU does in minutes. `docs/yolo.md` is for
+# people who come from YOLOv5 or v8.
 
 # %%
+DETECTOR = "ssdlite"  # @param ["ssdlite", "yolox"]
 EPOCHS = 8  # @param {type: "integer"}
 
-detector = "runs/detection_shapes-tiny" if TINY else "runs/detection_shapes"
+experiment = "yolox_shapes" if DETECTOR == "yolox" else "shapes"
+detector = f"runs/detection_{experiment}-tiny" if TINY else f"runs/detection_{experiment}"
 options = "--tiny" if TINY else f"--epochs {EPOCHS}"
-# %mobilevit train experiments/detection/shapes.py --workdir {detector} {options}
+# %mobilevit train experiments/detection/{experiment}.py --workdir {detector} {options}
 
 # %%
 from IPython.display import Image, display
