@@ -30,7 +30,7 @@ def test_boxes_of_ones_own(mobilevit, tmp_path):
     options = ("--init-from", None, "--model.name", "yolox_mobilevit_xxs", "--epochs", 2)
     options += ("--data.dataset", "own_yolox", "--data.test", None, "--workdir", run)
     options += ("--detection.close-mosaic", 1, "--evaluation.every-epochs", 2)
-    options += ("--sampler.batch-size", 8, "--evaluation.batch-size", 8)
+    options += ("--sampler.batch-size", 8, "--sampler.sizes", 64, "--evaluation.batch-size", 8)
     ran = mobilevit("train", EXPERIMENTS / "yolox_own.py", "--tiny", *options)
     assert ran.status == 0, ran.err
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -66,7 +66,7 @@ def test_boxes_of_ones_own(mobilevit, tmp_path):
     [
         (("--processor.crop-size", 80, 80, "--processor.size", 80, 80), "multiples of 32"),
         (("--sampler.sizes", 48), "multiples of 32"),
-        (("--no-processor.do-pad",), "letterboxed images"),
+        (("--processor.no-do-pad",), "letterboxed images"),
         (("--detection.match-threshold", 0.4), "a setting of a single-shot detector"),
         (("--epochs", 1, "--detection.close-mosaic", 1), "lower detection.close_mosaic"),
     ],
