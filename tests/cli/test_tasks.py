@@ -1,4 +1,4 @@
-"""Detection and segmentation from the shell: train, evaluate, predict, with the real networks."""
+"""Detection and segmentation from the shell: train, evaluate, predict, with real networks."""
 
 import json
 import re
@@ -17,16 +17,17 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("real_model")]
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 
 
-def train(mobilevit, task: str, directory: Path):
+def train(mobilevit, task: str, directory: Path, *options: object):
     return mobilevit(
         *("train", EXPERIMENTS / task / "shapes.py", "--tiny", "--workdir", directory),
-        *("--evaluation.batch-size", 32),
+        *("--evaluation.batch-size", 32, *options),
     )
 
 
-def test_detection(mobilevit, tmp_path, test_images):
+def test_detection(mobilevit, small_detector, tmp_path, test_images):
     run = tmp_path / "run"
-    ran = train(mobilevit, "detection", run)
+    model = ("--model.name", small_detector, "--model.dropout", None)
+    ran = train(mobilevit, "detection", run, *model)
     assert ran.status == 0, ran.err
     assert "mAP@.50" in ran.out and "predict with" in ran.err
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -78,6 +79,7 @@ def test_detection(mobilevit, tmp_path, test_images):
     )
 
 
+@pytest.mark.usefixtures("small_networks")
 def test_segmentation(mobilevit, tmp_path, test_images):
     run = tmp_path / "run"
     ran = train(mobilevit, "segmentation", run)
