@@ -32,7 +32,7 @@ SHORT = [
 
 
 def make_weights(directory):
-    """Writes a work directory of MobileViT-XXS for 1000 classes with random weights."""
+    """Writes a work directory of the model for 1000 classes with random weights."""
     workdir.open_workdir(
         directory,
         Experiment(model=ModelConfig(MODEL)),
@@ -45,6 +45,7 @@ def make_weights(directory):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("small_networks")
 def test_two_steps_of_the_tiny_form(tmp_path, capsys):
     prepare("shapes/tiny", data_dir=tmp_path)
     given = make_weights(tmp_path / "weights")

@@ -14,6 +14,7 @@ SHORT = ["--epochs", "2", "--sampler.sizes", "32", "--data.validation", "None"]
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("small_networks")
 @pytest.mark.parametrize("size", ["xxs", "xs"])  # s: tests/test_documented_commands.py
 def test_two_steps_of_the_tiny_form(size, tmp_path):
     prepare("shapes/tiny", data_dir=tmp_path)
