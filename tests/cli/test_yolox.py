@@ -1,4 +1,4 @@
-"""A YOLOX from the shell, on a shallow backbone: the README's commands, from labels to boxes."""
+"""A YOLOX from the shell, on a small backbone: the README's commands, from labels to boxes."""
 
 import json
 from pathlib import Path
@@ -7,27 +7,19 @@ import numpy as np
 import pytest
 
 from mobilevit_jax.data.decode import read_image
-from mobilevit_jax.models.registry import families
 from tests.data.boxes_layout import NAMES, draw, write_yolo
-from tests.small import TINY
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments" / "detection"
 
 
-@pytest.fixture
-def shallow(real_model, monkeypatch):
-    """MobileViT-XXS of one block and eight channels a stage."""
-    monkeypatch.setitem(families()["mobilevit"].variants, "mobilevit_xxs", TINY)
-
-
 @pytest.mark.slow
-@pytest.mark.usefixtures("shallow")
-def test_boxes_of_ones_own(mobilevit, tmp_path):
+def test_boxes_of_ones_own(mobilevit, small_detector, tmp_path):
     source, run = write_yolo(tmp_path / "source"), tmp_path / "run"
     ran = mobilevit("prepare", "yolo", "--source", source, "--name", "own_yolox")
     assert ran.status == 0, ran.err
 
-    options = ("--init-from", None, "--model.name", "yolox_mobilevit_xxs", "--epochs", 2)
+    options = ("--init-from", None, "--epochs", 2)
+    options += ("--model.name", small_detector.replace("ssdlite", "yolox"))
     options += ("--data.dataset", "own_yolox", "--data.test", None, "--workdir", run)
     options += ("--detection.close-mosaic", 1, "--evaluation.every-epochs", 2)
     options += ("--sampler.batch-size", 8, "--sampler.sizes", 64, "--evaluation.batch-size", 8)
