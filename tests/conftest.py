@@ -72,6 +72,7 @@ def few_mappings():
 
 # Rooms whose tests look closely at numbers and programs, and so have what users run.
 _OPTIMIZED = ("analysis", "models", "ops", "parity", "training")
+_DISABLE = "jax_disable_most_optimizations"
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -79,20 +80,19 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
     """Has XLA leave LLVM's costly passes out, where programs run a few times and cost minutes.
 
     The program that LLVM is given is the same. It holds for a test's fixtures and processes too.
+    Where the environment says how all are compiled, it is left at that.
     """
     room = item.path.relative_to(Path(__file__).parent).parts[0]
-    before = os.environ.get("JAX_DISABLE_MOST_OPTIMIZATIONS", "0")
-    if room not in _OPTIMIZED or item.get_closest_marker("unoptimized"):
-        _optimize(no="1")
+    optimized = room in _OPTIMIZED and not item.get_closest_marker("unoptimized")
+    if optimized or _DISABLE.upper() in os.environ:
+        return (yield)
+    os.environ[_DISABLE.upper()] = "1"
+    jax.config.update(_DISABLE, True)
     try:
         return (yield)
     finally:
-        _optimize(no=before)
-
-
-def _optimize(*, no: str) -> None:
-    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = no
-    jax.config.update("jax_disable_most_optimizations", no == "1")
+        del os.environ[_DISABLE.upper()]
+        jax.config.update(_DISABLE, False)
 
 
 @pytest.fixture

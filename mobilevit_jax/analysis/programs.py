@@ -23,8 +23,8 @@ from mobilevit_jax.models.model import Model
 from mobilevit_jax.models.registry import create_model, head_of
 from mobilevit_jax.models.variables import variable_shapes
 from mobilevit_jax.tasks.classification_objective import ClassificationObjective
-from mobilevit_jax.tasks.detection.config import DetectionConfig
-from mobilevit_jax.tasks.detection.kinds import kind_of
+from mobilevit_jax.tasks.detection.objective import DetectionObjective
+from mobilevit_jax.tasks.detection.yolox.objective import YoloxObjective
 from mobilevit_jax.tasks.segmentation.objective import SegmentationObjective
 from mobilevit_jax.training import parallel
 from mobilevit_jax.training.compile import lower
@@ -270,7 +270,8 @@ def objective_of(model: Model) -> Objective:
         raise ConfigurationError("a model without classes (num_classes 0) has nothing to train")
     task = head_of(model).task
     if task == "detection":
-        return kind_of(model).objective(model, DetectionConfig())
+        # As `tasks.detection.kinds` tells them apart, which needs what reads data.
+        return YoloxObjective(model) if hasattr(model, "points") else DetectionObjective(model)
     return SegmentationObjective() if task == "segmentation" else ClassificationObjective()
 
 
@@ -299,10 +300,10 @@ def draw_batch(model: Model, size: int, batch: int) -> dict[str, np.ndarray]:
         low = rng.random((batch, _BOXES, 2), np.float32)
         high = low + (1 - low) * rng.random((batch, _BOXES, 2), np.float32)
         drawn["boxes"] = np.concatenate([low, high], axis=-1)
-        kind = kind_of(model)
-        classes = model.num_classes - kind.unnamed
+        classes = model.num_classes - head_of(model).first_named
         drawn["labels"] = rng.integers(1, classes + 1, (batch, _BOXES), np.int32)
-        drawn |= {name: np.zeros(batch, np.float32) for name in kind.weights}
+        weights = objective_of(model).weights
+        drawn |= {name: np.zeros(batch, np.float32) for name in weights}
     else:
         drawn["mask"] = rng.integers(0, model.num_classes, (batch, size, size), np.uint8)
     return drawn

@@ -25,6 +25,8 @@ _DRAWS_OF_TASK = 2**32 - 1
 class Objective(Protocol):
     """What a task gives the step: its loss and the sums behind its metrics."""
 
+    weights: ClassVar[tuple[str, ...]] = ()
+    """Weights of parts of the loss, [b] each, that batches hold besides what the task is about."""
     counts_itself: ClassVar[bool] = False
     """Whether the number that losses are divided by follows from the outputs: `loss` then gives it
     as "count" [b], and `normaliser` is not asked."""

@@ -28,15 +28,12 @@ class Kind(abc.ABC):
         title: What a reader calls it.
         convention: What counts as a detection unless it is said; a name in `nms.NMS_CONFIGS`.
         own: Fields of `DetectionConfig` that are of use to it alone.
-        weights: What its examples hold besides image, boxes and labels: weights of parts of the
-            loss, one number each.
     """
 
     head: ClassVar[str]
     title: ClassVar[str]
     convention: ClassVar[str]
     own: ClassVar[tuple[str, ...]]
-    weights: ClassVar[tuple[str, ...]] = ()
 
     @property
     def unnamed(self) -> int:
@@ -91,7 +88,7 @@ class Kind(abc.ABC):
         split: SizedRecords,
         settings: TaskSettings,
     ) -> tuple[Any, Any, Any, Mapping[str, Any]]:
-        """Returns a training image [h, w, 3], its boxes [n, 4], labels [n] and the weights."""
+        """Returns a training image [h, w, 3], boxes [n, 4], labels [n], the objective's weights."""
 
     @abc.abstractmethod
     def assign(

@@ -100,7 +100,7 @@ class DetectionTask(DataTask):
         return {
             "boxes": np.zeros((rows, limit, 4), np.float32),
             "labels": np.zeros((rows, limit), np.int32),
-            **{name: np.zeros(rows, np.float32) for name in kind_of(self.model).weights},
+            **{name: np.zeros(rows, np.float32) for name in self.objective.weights},
         }
 
     def training_examples(self) -> LoadExample:

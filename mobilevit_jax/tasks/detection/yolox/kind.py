@@ -25,7 +25,6 @@ class Yolox(Kind):
     title = "YOLOX"
     convention = "yolox"
     own = ("mosaic", "close_mosaic")
-    weights = ("l1",)
 
     def check(self, model: Any, settings: TaskSettings) -> None:
         """See `Kind`; refuses also that the epochs without mosaics are all epochs."""

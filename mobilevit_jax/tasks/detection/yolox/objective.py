@@ -31,6 +31,7 @@ class YoloxObjective(Objective):
         "l1_loss",
     )
     """Each is divided by the number of cells with an object; "l1_loss" is 0 until it is on."""
+    weights: ClassVar[tuple[str, ...]] = ("l1",)
     counts_itself: ClassVar[bool] = True
 
     model: Any
