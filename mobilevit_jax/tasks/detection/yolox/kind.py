@@ -54,7 +54,7 @@ class Yolox(Kind):
     ) -> tuple[Any, Any, Any, Mapping[str, Any]]:
         """See `Kind`; the last epochs have whole images, and the L1 distance in the loss."""
         closing = planned.epoch >= settings.epochs - settings.detection.close_mosaic
-        made = mosaic_example(
+        image, boxes, labels = mosaic_example(
             split,
             record,
             record_id,
@@ -65,7 +65,7 @@ class Yolox(Kind):
             channel_order=settings.processor.channel_order,
             pad_value=settings.processor.pad_value,
         )
-        return *made, {"l1": np.float32(closing)}
+        return image, boxes, labels, {"l1": np.float32(closing)}
 
     def assign(
         self,
