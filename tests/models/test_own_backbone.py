@@ -53,7 +53,7 @@ def plain(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.unoptimized
-@pytest.mark.parametrize("head", ["classifier", "ssdlite", "deeplabv3"])
+@pytest.mark.parametrize("head", ["classifier", "ssdlite", "deeplabv3", "yolox"])
 def test_trains_and_is_saved(plain, head, tmp_path):
     model = mvj.create_model(head, backbone=plain(), num_classes=5)
     variables = train_twice(model, SIZE)
