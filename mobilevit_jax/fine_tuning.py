@@ -68,7 +68,7 @@ def load_initial(
     values = {path: np.asarray(value) for path, value in leaves(loaded.variables).items()}
     found = {path: value.shape for path, value in values.items()}
     expected = variable_shapes(model)
-    another = _head_title(loaded.model) != _head_title(model)
+    another = _head_name(loaded.model) != _head_name(model)
     heads = _compare_heads(
         found, expected, anew=another or problem_type_of(loaded.model) != SINGLE_LABEL
     )
@@ -204,8 +204,8 @@ def _options(model: Any) -> dict[str, Any]:
     return options_of(model) if isinstance(model, Model) else {}
 
 
-def _head_title(model: Any) -> str:
-    return head_of(model).saved_as if isinstance(model, Model) else ""
+def _head_name(model: Any) -> str:
+    return head_of(model).name if isinstance(model, Model) else ""
 
 
 def _notes_on_heads(heads: _Heads, theirs: Any, ours: Any) -> list[str]:
@@ -214,10 +214,10 @@ def _notes_on_heads(heads: _Heads, theirs: Any, ours: Any) -> list[str]:
         notes.append(f"{', '.join(heads.left_out)}: left out")
     if heads.missing:
         notes.append(f"{', '.join(heads.missing)}: not among the weights, initialised anew")
-    if heads.changed and _head_title(theirs) != _head_title(ours):
+    if heads.changed and _head_name(theirs) != _head_name(ours):
         names = sorted({path[0] for path in heads.changed})
         notes.append(
-            f"{', '.join(names)}: of another head, {_head_title(theirs)}, initialised anew"
+            f"{', '.join(names)}: of another head ({_head_name(theirs)}), initialised anew"
         )
     elif heads.changed:
         before, now = theirs.num_classes, ours.num_classes

@@ -331,11 +331,17 @@ def test_how_many_others():
         ({"min_box_side": -1}, "min_box_side must be"),
         (
             {"mosaic_probability": 0, "rotation": 5},
-            "rotation has no effect while mosaic_probability is 0: set mosaic_probability, or",
+            "rotation has no effect while detection.mosaic.mosaic_probability is 0: set",
         ),
         ({"mosaic_probability": 0, "mixup_probability": 1}, "mixup_probability has no effect"),
-        ({"mixup_scale": (0.8, 1.2)}, "mixup_scale has no effect while mixup_probability is 0"),
-        ({"distort_probability": 0, "hue": 9}, "hue has no effect while distort_probability is 0"),
+        (
+            {"mixup_scale": (0.8, 1.2)},
+            "mosaic.mixup_scale has no effect while detection.mosaic.mixup_prob",
+        ),
+        (
+            {"distort_probability": 0, "hue": 9},
+            "mosaic.hue has no effect while detection.mosaic.distort_probability",
+        ),
     ],
 )
 def test_what_is_refused(options, message):

@@ -234,7 +234,7 @@ class TestOtherKinds:
         assert initial.notes[1:] == (
             "conv_1x1_exp: left out",
             "aspp: not among the weights, initialised anew",
-            "classifier: of another shape, initialised anew",
+            "classifier: of another head (classifier), initialised anew",
             "output_stride: 32 where the weights are from, 16 in this run",
         )
         assert scopes(initial.values) == {"backbone"}
@@ -245,6 +245,15 @@ class TestOtherKinds:
         assert initial.notes[1:] == (
             f"{self.HEADS}: left out",
             "classifier, conv_1x1_exp: not among the weights, initialised anew",
+        )
+        assert scopes(initial.values) == {"backbone"}
+
+    def test_a_yolox_from_a_single_shot_detector(self, source, tmp_path):
+        """Both have parts called head_0 to head_2, of which none is kept."""
+        source(kind("ssdlite"), class_names=())
+        initial = load(tmp_path, kind("yolox"))
+        assert (
+            "head_0, head_1, head_2: of another head (ssdlite), initialised anew" in initial.notes
         )
         assert scopes(initial.values) == {"backbone"}
 
