@@ -24,6 +24,7 @@ from mobilevit_jax.training import parallel
 from mobilevit_jax.training.losses import cross_entropy
 from mobilevit_jax.training.schedule import ScheduleConfig
 from mobilevit_jax.training.state import EMAConfig, create_state
+from mobilevit_jax.training.step import Objective as StepObjective
 from mobilevit_jax.training.step import make_train_step
 
 SMALL_RESNET = resnet.Variant((1, 1, 1, 1), 1, (8, 8, 8, 12, 16))
@@ -117,16 +118,10 @@ class LinearNet(nn.Module):
         return nn.Dense(self.num_classes, name="classifier")(jnp.mean(images, (1, 2)))
 
 
-class Objective:
+class Objective(StepObjective):
     """The least that the steps ask of a task."""
 
     metrics = ("loss",)
-
-    def prepare(self, batch, key):
-        return batch
-
-    def normaliser(self, batch):
-        return jnp.ones_like(batch["weight"])
 
     def loss(
         self, outputs: jax.Array, batch: dict[str, jax.Array]
