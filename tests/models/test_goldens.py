@@ -7,7 +7,7 @@ import pytest
 
 from mobilevit_jax import convert
 from mobilevit_jax.models import create_model
-from mobilevit_jax.models.heads.yolox import decode
+from mobilevit_jax.models.points import decode
 from tests import reference
 
 TOLERANCE = 1e-4

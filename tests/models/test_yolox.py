@@ -16,10 +16,10 @@ from mobilevit_jax.analysis.counts import stages, total_parameters
 from mobilevit_jax.errors import ConfigurationError
 from mobilevit_jax.models import YOLOX, create_model, with_options
 from mobilevit_jax.models.config import ModelConfig
-from mobilevit_jax.models.heads.yolox import decode
 from mobilevit_jax.models.initial import initialise
 from mobilevit_jax.models.layers import Common
 from mobilevit_jax.models.pafpn import block
+from mobilevit_jax.models.points import decode
 from mobilevit_jax.models.variables import variable_shapes
 from tests import reference
 from tests.models.test_every_backbone import SMALL, small

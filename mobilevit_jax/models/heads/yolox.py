@@ -142,24 +142,6 @@ class YOLOX(Model):
         return np.concatenate(parts).astype(np.float32)
 
 
-def decode(boxes: jax.Array, points: jax.Array | np.ndarray) -> jax.Array:
-    """Turns what the model tells of boxes into pixels.
-
-    Args:
-        boxes: [..., A, 4] as (tx, ty, tw, th): from the upper left corner of the place to the box's
-            centre in strides, and the logarithm of the sides in strides.
-        points: [A, 3] of `YOLOX.points`.
-
-    Returns:
-        (cx, cy, w, h) [..., A, 4] in pixels, float32, whatever type the boxes have.
-    """
-    boxes = boxes.astype(jnp.float32)
-    points = jnp.asarray(points, jnp.float32)
-    points = jnp.broadcast_to(points, (*boxes.shape[:-1], 3))
-    centres, sides = boxes[..., :2] + points[..., :2], jnp.exp(boxes[..., 2:])
-    return jnp.concatenate([centres, sides], axis=-1) * points[..., 2:]
-
-
 def _levels(stages: Stages) -> tuple[str, str, str]:
     """Returns the backbone's stages of the three levels, finest first."""
     coarse = deepest(stages, 32)

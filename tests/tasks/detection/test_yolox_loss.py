@@ -13,11 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mobilevit_jax.models.heads.yolox import decode
+from mobilevit_jax.models.points import decode, encode
 from mobilevit_jax.tasks.detection.boxes import pair_iou, to_corners
 from mobilevit_jax.tasks.detection.nms import NMS_CONFIGS, keep_best
 from mobilevit_jax.tasks.detection.yolox.detect import detect_cells
-from mobilevit_jax.tasks.detection.yolox.loss import encode_box
 from mobilevit_jax.tasks.detection.yolox.objective import YoloxObjective
 from mobilevit_jax.tasks.detection.yolox.simota import assign
 from tests import reference
@@ -217,7 +216,7 @@ def test_equal_costs_go_to_the_first():
     """Outputs that say the same everywhere: the first cells, and of two equal objects the first."""
     raw = np.zeros((1, len(POINTS), 9), np.float32)
     truth = np.array([[[68.0, 68, 24, 24], [68, 68, 24, 24]]], np.float32)
-    raw[..., :4] = encode_box(jnp.broadcast_to(truth[0, 0], (len(POINTS), 4)), POINTS)
+    raw[..., :4] = encode(jnp.broadcast_to(truth[0, 0], (len(POINTS), 4)), POINTS)
     found = assigned(raw, batch_of(np.array([[2, 2]]), truth))
     cells = np.flatnonzero(found.foreground[0])
     assert len(cells) == 10 and not found.index[0, cells].any()
@@ -250,4 +249,4 @@ def test_what_always_holds_of_an_assignment(seed, objects):
 
 def test_encoding_is_the_inverse_of_decoding():
     raw = np.random.default_rng(0).standard_normal((len(POINTS), 4)).astype(np.float32)
-    np.testing.assert_allclose(encode_box(decode(raw, POINTS), POINTS), raw, atol=1e-4)
+    np.testing.assert_allclose(encode(decode(raw, POINTS), POINTS), raw, atol=1e-4)

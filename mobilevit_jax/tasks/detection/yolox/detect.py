@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from mobilevit_jax.models.heads.yolox import decode
+from mobilevit_jax.models.points import decode
 from mobilevit_jax.tasks.detection.boxes import to_corners
 from mobilevit_jax.tasks.detection.nms import Detections, NMSConfig, keep_best
 

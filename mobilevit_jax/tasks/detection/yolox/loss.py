@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mobilevit_jax.models.heads.yolox import decode
+from mobilevit_jax.models.points import decode, encode
 from mobilevit_jax.tasks.detection.boxes import pair_iou
 from mobilevit_jax.tasks.detection.yolox.simota import Assignment
 
@@ -69,7 +69,7 @@ def yolox_loss(
     is_own = label[..., None] - 1 == jnp.arange(class_logits.shape[-1])[None, None]
     own = jnp.where(is_own, class_logits, 0).sum(-1)
     classes = jax.nn.softplus(class_logits).sum(-1) - assignment.overlap * own
-    distance = jnp.abs(raw - encode_box(target, points)).sum(-1)
+    distance = jnp.abs(raw - encode(target, points)).sum(-1)
 
     def summed(values: jax.Array) -> jax.Array:
         return jnp.where(foreground, values, 0).sum(-1)
@@ -81,11 +81,3 @@ def yolox_loss(
         summed(distance),
         foreground.sum(-1).astype(jnp.float32),
     )
-
-
-def encode_box(boxes: jax.Array, points: jax.Array) -> jax.Array:
-    """Returns what cells [A, 3] should say of boxes [..., A, 4], (cx, cy, w, h) in pixels."""
-    points = jnp.broadcast_to(points, (*boxes.shape[:-1], 3))
-    stride = points[..., 2:]
-    centre = boxes[..., :2] / stride - points[..., :2]
-    return jnp.concatenate([centre, jnp.log(boxes[..., 2:] / stride + 1e-8)], axis=-1)

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from mobilevit_jax.models.heads.yolox import decode
+from mobilevit_jax.models.points import decode
 from mobilevit_jax.tasks.detection.boxes import to_centres
 from mobilevit_jax.tasks.detection.yolox.loss import yolox_loss
 from mobilevit_jax.tasks.detection.yolox.simota import Assignment, assign
