@@ -17,8 +17,7 @@ from mobilevit_jax.models.points import decode, encode
 from mobilevit_jax.tasks.detection.boxes import pair_iou, to_corners
 from mobilevit_jax.tasks.detection.nms import NMS_CONFIGS, keep_best
 from mobilevit_jax.tasks.detection.yolox.detect import detect_cells
-from mobilevit_jax.tasks.detection.yolox.objective import YoloxObjective
-from mobilevit_jax.tasks.detection.yolox.simota import assign
+from mobilevit_jax.tasks.detection.yolox.objective import YoloxObjective, assign_batch
 from tests import reference
 from tests.tasks.detection.stand_ins import SmallYolox
 
@@ -71,9 +70,7 @@ def losses(raw, batch):
 def assigned(raw, batch):
     classes, boxes, objectness = outputs_of(raw)
     truth = OBJECTIVE.prepare(batch, None)["boxes"]
-    boxes = decode(boxes, POINTS)
-    each = jax.vmap(assign, in_axes=(0, 0, 0, None, 0, 0))
-    return each(classes, boxes, objectness, POINTS, truth, batch["labels"])
+    return assign_batch(classes, boxes, objectness, POINTS, truth, batch["labels"])
 
 
 def test_assignment_of_the_reference():

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from mobilevit_jax.models.points import decode, encode
@@ -36,7 +37,7 @@ def yolox_loss(
     class_logits: jax.Array,
     raw: jax.Array,
     objectness_logits: jax.Array,
-    points: jax.Array,
+    points: np.ndarray,
     truth: jax.Array,
     labels: jax.Array,
     assignment: Assignment,

@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mobilevit_jax.models.points import decode
 from mobilevit_jax.tasks.detection.boxes import to_centres
@@ -48,7 +49,7 @@ class YoloxObjective(Objective):
             batch: From `prepare`; "l1" [b] is the weight of the distances.
         """
         class_logits, raw, objectness = outputs
-        points = jnp.asarray(self.model.points(*batch["image"].shape[1:3]))
+        points = self.model.points(*batch["image"].shape[1:3])
         truth, labels = batch["boxes"], batch["labels"]
         assignment = assign_batch(class_logits, raw, objectness, points, truth, labels)
         parts = yolox_loss(class_logits, raw, objectness, points, truth, labels, assignment)
@@ -65,7 +66,7 @@ def assign_batch(
     class_logits: jax.Array,
     raw: jax.Array,
     objectness_logits: jax.Array,
-    points: Any,
+    points: np.ndarray,
     truth: jax.Array,
     labels: jax.Array,
 ) -> Assignment:
@@ -79,9 +80,11 @@ def assign_batch(
         truth: [b, N, 4], (cx, cy, w, h) in pixels.
         labels: int [b, N].
     """
-    points = jnp.asarray(points)
-    each = jax.vmap(assign, in_axes=(0, 0, 0, None, 0, 0))
-    return each(class_logits, decode(raw, points), objectness_logits, points, truth, labels)
+
+    def one(logits, boxes, objectness, truth, labels):
+        return assign(logits, boxes, objectness, points, truth, labels)
+
+    return jax.vmap(one)(class_logits, decode(raw, points), objectness_logits, truth, labels)
 
 
 def in_pixels(corners: jax.Array, size: tuple[int, ...]) -> jax.Array:
