@@ -15,6 +15,7 @@ from tests.small import SMALL, train_twice
 OPTIONS: dict[str, dict[str, Any]] = {
     "classifier": {"classifier_dropout": 0.0},
     "deeplabv3": {"aspp_features": 8, "aspp_dropout": 0.0, "head_dropout": 0.0},
+    "yolox": {"head_width": 8, "depthwise": False},
 }
 
 
