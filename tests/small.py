@@ -1,7 +1,7 @@
 """Models and runs of seconds, for tests of what is built around a model."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -121,7 +121,7 @@ class LinearNet(nn.Module):
 class Objective(StepObjective):
     """The least that the steps ask of a task."""
 
-    metrics = ("loss",)
+    metrics: ClassVar[tuple[str, ...]] = ("loss",)
 
     def loss(
         self, outputs: jax.Array, batch: dict[str, jax.Array]
