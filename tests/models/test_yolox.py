@@ -256,3 +256,13 @@ def test_bad_options(options, message):
 def test_backbones_without_such_levels(strides, message):
     with pytest.raises(ConfigurationError, match=message):
         create_model("yolox", backbone=Strides(strides))
+
+
+@pytest.mark.slow
+def test_outputs_of_a_bfloat16_network_are_not_rounded():
+    model = tiny_detector(dtype=jnp.bfloat16)
+    variables = random_variables(model)
+    images = np.random.default_rng(0).random((1, 64, 64, 3), np.float32)
+    for output in compiled(model.apply)(variables, images):
+        assert output.dtype == np.float32
+        assert (output.astype(jnp.bfloat16).astype(np.float32) != output).mean() > 0.5

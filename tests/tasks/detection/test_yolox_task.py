@@ -25,6 +25,7 @@ from mobilevit_jax.tasks.detection.config import DetectionConfig
 from mobilevit_jax.tasks.detection.evaluation import DetectionEvaluator
 from mobilevit_jax.tasks.detection.predict import Detector
 from mobilevit_jax.tasks.detection.task import DetectionTask
+from mobilevit_jax.tasks.detection.timed import timed_parts
 from mobilevit_jax.tasks.detection.yolox.objective import YoloxObjective
 from mobilevit_jax.training import parallel
 from mobilevit_jax.training.state import EMAConfig, create_state
@@ -279,3 +280,12 @@ def test_the_tiny_form_has_mosaics(data_dir):
     experiment = tiny_experiment(data_dir, model=MODEL, processor=PROCESSOR)
     tiny = shrink(dataclasses.replace(experiment, detection=DetectionConfig()))
     assert tiny.detection.close_mosaic == 0 and tiny.processor.do_pad
+
+
+def test_the_parts_that_a_benchmark_times():
+    parts = timed_parts(SmallYolox(4), DetectionConfig(max_boxes=5), 64, 96)
+    forward, match, detect = (jax.device_get(part()) for part in parts.values())
+    cells = len(SmallYolox().points(64, 96))
+    assert [one.shape for one in forward] == [(32, cells, 4), (32, cells, 4), (32, cells)]
+    assert match.foreground.shape == (32, cells) and match.foreground.any(1).all()
+    assert detect.valid.any() and detect.labels.max() <= 4
