@@ -65,6 +65,13 @@ def load_initial(
         return InitialWeights({}, (note,)) if experiment.model.freeze_backbone else None
     loaded = load_weights(experiment.init_from, allow_half=True)
     _check_pixels(loaded, experiment)
+    return _fitted(loaded, experiment, model, class_names)
+
+
+def _fitted(
+    loaded: Pretrained, experiment: TaskSettings, model: nn.Module, class_names: tuple[str, ...]
+) -> InitialWeights:
+    """Returns what a run takes of weights, its head initialised anew where theirs is another."""
     values = {path: np.asarray(value) for path, value in leaves(loaded.variables).items()}
     found = {path: value.shape for path, value in values.items()}
     expected = variable_shapes(model)
